@@ -1,1 +1,17 @@
-//! Placeholder.
+//! Wayland protocols, server side, for any compositor built on `wayland-server`.
+//!
+//! Owns: protocol implementations that could be written from the protocol's XML alone. Each one keeps the
+//! objects and rules of its protocol and asks the compositor, through a trait, for what only the compositor
+//! can know. Does not own: buffers, devices, rendering, surfaces' state.
+//!
+//! - [`linux_dmabuf`]: `zwp_linux_dmabuf_v1`, versions 1 to 6.
+
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+pub mod linux_dmabuf;
+
+#[doc(hidden)]
+pub use wayland_protocols;
+#[doc(hidden)]
+pub use wayland_server;
