@@ -1,1 +1,69 @@
-//! Placeholder.
+//! The crate's front page: what drm-prime does, and the list of its modules. No code of its own.
+//!
+//! A client's dma-buf becomes an imported GEM handle, the handle becomes a KMS framebuffer, and the framebuffer
+//! is scanned out by a plane. This crate owns that path, and knows neither Wayland nor any toolkit.
+//!
+//! # Who closes what
+//!
+//! GEM handles are not reference counted by the kernel: importing a buffer that the file already knows returns
+//! the handle it already has, and one `GEM_CLOSE` ends all of them (`drm.h`, `DRM_IOCTL_PRIME_FD_TO_HANDLE`).
+//! [`HandleTable`] counts instead. Two buffer planes of one dma-buf, two framebuffers of one buffer, and a buffer that
+//! comes back to the device which allocated it, all share one table entry; the last [`GemHandle`] to be dropped
+//! closes it. Nothing else in the process may close a handle on the same file, which is why [`KernelDevice`] has
+//! a DRM file description of its own.
+//!
+//! # Path of a buffer
+//!
+//! ```no_run
+//! use std::{fs::File, os::fd::AsFd, sync::Arc};
+//! use drm_fourcc::{DrmFourcc, DrmModifier};
+//! use drm_prime::{BufferPlane, Dmabuf, Framebuffer, HandleTable, KernelDevice};
+//!
+//! # fn demo(card: File, client_fd: std::os::fd::OwnedFd) -> Result<(), Box<dyn std::error::Error>> {
+//! let device = KernelDevice::acquire(card.as_fd(), Some("/dev/dri/card0".as_ref()))?;
+//! let table = HandleTable::new(Arc::new(device));
+//! let plane = BufferPlane { fd: client_fd.as_fd(), offset: 0, stride: 4 * 640 };
+//! let buffer = Dmabuf::new(640, 480, DrmFourcc::Xrgb8888, DrmModifier::Linear, &[plane])?;
+//! let framebuffer = Framebuffer::new(&table, &buffer, false)?;
+//! println!("commit framebuffer {} with the master's file", framebuffer.id());
+//! # Ok(())
+//! # }
+//! ```
+#![warn(missing_docs)]
+
+pub mod device;
+pub mod dmabuf;
+pub mod dumb;
+pub mod exporter;
+#[cfg(test)]
+mod fake;
+pub mod format;
+pub mod framebuffer;
+pub mod handles;
+pub mod origin;
+pub mod scanout;
+pub mod sys;
+
+pub use device::kernel::{Acquisition, DeviceError, KernelDevice};
+pub use device::{DumbAllocation, FramebufferRequest, GemDevice};
+pub use dmabuf::{
+    BufferPlane, Dmabuf, DmabufId, Layout, LayoutError, MAX_BUFFER_PLANES, SizeError, is_dmabuf,
+};
+pub use dumb::{DumbBuffer, DumbError};
+pub use exporter::{ExporterInfo, LinearExporters, Linearity, exporter_is_linear, exporter_name};
+pub use format::FormatInfo;
+pub use framebuffer::{Framebuffer, FramebufferCache, FramebufferError};
+pub use handles::{ExportError, GemHandle, HandleEntry, HandleTable, ImportError, TableStats};
+pub use origin::Origin;
+pub use sys::Mapping;
+
+/// Whose fault an error is. Every error of this crate answers with its `fault()`; no variant mixes two of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Fault {
+    /// The buffer's description contradicts the buffer: its author gets the protocol's error.
+    Client,
+    /// The buffer is sound, and this device does not take it: compose it instead.
+    CannotScanOut,
+    /// Neither: out of memory, out of descriptors, device gone. Trying again later can succeed.
+    System,
+}

@@ -1,0 +1,251 @@
+//! Who exported a dma-buf, and whether its layout can be called linear. Evidence only: the caller decides what to do
+//! with a buffer of unknown layout.
+//!
+//! # What the kernel tells
+//!
+//! A dma-buf's `fdinfo` has `exp_name`, the module that exported it (dma-buf.c). For udmabuf, the heaps, videobuf2, i915
+//! and virtio-gpu that names the exporter. DRM drivers that use the PRIME helper (vgem, vkms, amdgpu, most others) all say `drm`:
+//! the helper fills in its own module's name (drm_prime.c calls it a "white lie for debug"). No unprivileged
+//! interface tells which DRM device a dma-buf came from. So `drm` counts as linear only if no DRM device of this kernel could have
+//! made anything else: every one is of a driver whose memory has no tiled layout.
+//!
+//! A driver's name comes from `DRM_IOCTL_VERSION` on a node that may be opened. Failing that from sysfs: devices on the `faux` bus
+//! (vgem and vkms are the only DRM drivers there in Linux 7.2, whatever a configfs instance is called), and the
+//! name of the bound bus driver.
+//!
+//! An implicit layout (`DRM_FORMAT_MOD_INVALID`) is private knowledge between an exporter's driver and itself. Exporters that
+//! are no GPU drivers have no place for it, so their memory is laid out as format, offset and stride say.
+
+use std::{
+    fs, io,
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
+    path::Path,
+};
+
+use drm_fourcc::DrmModifier;
+
+use crate::device::kernel::driver_name;
+
+/// Exporters outside of DRM, by `exp_name`, that keep no layout: udmabuf.c, system_heap.c and cma_heap.c (the heap's
+/// name), videobuf2-vmalloc.c (CPU memory: vivid, USB cameras).
+const LINEAR_EXPORTERS: &[&str] = &[
+    "udmabuf",
+    "system",
+    "system_cc_shared",
+    "default_cma_region",
+    "reserved",
+    "linux,cma",
+    "videobuf2_vmalloc",
+];
+
+/// DRM drivers without any tiled layout, by `DRM_IOCTL_VERSION` name and by bus driver name: software devices and
+/// display-only devices whose buffers are plain rows (shmem or a copy out of it). `faux` is the bus of vgem and vkms.
+const LINEAR_DRIVERS: &[&str] = &[
+    "faux",
+    "vgem",
+    "vkms",
+    "simpledrm",
+    "simple-framebuffer",
+    "ofdrm",
+    "efidrm",
+    "efi-framebuffer",
+    "vesadrm",
+    "vesa-framebuffer",
+    "bochs-drm",
+    "cirrus",
+    "cirrus-qemu",
+    "ast",
+    "mgag200",
+    "hyperv_drm",
+    "udl",
+    "gud",
+];
+
+/// What the kernel says about a dma-buf's exporter (`/proc/self/fdinfo`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExporterInfo {
+    /// `exp_name`: the exporting module, or the heap's name.
+    pub name: String,
+    /// `count`: references on the dma-buf. Exact only while nobody else is at work on it.
+    pub references: u64,
+}
+
+/// Reads a dma-buf's `fdinfo`. `None` if the descriptor is no dma-buf, or the kernel is older than 5.3.
+///
+/// # Errors
+/// The errno of reading `/proc/self/fdinfo`; `ENOENT` without a `/proc`.
+pub fn exporter_info(fd: BorrowedFd<'_>) -> io::Result<Option<ExporterInfo>> {
+    // The descriptor is borrowed, so its number cannot be given away between here and the read.
+    parse_fdinfo(&fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd()))?)
+}
+
+/// The `exp_name` of a dma-buf (see [`exporter_info`]).
+///
+/// # Errors
+/// As [`exporter_info`].
+pub fn exporter_name(fd: BorrowedFd<'_>) -> io::Result<Option<String>> {
+    Ok(exporter_info(fd)?.map(|info| info.name))
+}
+
+fn parse_fdinfo(text: &str) -> io::Result<Option<ExporterInfo>> {
+    let field =
+        |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':')).map(str::trim);
+    let Some(name) = field("exp_name") else { return Ok(None) };
+    let references = field("count").and_then(|count| count.parse().ok());
+    let references = references.ok_or(io::ErrorKind::InvalidData)?;
+    Ok(Some(ExporterInfo { name: name.to_owned(), references }))
+}
+
+/// Whether a buffer of unspecified layout is laid out in plain rows, and how one knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Linearity {
+    /// The exporter has no place for a layout of its own.
+    LinearExporter {
+        /// `exp_name`.
+        exporter: String,
+    },
+    /// Exported by some DRM device, and all of them are of linear drivers.
+    LinearDrivers {
+        /// Drivers of this kernel's DRM devices.
+        drivers: Vec<String>,
+    },
+    /// A GPU may have tiled it.
+    Unknown {
+        /// `exp_name`, if the kernel gives one.
+        exporter: Option<String>,
+        /// The first DRM driver that is not known to be linear, if that decided it.
+        driver: Option<String>,
+    },
+}
+
+impl Linearity {
+    /// Whether the buffer is known to be linear.
+    #[must_use]
+    pub fn is_linear(&self) -> bool {
+        !matches!(self, Self::Unknown { .. })
+    }
+
+    /// The modifier to use for a buffer that came with `modifier`: `INVALID` becomes `LINEAR` if that is what it is.
+    #[must_use]
+    pub fn resolve(&self, modifier: DrmModifier) -> DrmModifier {
+        if modifier == DrmModifier::Invalid && self.is_linear() { DrmModifier::Linear } else { modifier }
+    }
+}
+
+/// The DRM drivers of this kernel, as of one look. Take it once and again at hotplug: it reads sysfs and opens nodes.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LinearExporters {
+    drivers: Vec<String>,
+}
+
+impl LinearExporters {
+    /// Looks at all DRM devices in `/sys/class/drm`, which shows those of the whole machine, in containers too.
+    ///
+    /// A device whose driver cannot be found out counts as `unknown`, which is not linear.
+    ///
+    /// # Errors
+    /// The errno of reading `/sys/class/drm`. A kernel without the folder has no DRM devices, which is no error.
+    pub fn scan() -> io::Result<Self> {
+        Self::scan_in(Path::new("/sys/class/drm"), Path::new("/dev/dri"))
+    }
+
+    fn scan_in(class: &Path, dev: &Path) -> io::Result<Self> {
+        let entries = match fs::read_dir(class) {
+            Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
+            entries => entries?,
+        };
+        let mut drivers = Vec::new();
+        for entry in entries {
+            let name = entry?.file_name();
+            let Some(name) = name.to_str().filter(|name| is_node(name)) else { continue };
+            let driver = driver_of(&class.join(name), &dev.join(name));
+            if !drivers.contains(&driver) {
+                drivers.push(driver);
+            }
+        }
+        drivers.sort_unstable();
+        Ok(Self { drivers })
+    }
+
+    /// The drivers found, sorted.
+    #[must_use]
+    pub fn drivers(&self) -> &[String] {
+        &self.drivers
+    }
+
+    /// Judges one dma-buf.
+    ///
+    /// # Errors
+    /// As [`exporter_info`].
+    pub fn judge(&self, fd: BorrowedFd<'_>) -> io::Result<Linearity> {
+        Ok(self.judge_name(exporter_name(fd)?))
+    }
+
+    fn judge_name(&self, exporter: Option<String>) -> Linearity {
+        match exporter {
+            Some(exporter) if LINEAR_EXPORTERS.contains(&exporter.as_str()) => {
+                Linearity::LinearExporter { exporter }
+            }
+            Some(exporter) if exporter == "drm" => {
+                let odd = self.drivers.iter().find(|driver| !LINEAR_DRIVERS.contains(&driver.as_str()));
+                match odd {
+                    None if !self.drivers.is_empty() => {
+                        Linearity::LinearDrivers { drivers: self.drivers.clone() }
+                    }
+                    odd => Linearity::Unknown { exporter: Some(exporter), driver: odd.cloned() },
+                }
+            }
+            exporter => Linearity::Unknown { exporter, driver: None },
+        }
+    }
+}
+
+/// Looks at the system and judges one dma-buf. For many buffers keep a [`LinearExporters`].
+///
+/// # Errors
+/// As [`LinearExporters::scan`] and [`exporter_info`].
+pub fn exporter_is_linear(fd: BorrowedFd<'_>) -> io::Result<Linearity> {
+    LinearExporters::scan()?.judge(fd)
+}
+
+/// `cardN` and `renderDN`, not connectors (`card0-Virtual-1`).
+fn is_node(name: &str) -> bool {
+    ["card", "renderD"].iter().any(|prefix| {
+        name.strip_prefix(prefix).is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
+    })
+}
+
+/// Name of a device's driver from its node, else from sysfs, else `unknown`.
+fn driver_of(class: &Path, node: &Path) -> String {
+    // Opening a card node can make the opener master if nobody is. Render nodes cannot, and a file opened read-only
+    // still becomes it, so a card is asked through its render node where it has one, and through sysfs first.
+    if let Some(name) = sysfs_driver(class).filter(|name| LINEAR_DRIVERS.contains(&name.as_str())) {
+        return name;
+    }
+    let asked =
+        fs::OpenOptions::new().read(true).write(true).open(render_node(class).as_deref().unwrap_or(node));
+    match asked.and_then(|node| driver_name(node.as_fd())) {
+        Ok(name) => name,
+        Err(err) => {
+            tracing::debug!(%err, node = %node.display(), "cannot ask a drm node for its driver");
+            sysfs_driver(class).unwrap_or_else(|| "unknown".to_owned())
+        }
+    }
+}
+
+fn sysfs_driver(class: &Path) -> Option<String> {
+    let link = |name: &str| {
+        let target = fs::canonicalize(class.join("device").join(name)).ok()?;
+        Some(target.file_name()?.to_str()?.to_owned())
+    };
+    if link("subsystem").as_deref() == Some("faux") {
+        return Some("faux".to_owned());
+    }
+    link("driver")
+}
+
+fn render_node(class: &Path) -> Option<std::path::PathBuf> {
+    let nodes = fs::read_dir(class.join("device/drm")).ok()?;
+    let names = nodes.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    names.into_iter().find(|name| name.starts_with("renderD")).map(|name| Path::new("/dev/dri").join(name))
+}

@@ -1,0 +1,389 @@
+//! [`Framebuffer`], which closes itself, and [`FramebufferCache`], which remembers refusals. Checks come before the kernel
+//! is asked. Which framebuffer is shown, and when one may go, is the caller's business.
+
+use std::{collections::HashMap, hash::Hash, io, num::NonZeroU32, sync::Arc};
+
+use drm_fourcc::{DrmFourcc, DrmModifier};
+
+use crate::{
+    Fault,
+    device::{FramebufferRequest, GemDevice},
+    dmabuf::{Dmabuf, Layout, LayoutError, MAX_BUFFER_PLANES, SizeError},
+    dumb::DumbBuffer,
+    format,
+    handles::{GemHandle, HandleTable, ImportError, is_system_errno},
+    origin::Origin,
+};
+
+/// A framebuffer could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum FramebufferError {
+    /// The description does not fit the memory, or the memory could not be asked ([`SizeError::fault`] tells which).
+    #[error(transparent)]
+    Size(#[from] SizeError),
+    /// The numbers of the description contradict each other. The client's fault.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// A buffer plane could not be imported.
+    #[error("buffer plane {plane} was not imported")]
+    Import {
+        /// Index of the buffer plane.
+        plane: usize,
+        /// Why, and whose fault.
+        #[source]
+        source: ImportError,
+    },
+    /// A format whose layout is not known here, so that its size cannot be checked.
+    #[error("layout of format {format} is not known")]
+    UnknownFormat {
+        /// The format.
+        format: DrmFourcc,
+    },
+    /// The format has alpha and no twin without.
+    #[error("format {format} has no opaque substitute")]
+    NoOpaqueSubstitute {
+        /// The format.
+        format: DrmFourcc,
+    },
+    /// The driver takes no modifiers, and the buffer has one that means something.
+    #[error("device {device:#x} takes no modifiers, and the buffer has {modifier:#x}")]
+    ModifiersUnsupported {
+        /// `st_rdev` of the device.
+        device: u64,
+        /// The modifier's code.
+        modifier: u64,
+    },
+    /// The buffer or handle belongs to another device's table.
+    #[error("the buffer belongs to another device than {device:#x}")]
+    OtherDevice {
+        /// `st_rdev` of the device.
+        device: u64,
+    },
+    /// The driver does not scan out this buffer.
+    #[error("device {device:#x} makes no framebuffer of {format} {modifier:#x} {width}x{height}")]
+    Refused {
+        /// `st_rdev` of the device.
+        device: u64,
+        /// The format asked for, after substitution.
+        format: DrmFourcc,
+        /// The modifier's code.
+        modifier: u64,
+        /// Width in pixels.
+        width: u32,
+        /// Height in pixels.
+        height: u32,
+        /// The driver's errno.
+        #[source]
+        source: io::Error,
+    },
+    /// The system failed: memory, a device that went away.
+    #[error("cannot make a framebuffer on device {device:#x}")]
+    System {
+        /// `st_rdev` of the device.
+        device: u64,
+        /// The kernel's errno.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl FramebufferError {
+    /// Whose fault it is.
+    #[must_use]
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::Size(error) => error.fault(),
+            Self::Layout(error) => error.fault(),
+            Self::Import { source, .. } => source.fault(),
+            Self::UnknownFormat { .. }
+            | Self::NoOpaqueSubstitute { .. }
+            | Self::ModifiersUnsupported { .. }
+            | Self::OtherDevice { .. }
+            | Self::Refused { .. } => Fault::CannotScanOut,
+            Self::System { .. } => Fault::System,
+        }
+    }
+}
+
+/// A KMS framebuffer on the table's file. Any file of the device may commit its id to a plane.
+///
+/// It holds a reference on each handle it was made of. Dropping it closes the id and leaves planes alone that still show it: the
+/// kernel keeps the memory until they show something else.
+#[derive(Debug)]
+pub struct Framebuffer {
+    id: NonZeroU32,
+    /// Cleared once the id is gone.
+    open: bool,
+    table: HandleTable,
+    /// One per buffer plane; planes of one dma-buf share an entry of the table.
+    handles: Vec<GemHandle>,
+    format: DrmFourcc,
+    modifier: DrmModifier,
+    width: u32,
+    height: u32,
+}
+
+impl Framebuffer {
+    /// Imports a buffer's planes and makes a framebuffer. With `opaque` the alpha bits are ignored
+    /// ([`format::FormatInfo::opaque`]).
+    ///
+    /// Sizes are checked first; the kernel is not relied on for it. `LINEAR` goes with the modifier flag if
+    /// the device takes modifiers, and without otherwise; `INVALID` always goes without.
+    ///
+    /// # Errors
+    /// [`FramebufferError`]; nothing is left behind.
+    pub fn new(table: &HandleTable, buffer: &Dmabuf<'_>, opaque: bool) -> Result<Self, FramebufferError> {
+        let format = scanout_format(buffer.format(), opaque)?;
+        buffer.check_sizes()?;
+        let mut planes = [None; MAX_BUFFER_PLANES];
+        let mut handles = Vec::with_capacity(buffer.plane_count());
+        // Refuse before importing: an import of a large buffer can be slow.
+        let modifier = request_modifier(table.device().as_ref(), buffer.modifier())?;
+        for (index, plane) in buffer.planes().enumerate() {
+            let handle =
+                table.import(plane.fd).map_err(|source| FramebufferError::Import { plane: index, source })?;
+            planes[index] = Some((handle.raw(), Layout { offset: plane.offset, stride: plane.stride }));
+            handles.push(handle);
+        }
+        let (width, height) = (buffer.width(), buffer.height());
+        let request = FramebufferRequest { width, height, format, modifier, planes };
+        Self::request(table, handles, &request, buffer.modifier())
+    }
+
+    /// Makes a framebuffer of a dumb buffer's own size in a one-plane format of the same depth.
+    ///
+    /// # Errors
+    /// [`FramebufferError`]: `Layout` or `Size` if the format needs more than the buffer has.
+    pub fn for_dumb(
+        table: &HandleTable,
+        buffer: &DumbBuffer,
+        format: DrmFourcc,
+    ) -> Result<Self, FramebufferError> {
+        let layout = [Layout { offset: 0, stride: buffer.stride() }];
+        Self::for_dumb_planes(table, buffer, format, buffer.width(), buffer.height(), &layout)
+    }
+
+    /// Makes a framebuffer of any size and layout inside a dumb buffer, e.g. NV12 in 8-bit rows.
+    ///
+    /// # Errors
+    /// [`FramebufferError`]: `Layout` or `Size` if the layout does not fit the buffer.
+    pub fn for_dumb_planes(
+        table: &HandleTable,
+        buffer: &DumbBuffer,
+        format: DrmFourcc,
+        width: u32,
+        height: u32,
+        layout: &[Layout],
+    ) -> Result<Self, FramebufferError> {
+        let device = table.device().dev_id();
+        if !buffer.handle().shares_table_with(table) {
+            return Err(FramebufferError::OtherDevice { device });
+        }
+        let info = format::info(format).ok_or(FramebufferError::UnknownFormat { format })?;
+        let (expected, got) = (info.plane_count(), layout.len());
+        let modifier = DrmModifier::Linear;
+        if expected != got {
+            return Err(LayoutError::PlaneCount { format, modifier: modifier.into(), expected, got }.into());
+        }
+        let mut planes = [None; MAX_BUFFER_PLANES];
+        for (plane, layout) in layout.iter().enumerate() {
+            let least = info.min_stride(plane, width);
+            if u64::from(layout.stride) < least {
+                return Err(LayoutError::Stride { plane, stride: layout.stride, least }.into());
+            }
+            let needed = info.plane_end(plane, width, height, layout.offset, layout.stride);
+            if needed > buffer.size() {
+                let source = io::ErrorKind::InvalidInput.into();
+                let modifier = modifier.into();
+                return Err(FramebufferError::Refused { device, format, modifier, width, height, source });
+            }
+            planes[plane] = Some((buffer.handle().raw(), *layout));
+        }
+        let request_modifier = request_modifier(table.device().as_ref(), modifier)?;
+        let request = FramebufferRequest { width, height, format, modifier: request_modifier, planes };
+        Self::request(table, vec![buffer.handle().clone()], &request, modifier)
+    }
+
+    fn request(
+        table: &HandleTable,
+        handles: Vec<GemHandle>,
+        request: &FramebufferRequest,
+        modifier: DrmModifier,
+    ) -> Result<Self, FramebufferError> {
+        let FramebufferRequest { width, height, format, .. } = *request;
+        let id = table.device().add_framebuffer(request).map_err(|source| {
+            let device = table.device().dev_id();
+            if is_system_errno(&source) {
+                FramebufferError::System { device, source }
+            } else {
+                let modifier = modifier.into();
+                FramebufferError::Refused { device, format, modifier, width, height, source }
+            }
+        })?;
+        Ok(Self { id, open: true, table: table.clone(), handles, format, modifier, width, height })
+    }
+
+    /// The id to commit.
+    #[must_use]
+    pub fn id(&self) -> NonZeroU32 {
+        self.id
+    }
+
+    /// The framebuffer's format: the buffer's, or its opaque substitute.
+    #[must_use]
+    pub fn format(&self) -> DrmFourcc {
+        self.format
+    }
+
+    /// The buffer's modifier.
+    #[must_use]
+    pub fn modifier(&self) -> DrmModifier {
+        self.modifier
+    }
+
+    /// Width in pixels.
+    #[must_use]
+    pub fn width(&self) -> u32 {
+        self.width
+    }
+
+    /// Height in pixels.
+    #[must_use]
+    pub fn height(&self) -> u32 {
+        self.height
+    }
+
+    /// Where the memory of the first buffer plane came from.
+    #[must_use]
+    pub fn origin(&self) -> &Origin {
+        self.handles.first().map_or(&Origin::Owned, GemHandle::origin)
+    }
+
+    /// References on the handles it was made of, one per buffer plane.
+    #[must_use]
+    pub fn handles(&self) -> &[GemHandle] {
+        &self.handles
+    }
+
+    /// Gives the framebuffer up *and turns off every plane that shows it* (`RMFB`), so that the next master cannot read
+    /// its content: for session locks and capture targets. A plain drop leaves planes on.
+    ///
+    /// # Errors
+    /// The kernel's errno; the framebuffer is then closed without turning planes off.
+    pub fn remove(mut self) -> io::Result<()> {
+        self.table.device().remove_framebuffer(self.id)?;
+        self.open = false;
+        Ok(())
+    }
+}
+
+impl Drop for Framebuffer {
+    fn drop(&mut self) {
+        if !self.open {
+            return;
+        }
+        if let Err(err) = self.table.device().close_framebuffer(self.id) {
+            tracing::error!(fb = %self.id, %err, "cannot close a framebuffer");
+        }
+    }
+}
+
+fn scanout_format(format: DrmFourcc, opaque: bool) -> Result<DrmFourcc, FramebufferError> {
+    let info = format::info(format).ok_or(FramebufferError::UnknownFormat { format })?;
+    if !opaque {
+        return Ok(format);
+    }
+    let substitute = info.opaque.and_then(|fourcc| DrmFourcc::try_from(fourcc).ok());
+    substitute.ok_or(FramebufferError::NoOpaqueSubstitute { format })
+}
+
+fn request_modifier(
+    device: &dyn GemDevice,
+    modifier: DrmModifier,
+) -> Result<Option<DrmModifier>, FramebufferError> {
+    match modifier {
+        DrmModifier::Invalid => Ok(None),
+        modifier if device.supports_modifiers() => Ok(Some(modifier)),
+        DrmModifier::Linear => Ok(None),
+        modifier => {
+            Err(FramebufferError::ModifiersUnsupported { device: device.dev_id(), modifier: modifier.into() })
+        }
+    }
+}
+
+type Outcome = Result<Arc<Framebuffer>, Arc<FramebufferError>>;
+
+/// The framebuffers of one device's buffers, each tried once.
+///
+/// Keyed by whatever identifies a buffer to the caller *while the buffer exists* (a `wl_buffer`, not a descriptor), and by whether the
+/// opaque substitute is wanted. A refusal is remembered, too, and answered without a system call; failures of the system are not.
+#[derive(Debug)]
+pub struct FramebufferCache<K> {
+    table: HandleTable,
+    /// Plain and opaque.
+    outcomes: HashMap<K, [Option<Outcome>; 2]>,
+}
+
+impl<K: Hash + Eq> FramebufferCache<K> {
+    /// An empty cache.
+    #[must_use]
+    pub fn new(table: HandleTable) -> Self {
+        Self { table, outcomes: HashMap::new() }
+    }
+
+    /// The table whose device the framebuffers are on.
+    #[must_use]
+    pub fn table(&self) -> &HandleTable {
+        &self.table
+    }
+
+    /// The framebuffer of a buffer, made now if need be.
+    ///
+    /// # Errors
+    /// What [`Framebuffer::new`] said, now or the first time.
+    pub fn get_or_import(&mut self, key: K, buffer: &Dmabuf<'_>, opaque: bool) -> Outcome {
+        let slot = &mut self.outcomes.entry(key).or_default()[usize::from(opaque)];
+        if let Some(outcome) = slot {
+            return outcome.clone();
+        }
+        let outcome = Framebuffer::new(&self.table, buffer, opaque).map(Arc::new).map_err(Arc::new);
+        match &outcome {
+            Err(error) if error.fault() == Fault::System => {}
+            outcome => {
+                if let Err(error) = outcome {
+                    tracing::debug!(err = %error, opaque, "buffer refused");
+                }
+                *slot = Some(outcome.clone());
+            }
+        }
+        outcome
+    }
+
+    /// The remembered outcome, without trying.
+    #[must_use]
+    pub fn get(&self, key: &K, opaque: bool) -> Option<Outcome> {
+        self.outcomes.get(key)?[usize::from(opaque)].clone()
+    }
+
+    /// Forgets a buffer. Framebuffers that are still in use elsewhere live on until they are dropped there.
+    pub fn remove(&mut self, key: &K) {
+        self.outcomes.remove(key);
+    }
+
+    /// Forgets all buffers, e.g. when the device's capabilities changed.
+    pub fn clear(&mut self) {
+        self.outcomes.clear();
+    }
+
+    /// Number of buffers remembered.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.outcomes.len()
+    }
+
+    /// Whether no buffer is remembered.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.outcomes.is_empty()
+    }
+}

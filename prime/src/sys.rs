@@ -1,0 +1,267 @@
+//! The crate's only unsafe code: `CLOSEFB`, `kcmp`, `F_DUPFD_QUERY`, dma-buf CPU sync and memory mappings.
+//! It holds no policy: which file, when, and what a failure means is decided by its callers.
+#![allow(unsafe_code)]
+
+use std::{
+    ffi::c_void,
+    io,
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
+    ptr::NonNull,
+};
+
+use drm_ffi::{drm_mode_closefb, drm_sys::DRM_IOCTL_BASE};
+use rustix::{
+    ioctl::{Opcode, Setter, Updater, opcode},
+    mm::{MapFlags, ProtFlags},
+};
+
+/// `DRM_IOCTL_MODE_CLOSEFB`, drm.h (Linux 6.8).
+const CLOSEFB: Opcode = opcode::read_write::<drm_mode_closefb>(DRM_IOCTL_BASE as u8, 0xD0);
+/// `DMA_BUF_IOCTL_SYNC`, dma-buf.h.
+const DMA_BUF_SYNC: Opcode = opcode::write::<u64>(b'b', 0);
+/// `KCMP_FILE`, kcmp.h.
+const KCMP_FILE: libc::c_long = 0;
+/// `F_DUPFD_QUERY`, fcntl.h (Linux 6.10).
+const F_DUPFD_QUERY: libc::c_int = 1024 + 3;
+
+/// Drops a framebuffer id without touching the planes that still show it.
+///
+/// # Errors
+/// The kernel's errno: `ENOENT` for an id that is not a framebuffer of this file, `EINVAL` before Linux 6.8.
+pub(crate) fn close_framebuffer(fd: BorrowedFd<'_>, fb_id: u32) -> io::Result<()> {
+    let mut request = drm_mode_closefb { fb_id, pad: 0 };
+    // SAFETY: CLOSEFB reads one `drm_mode_closefb`, which `request` is, and keeps no pointer to it.
+    unsafe { rustix::ioctl::ioctl(fd, Updater::<CLOSEFB, _>::new(&mut request)) }?;
+    Ok(())
+}
+
+/// Whether two descriptors name one file description (`kcmp`, else `F_DUPFD_QUERY`).
+///
+/// # Errors
+/// The errno of `kcmp` when neither call can answer (a kernel without both, or a seccomp filter).
+pub(crate) fn same_file(a: BorrowedFd<'_>, b: BorrowedFd<'_>) -> io::Result<bool> {
+    let pid = libc::c_long::from(rustix::process::getpid().as_raw_nonzero().get());
+    let (first, second) = (libc::c_long::from(a.as_raw_fd()), libc::c_long::from(b.as_raw_fd()));
+    // SAFETY: kcmp takes five integers and touches no memory of ours.
+    let order = unsafe { libc::syscall(libc::SYS_kcmp, pid, pid, KCMP_FILE, first, second) };
+    if order >= 0 {
+        return Ok(order == 0);
+    }
+    let error = io::Error::last_os_error();
+    // SAFETY: F_DUPFD_QUERY takes an integer and touches no memory; an older kernel answers EINVAL.
+    match unsafe { libc::fcntl(a.as_raw_fd(), F_DUPFD_QUERY, b.as_raw_fd()) } {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(error),
+    }
+}
+
+/// What the CPU is about to do, or has done, with a mapped dma-buf.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CpuAccess {
+    /// `DMA_BUF_SYNC_READ`.
+    Read,
+    /// `DMA_BUF_SYNC_WRITE`.
+    Write,
+    /// Both.
+    ReadWrite,
+}
+
+/// Opens (`begin`) or ends a CPU access window on a dma-buf (`DMA_BUF_IOCTL_SYNC`).
+///
+/// The call can wait without bound for the buffer's fences (dma-buf.c): poll the descriptor first.
+///
+/// # Errors
+/// The kernel's errno; `ENOTTY` if `fd` is not a dma-buf.
+pub fn cpu_access(fd: BorrowedFd<'_>, access: CpuAccess, begin: bool) -> io::Result<()> {
+    let direction: u64 = match access {
+        CpuAccess::Read => 1,
+        CpuAccess::Write => 2,
+        CpuAccess::ReadWrite => 3,
+    };
+    let flags = direction | if begin { 0 } else { 4 };
+    loop {
+        // SAFETY: SYNC reads one u64 of flags (struct dma_buf_sync) and keeps no pointer to it.
+        match unsafe { rustix::ioctl::ioctl(fd, Setter::<DMA_BUF_SYNC, u64>::new(flags)) } {
+            Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => {}
+            done => return done.map_err(io::Error::from),
+        }
+    }
+}
+
+/// A shared memory mapping, unmapped when dropped.
+///
+/// Other parties (a device, another process) may change the bytes at any time, so it hands out no slices: it copies
+/// in and out, or gives the raw pointer. The pointer is page aligned and valid for [`Mapping::len`] bytes
+/// while the mapping lives. The mapping holds a reference on what is mapped, not on any descriptor.
+#[derive(Debug)]
+pub struct Mapping {
+    address: NonNull<u8>,
+    len: usize,
+    writable: bool,
+}
+
+// SAFETY: the mapping is plain memory that belongs to no thread; munmap may be called from any of them.
+unsafe impl Send for Mapping {}
+// SAFETY: through `&Mapping` bytes are only copied with volatile-free raw copies, and the memory is shared with devices
+// anyway; who needs an order between threads brings its own lock, as the methods' docs say.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Maps `len` bytes of `fd` from `offset` (a page multiple), shared.
+    ///
+    /// # Errors
+    /// The kernel's errno; `EINVAL` for `len` 0; `EACCES` when the descriptor does not allow the access.
+    pub fn of_fd(fd: BorrowedFd<'_>, offset: u64, len: usize, writable: bool) -> io::Result<Self> {
+        let prot = if writable { ProtFlags::READ | ProtFlags::WRITE } else { ProtFlags::READ };
+        // SAFETY: no address is asked for, so the kernel picks a free range and no existing memory is replaced.
+        let address =
+            unsafe { rustix::mm::mmap(std::ptr::null_mut(), len, prot, MapFlags::SHARED, fd, offset) }?;
+        Self::from_address(address, len, writable)
+    }
+
+    /// Maps a whole dma-buf from offset 0, whatever the offset of the plane one is after: dma-bufs of shmem
+    /// GEM drivers (vgem, vkms, virtio-gpu) ignore a mapping's offset and show page 0 (drm_gem_shmem_helper.c).
+    ///
+    /// # Errors
+    /// The kernel's errno of asking the size or of `mmap`.
+    pub fn of_dmabuf(fd: BorrowedFd<'_>, writable: bool) -> io::Result<Self> {
+        let len = usize::try_from(crate::dmabuf::real_size(fd)?)
+            .map_err(|_| io::Error::from_raw_os_error(libc::EOVERFLOW))?;
+        Self::of_fd(fd, 0, len, writable)
+    }
+
+    /// Zeroed private memory, for devices that live in this process.
+    ///
+    /// # Errors
+    /// The kernel's errno; `EINVAL` for `len` 0.
+    pub fn anonymous(len: usize) -> io::Result<Self> {
+        let prot = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: as in `of_fd`; the kernel picks a free range.
+        let address =
+            unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), len, prot, MapFlags::PRIVATE) }?;
+        Self::from_address(address, len, true)
+    }
+
+    fn from_address(address: *mut c_void, len: usize, writable: bool) -> io::Result<Self> {
+        let address = NonNull::new(address.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Self { address, len, writable })
+    }
+
+    /// Size in bytes; never 0.
+    #[must_use]
+    #[allow(clippy::len_without_is_empty)]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// First byte. Dereferencing is the caller's unsafe code, under the rules in the type's docs.
+    #[must_use]
+    pub fn as_ptr(&self) -> *mut u8 {
+        self.address.as_ptr()
+    }
+
+    /// Whether the mapping may be written.
+    #[must_use]
+    pub fn writable(&self) -> bool {
+        self.writable
+    }
+
+    fn range(&self, offset: usize, len: usize) -> Option<*mut u8> {
+        let end = offset.checked_add(len)?;
+        // SAFETY: `offset <= end <= self.len`, so the pointer stays inside the mapping (or one past its end).
+        (end <= self.len).then(|| unsafe { self.address.as_ptr().add(offset) })
+    }
+
+    /// Copies `bytes` to `offset`. Writers in several threads bring their own lock.
+    /// Returns false, and writes nothing, if the range or the access is not the mapping's.
+    #[must_use]
+    pub fn write(&self, offset: usize, bytes: &[u8]) -> bool {
+        let Some(target) = self.range(offset, bytes.len()).filter(|_| self.writable) else { return false };
+        // SAFETY: `range` proved the target range; `bytes` is a Rust slice, and no Rust reference points into
+        // the mapping, so the two do not overlap.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), target, bytes.len()) };
+        true
+    }
+
+    /// Fills `len` bytes from `offset` with `value`; false and nothing written outside of the mapping.
+    #[must_use]
+    pub fn fill(&self, offset: usize, len: usize, value: u8) -> bool {
+        let Some(target) = self.range(offset, len).filter(|_| self.writable) else { return false };
+        // SAFETY: `range` proved the target range.
+        unsafe { target.write_bytes(value, len) };
+        true
+    }
+
+    /// Copies `bytes.len()` bytes out from `offset`; false and nothing copied outside of the mapping.
+    #[must_use]
+    pub fn read(&self, offset: usize, bytes: &mut [u8]) -> bool {
+        let Some(source) = self.range(offset, bytes.len()) else { return false };
+        // SAFETY: as in `write`, with the roles exchanged.
+        unsafe { std::ptr::copy_nonoverlapping(source, bytes.as_mut_ptr(), bytes.len()) };
+        true
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the range was mapped by this value's constructor, is unmapped once, and no reference to it exists.
+        if let Err(err) = unsafe { rustix::mm::munmap(self.address.as_ptr().cast(), self.len) } {
+            tracing::error!(%err, len = self.len, "cannot unmap");
+        }
+    }
+}
+
+/// Takes ownership of a descriptor that a DRM ioctl has just returned.
+pub(crate) fn adopt(raw: std::os::fd::RawFd) -> std::os::fd::OwnedFd {
+    // SAFETY: the ioctls that return a descriptor (CREATE_LEASE, PRIME_HANDLE_TO_FD) install a new one for the caller
+    // alone, and the two callers of this function pass it on at once.
+    unsafe { std::os::fd::FromRawFd::from_raw_fd(raw) }
+}
+
+/// Opens a second descriptor on the same file description (`F_DUPFD_CLOEXEC`).
+pub(crate) fn dup(fd: BorrowedFd<'_>) -> io::Result<std::os::fd::OwnedFd> {
+    fd.as_fd().try_clone_to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mapping_refuses_what_lies_outside() {
+        let mapping = Mapping::anonymous(4096).unwrap();
+        assert!(mapping.write(4090, b"sixsix"));
+        assert!(!mapping.write(4091, b"sixsix"));
+        assert!(!mapping.write(usize::MAX, b"x"));
+        let mut out = [0; 6];
+        assert!(mapping.read(4090, &mut out));
+        assert_eq!(&out, b"sixsix");
+        assert!(!mapping.read(4091, &mut out));
+        assert!(mapping.fill(0, 4096, 7) && !mapping.fill(1, 4096, 7));
+    }
+
+    #[test]
+    fn read_only_mapping_is_not_written() {
+        let file = rustix::fs::memfd_create("ro", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        rustix::fs::ftruncate(&file, 4096).unwrap();
+        let mapping = Mapping::of_fd(file.as_fd(), 0, 4096, false).unwrap();
+        assert!(!mapping.write(0, b"x"));
+        assert!(!mapping.fill(0, 1, 1));
+    }
+
+    #[test]
+    fn dup_is_the_same_file_and_reopen_is_not() {
+        let one = std::fs::File::open("/dev/null").unwrap();
+        let two = std::fs::File::open("/dev/null").unwrap();
+        let dup = dup(one.as_fd()).unwrap();
+        // kcmp may be filtered where the tests run; then both calls must say so rather than guess.
+        match same_file(one.as_fd(), dup.as_fd()) {
+            Ok(same) => {
+                assert!(same);
+                assert!(!same_file(one.as_fd(), two.as_fd()).unwrap());
+            }
+            Err(_) => assert!(same_file(one.as_fd(), two.as_fd()).is_err()),
+        }
+    }
+}
