@@ -1,1 +1,14 @@
-//! Placeholder.
+//! Real clients, an independent checker and the kernel cases of primeway.
+//!
+//! This crate sees the compositor only as a user does: through Wayland, through its control socket, and
+//! through what the kernel says about it. `client` and `buffer` make the clients, `picture` and `crc` say what
+//! must be seen, `debugfs` and `process` look at the kernel and at other processes.
+
+pub mod buffer;
+pub mod client;
+pub mod crc;
+pub mod debugfs;
+pub mod drm_node;
+pub mod format;
+pub mod picture;
+pub mod process;
