@@ -1,2 +1,155 @@
-//! Placeholder.
-fn main() {}
+//! The command `cargo lab`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use lab::packages::{self, Consent};
+use lab::request::{RUN_VARIABLE, Seatd};
+use lab::{guest, kernel, progress, run};
+
+/// A real Linux kernel with KMS, as an ordinary process: no GPU, no /dev/dri, no KVM needed.
+#[derive(Debug, Parser)]
+#[command(name = "cargo lab", bin_name = "cargo lab", version)]
+struct Cli {
+    /// Install missing Debian packages without asking
+    #[arg(long, global = true)]
+    yes: bool,
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Run a command inside the lab; its output and exit status are passed on
+    Exec(Exec),
+    /// An interactive shell inside the lab
+    Shell(Machine),
+    /// Only the set-up: packages and the lab kernel
+    Setup,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Guest {
+    /// The host's own system
+    #[default]
+    Host,
+    /// A Debian sid root: newer clients than the host has
+    Sid,
+}
+
+#[derive(Debug, Args)]
+struct Machine {
+    /// The system inside
+    #[arg(long, value_enum, default_value_t)]
+    guest: Guest,
+    /// A vkms device, e.g. crtcs=1,overlays=2,cursor,writeback,order=overlay+primary+cursor; may be repeated;
+    /// `none` for no device
+    #[arg(long, value_name = "SPEC", default_value = "default")]
+    vkms: Vec<String>,
+    /// The user inside
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    uid: u32,
+    /// Memory in MiB
+    #[arg(long, value_name = "MIB", default_value_t = run::Options::default().memory)]
+    memory: u32,
+    /// CPUs
+    #[arg(long, value_name = "N", default_value_t = run::Options::default().cpus)]
+    cpus: usize,
+    /// How seatd runs
+    #[arg(long, value_enum, default_value_t)]
+    seatd: Seatd,
+    /// Name of the run's folder under target/lab
+    #[arg(long)]
+    name: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct Exec {
+    #[command(flatten)]
+    machine: Machine,
+    /// End the run after this many seconds (status 124)
+    #[arg(long, value_name = "S", default_value_t = 600.0)]
+    timeout: f64,
+    /// The command and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    command: Vec<String>,
+}
+
+impl Machine {
+    fn options(&self) -> Result<run::Options> {
+        let vkms: Vec<String> = self.vkms.iter().filter(|spec| *spec != "none").cloned().collect();
+        for spec in &vkms {
+            spec.parse::<lab::vkms::Spec>()?;
+        }
+        Ok(run::Options {
+            vkms,
+            uid: self.uid,
+            memory: self.memory,
+            cpus: self.cpus,
+            seatd: self.seatd,
+            name: self.name.clone(),
+            ..run::Options::default()
+        })
+    }
+}
+
+fn main() -> ExitCode {
+    if std::process::id() == 1
+        && let Some(folder) = std::env::var_os(RUN_VARIABLE)
+    {
+        guest::main(&PathBuf::from(folder));
+        return ExitCode::FAILURE;
+    }
+    match act(&Cli::parse()) {
+        Ok(status) => ExitCode::from(u8::try_from(status).unwrap_or(u8::MAX)),
+        Err(err) => {
+            progress::say(&format!("{err:#}"));
+            ExitCode::from(u8::try_from(run::LAB_FAILED).unwrap_or(u8::MAX))
+        }
+    }
+}
+
+fn act(cli: &Cli) -> Result<i32> {
+    let consent = Consent::from_environment(cli.yes);
+    match &cli.action {
+        Action::Exec(exec) => {
+            let mut options = exec.machine.options()?;
+            options.command.clone_from(&exec.command);
+            options.timeout = Some(Duration::try_from_secs_f64(exec.timeout).context("--timeout")?);
+            let linux = set_up(consent)?;
+            Ok(run::run(&linux, &options)?.ending.status())
+        }
+        Action::Shell(machine) => {
+            let mut options = machine.options()?;
+            options.command = vec!["/bin/bash".to_owned(), "-l".to_owned()];
+            options.timeout = None;
+            options.terminal = true;
+            let linux = set_up(consent)?;
+            Ok(run::run(&linux, &options)?.ending.status())
+        }
+        Action::Setup => {
+            let linux = set_up(consent)?;
+            println!("{}", linux.display());
+            Ok(0)
+        }
+    }
+}
+
+/// The packages for a run and the kernel; quick when both are there. `PRIMEWAY_LAB_KERNEL` names a kernel of one's own.
+fn set_up(consent: Consent) -> Result<PathBuf> {
+    packages::ensure(packages::GUEST.iter().copied(), consent)?;
+    if let Some(own) = std::env::var_os("PRIMEWAY_LAB_KERNEL") {
+        return Ok(PathBuf::from(own));
+    }
+    let dir = lab::layout::cache()?.join("kernel");
+    match kernel::cached(&dir) {
+        Some(linux) => Ok(linux),
+        None => {
+            packages::ensure(packages::KERNEL.iter().copied(), consent)?;
+            kernel::ensure()
+        }
+    }
+}
