@@ -2,13 +2,18 @@
 //!
 //! This crate sees the compositor only as a user does: through Wayland, through its control socket, and
 //! through what the kernel says about it. `client` and `buffer` make the clients, `picture` and `crc` say what
-//! must be seen, `debugfs` and `process` look at the kernel and at other processes.
+//! must be seen, `debugfs` and `process` look at the kernel and at other processes, `check` judges and `session`
+//! starts everything.
 
 pub mod buffer;
+pub mod check;
 pub mod client;
 pub mod crc;
+pub mod ctl;
 pub mod debugfs;
+pub mod demo;
 pub mod drm_node;
 pub mod format;
 pub mod picture;
 pub mod process;
+pub mod session;

@@ -221,7 +221,7 @@ impl Picture {
                 let yuv = self.yuv(format, x, y);
                 let mut put = |start: usize, value: u16| put_sample(memory, start, value, bytes, format.bits);
                 put(base(0, row) + x as usize * bytes, yuv.y);
-                if x % format.hsub == 0 && y % format.vsub == 0 {
+                if x.is_multiple_of(format.hsub) && y.is_multiple_of(format.vsub) {
                     let start = base(1, row / format.vsub) + (x / format.hsub) as usize * 2 * bytes;
                     let (first, second) = if swapped { (yuv.v, yuv.u) } else { (yuv.u, yuv.v) };
                     put(start, first);
@@ -231,7 +231,7 @@ impl Picture {
             Samples::Planar { swapped } => {
                 let yuv = self.yuv(format, x, y);
                 memory[base(0, row) + x as usize] = yuv.y as u8;
-                if x % format.hsub == 0 && y % format.vsub == 0 {
+                if x.is_multiple_of(format.hsub) && y.is_multiple_of(format.vsub) {
                     let (u_plane, v_plane) = if swapped { (2, 1) } else { (1, 2) };
                     let chroma_row = row / format.vsub;
                     memory[base(u_plane, chroma_row) + (x / format.hsub) as usize] = yuv.u as u8;

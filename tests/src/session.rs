@@ -1,0 +1,312 @@
+//! A primeway under test and the clients in it, as child processes.
+//!
+//! Owns starting, waiting until ready, and ending them: whatever happens, no child outlives its value. It does
+//! not look at what they show.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::client::Report;
+use crate::ctl::{Ctl, Stats};
+
+/// The file next to this executable, or one folder up (test executables are in `deps`).
+///
+/// # Errors
+///
+/// When neither place has it; the message says how to build it.
+pub fn sibling_program(name: &str) -> Result<PathBuf> {
+    let own = std::env::current_exe().context("own path")?;
+    for folder in own.ancestors().skip(1).take(2) {
+        let path = folder.join(name);
+        if path.is_file() {
+            return Ok(path);
+        }
+    }
+    bail!("{name} is not built: cargo build -p primeway -p primeway-tests")
+}
+
+/// The folder for logs and pictures: `$PRIMEWAY_ARTEFACTS`, or the temporary folder.
+#[must_use]
+pub fn artefacts() -> PathBuf {
+    std::env::var_os("PRIMEWAY_ARTEFACTS").map_or_else(std::env::temp_dir, PathBuf::from)
+}
+
+/// A running compositor.
+#[derive(Debug)]
+pub struct Compositor {
+    child: Child,
+    /// Its `WAYLAND_DISPLAY`.
+    pub display: String,
+    /// Its control socket.
+    pub ctl: Ctl,
+    log: PathBuf,
+}
+
+impl Compositor {
+    /// Starts `primeway --backend kms --writeback` on its own socket and waits until it is ready. `name` names
+    /// the socket and the log; `environment` is added to that of this process.
+    ///
+    /// # Errors
+    ///
+    /// When it is not built, or not ready within 20 seconds; the message has the end of its log.
+    pub fn start(name: &str, environment: &[(&str, &str)]) -> Result<Compositor> {
+        let program = sibling_program("primeway")?;
+        let display = format!("wayland-{name}");
+        let log = artefacts().join(format!("{name}.log"));
+        let stderr = File::create(&log).with_context(|| format!("cannot create {}", log.display()))?;
+        let mut child = Command::new(&program)
+            .args(["--backend", "kms", "--writeback", "--socket", &display])
+            .envs(environment.iter().copied())
+            .env_remove("WAYLAND_DISPLAY")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(stderr)
+            .spawn()
+            .with_context(|| format!("cannot start {}", program.display()))?;
+        let ready = child.stdout.take().map(first_ready_line);
+        let ctl = Ctl::of_display(&display)?;
+        let compositor = Compositor { child, display, ctl, log };
+        match ready.and_then(|ready| ready.recv_timeout(Duration::from_secs(20)).ok()) {
+            Some(true) => Ok(compositor),
+            _ => bail!("primeway did not get ready:\n{}", compositor.log_end()),
+        }
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        self.child.id() as i32
+    }
+
+    /// The last lines of its log.
+    #[must_use]
+    pub fn log_end(&self) -> String {
+        let text = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(15)..].join("\n")
+    }
+
+    /// Whether it is still running.
+    ///
+    /// # Errors
+    ///
+    /// When it has ended; the message has its status and the end of its log.
+    pub fn check_alive(&mut self) -> Result<()> {
+        match self.child.try_wait().context("cannot wait for primeway")? {
+            None => Ok(()),
+            Some(status) => bail!("primeway ended with {status}:\n{}", self.log_end()),
+        }
+    }
+
+    /// Asks for statistics until `done` accepts them, and returns these.
+    ///
+    /// # Errors
+    ///
+    /// When it ended, or `done` accepted none within `timeout`; the message names `what`.
+    pub fn wait_stats(
+        &mut self,
+        what: &str,
+        timeout: Duration,
+        done: impl Fn(&Stats) -> bool,
+    ) -> Result<Stats> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            self.check_alive()?;
+            let stats = self.ctl.stats()?;
+            if done(&stats) {
+                return Ok(stats);
+            }
+            if Instant::now() > deadline {
+                bail!("{what} did not come within {timeout:?}; the compositor says {stats:#?}");
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+impl Drop for Compositor {
+    fn drop(&mut self) {
+        end(&mut self.child, Duration::from_secs(3));
+    }
+}
+
+/// Reads standard output on a thread of its own, so that the pipe never fills; sends once whether the ready
+/// line came.
+fn first_ready_line(stdout: impl Read + Send + 'static) -> mpsc::Receiver<bool> {
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut told = false;
+        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+            if !told && line.starts_with("primeway: ready on ") {
+                told = true;
+                // The receiver may have given up waiting; then nobody wants to know.
+                sender.send(true).ok();
+            }
+        }
+        if !told {
+            sender.send(false).ok();
+        }
+    });
+    receiver
+}
+
+/// Ends a child: SIGTERM, then SIGKILL after `patience`.
+fn end(child: &mut Child, patience: Duration) {
+    let deadline = Instant::now() + patience;
+    if let (Ok(None), Some(pid)) = (child.try_wait(), Pid::from_raw(child.id() as i32)) {
+        // A stopped process handles no signal but SIGKILL, so it is continued as well.
+        kill_process(pid, Signal::TERM).ok();
+        kill_process(pid, Signal::CONT).ok();
+    }
+    while Instant::now() < deadline {
+        if !matches!(child.try_wait(), Ok(None)) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    child.kill().ok();
+    child.wait().ok();
+}
+
+/// A running client.
+#[derive(Debug)]
+pub struct RunningClient {
+    child: Child,
+    /// What it is called in reports.
+    pub name: String,
+    progress: Option<PathBuf>,
+    log: PathBuf,
+}
+
+impl RunningClient {
+    /// Starts any program as a client of `display`; its output goes to a log of its name.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be started.
+    pub fn start(display: &str, name: &str, program: &Path, arguments: &[&str]) -> Result<RunningClient> {
+        let file_name: String =
+            name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+        let log = artefacts().join(format!("{display}-{file_name}.log"));
+        let output = File::create(&log).with_context(|| format!("cannot create {}", log.display()))?;
+        let child = Command::new(program)
+            .args(arguments)
+            .env("WAYLAND_DISPLAY", display)
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().context("cannot share the log")?)
+            .stderr(output)
+            .spawn()
+            .with_context(|| format!("cannot start {}", program.display()))?;
+        Ok(RunningClient { child, name: name.to_owned(), progress: None, log })
+    }
+
+    /// Starts `primeway-test-client`, with its running counts in a file that [`RunningClient::counts`] reads.
+    ///
+    /// # Errors
+    ///
+    /// When it is not built or cannot be started.
+    pub fn start_test_client(display: &str, name: &str, arguments: &[&str]) -> Result<RunningClient> {
+        let program = sibling_program("primeway-test-client")?;
+        let file_name: String =
+            name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+        let progress = artefacts().join(format!("{display}-{file_name}.json"));
+        std::fs::remove_file(&progress).ok();
+        let path = progress.to_string_lossy().into_owned();
+        let mut all = vec!["--json", "--announce", "--title", name, "--progress", &path];
+        all.extend_from_slice(arguments);
+        let mut client = RunningClient::start(display, name, &program, &all)?;
+        client.progress = Some(progress);
+        Ok(client)
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        self.child.id() as i32
+    }
+
+    /// What it printed so far.
+    #[must_use]
+    pub fn output(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// What it has counted so far; `None` for a program that does not count.
+    #[must_use]
+    pub fn counts(&self) -> Option<Report> {
+        let text = std::fs::read(self.progress.as_ref()?).ok()?;
+        serde_json::from_slice(&text).ok()
+    }
+
+    /// Waits until a test client says that its first frame is on the screen.
+    ///
+    /// # Errors
+    ///
+    /// When it ended or does not say so within `timeout`; the message has its output.
+    pub fn wait_presented(&mut self, timeout: Duration) -> Result<()> {
+        let deadline = Instant::now() + timeout;
+        while !self.output().lines().any(|line| line == "presented") {
+            let ended = self.child.try_wait().context("cannot wait for the client")?;
+            if ended.is_some() || Instant::now() > deadline {
+                bail!("{} showed no frame ({ended:?}): {}", self.name, self.output());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Errors
+    ///
+    /// When it still runs after `timeout`.
+    pub fn wait_end(&mut self, timeout: Duration) -> Result<ExitStatus> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            if let Some(status) = self.child.try_wait().context("cannot wait for the client")? {
+                return Ok(status);
+            }
+            if Instant::now() > deadline {
+                bail!("{} still runs after {timeout:?}: {}", self.name, self.output());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Whether it is still running.
+    pub fn is_running(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+}
+
+impl Drop for RunningClient {
+    fn drop(&mut self) {
+        end(&mut self.child, Duration::from_secs(1));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_program_says_how_to_build_it() {
+        let err = sibling_program("no-such-program").unwrap_err().to_string();
+        assert!(err.contains("cargo build"), "{err}");
+    }
+
+    #[test]
+    fn ready_line_is_told_once() {
+        let ready = first_ready_line(&b"noise\nprimeway: ready on wayland-x\nmore\n"[..]);
+        assert_eq!(ready.recv(), Ok(true));
+        let ended = first_ready_line(&b"noise\n"[..]);
+        assert_eq!(ended.recv(), Ok(false));
+    }
+}
