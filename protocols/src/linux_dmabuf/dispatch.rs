@@ -19,8 +19,8 @@ use super::params::{
     BufferRequest, ClientFault, FormatFacts, PendingPlane, PendingPlanes, Refusal, Unusable,
 };
 use super::{
-    BufferPlane, DmabufParams, FormatTable, ImportError, LinuxDmabufHandler, LinuxDmabufState, MOD_INVALID,
-    fd_size,
+    BufferPlane, DmabufParams, FormatTable, ImportError, LinuxDmabufHandler, LinuxDmabufState,
+    MAX_PENDING_PLANES, MOD_INVALID, fd_size,
 };
 
 /// User data of the global and of its objects.
@@ -214,6 +214,7 @@ where
         display: &DisplayHandle,
         data_init: &mut DataInit<'_, D>,
     ) {
+        let before = data.lock().held();
         match request {
             zwp_linux_buffer_params_v1::Request::Add {
                 fd,
@@ -225,7 +226,14 @@ where
             } => {
                 let modifier = u64::from(modifier_hi) << 32 | u64::from(modifier_lo);
                 let plane = PendingPlane { fd, offset, stride, modifier };
-                let added = data.lock().add(object.version(), plane_idx, plane);
+                let full = state.linux_dmabuf_state().pending_planes(&client.id()) >= MAX_PENDING_PLANES;
+                let added = {
+                    let mut pending = data.lock();
+                    if full {
+                        pending.refuse_over_quota();
+                    }
+                    pending.add(object.version(), plane_idx, plane)
+                };
                 data.post_fault(object, added);
             }
             zwp_linux_buffer_params_v1::Request::SetSamplingDevice { device } => {
@@ -262,6 +270,14 @@ where
             zwp_linux_buffer_params_v1::Request::Destroy => {}
             other => tracing::error!(request = ?other, "unknown request"),
         }
+        let after = data.lock().held();
+        state.linux_dmabuf_state().count_planes(client.id(), before, after);
+    }
+
+    fn destroyed(state: &mut D, client: ClientId, _object: &ZwpLinuxBufferParamsV1, data: &DmabufParamsData) {
+        let before = data.lock().held();
+        data.lock().discard();
+        state.linux_dmabuf_state().count_planes(client, before, 0);
     }
 }
 
@@ -294,6 +310,7 @@ impl From<Refusal> for NoBuffer {
     fn from(refusal: Refusal) -> Self {
         match refusal {
             Refusal::Fault(fault) => fault.into(),
+            Refusal::Unusable(Unusable::TooManyPending) => Self::Failed,
             Refusal::Unusable(why) => why.into(),
         }
     }

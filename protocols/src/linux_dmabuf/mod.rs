@@ -90,6 +90,10 @@ pub use wayland_protocols::wp::linux_dmabuf::zv1::server::zwp_linux_dmabuf_feedb
 
 /// Most planes of a buffer, as in `DRM_IOCTL_MODE_ADDFB2`.
 pub const MAX_PLANES: usize = 4;
+/// Most planes that a client may have added without asking for their buffers.
+///
+/// Each is an fd of the compositor. The params object that goes beyond it makes no buffer: `failed`.
+pub const MAX_PENDING_PLANES: usize = 128;
 /// `DRM_FORMAT_MOD_LINEAR`.
 pub const MOD_LINEAR: u64 = 0;
 /// `DRM_FORMAT_MOD_INVALID`: the layout is implicit, the exporter knows it.

@@ -9,7 +9,9 @@
 
 use wayland_protocols::wp::linux_dmabuf::zv1::server::zwp_linux_buffer_params_v1::Error as Code;
 
-use super::{DmabufFormat, FormatLayout, MAX_PLANES, MOD_INVALID, MOD_LINEAR, PlaneLayout};
+use super::{
+    DmabufFormat, FormatLayout, MAX_PENDING_PLANES, MAX_PLANES, MOD_INVALID, MOD_LINEAR, PlaneLayout,
+};
 
 /// First version in which an unadvertised format + modifier pair is a protocol error.
 const UNADVERTISED_IS_FATAL_SINCE: u32 = 4;
@@ -87,6 +89,8 @@ pub(crate) enum Unusable {
     Flags,
     #[error("a plane is not a dma-buf")]
     NotADmabuf,
+    #[error("the client holds more than {MAX_PENDING_PLANES} planes without creating buffers of them")]
+    TooManyPending,
 }
 
 /// One plane as the client gave it.
@@ -104,11 +108,13 @@ pub(crate) struct PendingPlanes<F> {
     planes: [Option<PendingPlane<F>>; MAX_PLANES],
     sampling_device: Option<u64>,
     used: bool,
+    /// Over the client's quota: planes are dropped and no buffer is made.
+    over_quota: bool,
 }
 
 impl<F> Default for PendingPlanes<F> {
     fn default() -> Self {
-        Self { planes: [const { None }; MAX_PLANES], sampling_device: None, used: false }
+        Self { planes: [const { None }; MAX_PLANES], sampling_device: None, used: false, over_quota: false }
     }
 }
 
@@ -139,6 +145,17 @@ pub(crate) struct Checked<F> {
 }
 
 impl<F> PendingPlanes<F> {
+    /// Planes held now.
+    pub(crate) fn held(&self) -> usize {
+        self.planes.iter().flatten().count()
+    }
+
+    /// Drops the planes, and those still to come; there will be no buffer.
+    pub(crate) fn refuse_over_quota(&mut self) {
+        self.planes = [const { None }; MAX_PLANES];
+        self.over_quota = true;
+    }
+
     /// Adds a plane for an object of `version`.
     pub(crate) fn add(
         &mut self,
@@ -162,7 +179,9 @@ impl<F> PendingPlanes<F> {
         {
             return Err(ClientFault::MixedModifiers(other.modifier, plane.modifier));
         }
-        self.planes[slot] = Some(plane);
+        if !self.over_quota {
+            self.planes[slot] = Some(plane);
+        }
         Ok(())
     }
 
@@ -193,8 +212,11 @@ impl<F> PendingPlanes<F> {
         facts: FormatFacts<'_>,
     ) -> Result<Checked<F>, Refusal> {
         self.ensure_unused()?;
-        let Self { planes, sampling_device, .. } =
+        let Self { planes, sampling_device, over_quota, .. } =
             std::mem::replace(self, Self { used: true, ..Self::default() });
+        if over_quota {
+            return Err(Refusal::Unusable(Unusable::TooManyPending));
+        }
         let planes = without_gaps(planes)?;
 
         let (width, height) = match (u32::try_from(request.width), u32::try_from(request.height)) {

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use wayland_protocols::wp::linux_dmabuf::zv1::server::{
     zwp_linux_dmabuf_feedback_v1::ZwpLinuxDmabufFeedbackV1, zwp_linux_dmabuf_v1::ZwpLinuxDmabufV1,
 };
-use wayland_server::backend::{GlobalId, ObjectId};
+use wayland_server::backend::{ClientId, GlobalId, ObjectId};
 use wayland_server::protocol::wl_surface::WlSurface;
 use wayland_server::{DisplayHandle, GlobalDispatch, Resource, Weak};
 
@@ -27,6 +27,8 @@ pub struct LinuxDmabufState {
     advertised: HashMap<u32, Vec<u64>>,
     default: Option<DefaultFeedback>,
     surfaces: HashMap<ObjectId, SurfaceFeedback>,
+    /// Planes held in params objects, per client that holds any.
+    pending: HashMap<ClientId, usize>,
 }
 
 #[derive(Debug)]
@@ -66,6 +68,7 @@ impl LinuxDmabufState {
             advertised: HashMap::new(),
             default: None,
             surfaces: HashMap::new(),
+            pending: HashMap::new(),
         };
         state.advertise(formats.iter().copied());
         state.formats = formats;
@@ -147,6 +150,21 @@ impl LinuxDmabufState {
     /// Modifiers ever advertised with a fourcc.
     pub(crate) fn advertised_modifiers(&self, fourcc: u32) -> &[u64] {
         self.advertised.get(&fourcc).map_or(&[], Vec::as_slice)
+    }
+
+    /// Planes that a client holds in params objects.
+    pub(crate) fn pending_planes(&self, client: &ClientId) -> usize {
+        self.pending.get(client).copied().unwrap_or(0)
+    }
+
+    /// Counts a params object of `client` that went from `before` to `after` planes.
+    pub(crate) fn count_planes(&mut self, client: ClientId, before: usize, after: usize) {
+        let count = (self.pending_planes(&client) + after).saturating_sub(before);
+        if count == 0 {
+            self.pending.remove(&client);
+        } else {
+            self.pending.insert(client, count);
+        }
     }
 
     /// Registers an object of the default feedback and sends it.
