@@ -276,7 +276,6 @@ where
 
     fn destroyed(state: &mut D, client: ClientId, _object: &ZwpLinuxBufferParamsV1, data: &DmabufParamsData) {
         let before = data.lock().held();
-        data.lock().discard();
         state.linux_dmabuf_state().count_planes(client, before, 0);
     }
 }

@@ -118,6 +118,23 @@ fn a_row_fits_into_its_stride() {
 }
 
 #[test]
+fn what_a_layout_says_cannot_lower_the_demands() {
+    let end = |layout: PlaneLayout, stride| {
+        let layout = FormatLayout::new(&[layout]);
+        let mut pending = PendingPlanes::default();
+        pending.add(6, 0, plane(0, stride, MOD_LINEAR)).unwrap();
+        let facts = FormatFacts { layout: layout.as_ref(), modifiers: ALL_MODIFIERS };
+        pending.finish(6, request(16, 16, XRGB), facts).map(|checked| checked.planes[0].1)
+    };
+    // The base plane is never subsampled.
+    assert_eq!(end(PlaneLayout::new(4, 2, 2), 64), Ok(64 * 16));
+    assert!(end(PlaneLayout::new(4, 2, 2), 32).is_err());
+    // A block without bytes, or without pixels.
+    assert!(end(PlaneLayout::new(0, 1, 1), 0).is_err());
+    assert_eq!(end(PlaneLayout::new(4, 0, 0).with_block(0, 0), 64), Ok(64 * 16));
+}
+
+#[test]
 fn an_offset_near_the_end_of_u32_does_not_wrap() {
     let checked = make(6, &[(0, u32::MAX - 3, 64, 0)], (16, 16, XRGB)).unwrap();
     let end = u64::from(u32::MAX - 3) + 64 * 16;

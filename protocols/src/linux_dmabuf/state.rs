@@ -38,6 +38,8 @@ struct DefaultFeedback {
 }
 
 /// A surface that has at least one feedback object.
+///
+/// It stays here until the last of them is destroyed. That may be after the surface: they are inert then.
 #[derive(Debug)]
 struct SurfaceFeedback {
     surface: Weak<WlSurface>,
@@ -87,6 +89,12 @@ impl LinuxDmabufState {
     /// The default feedback; `None` for a global of version 3.
     pub fn default_feedback(&self) -> Option<&DmabufFeedback> {
         self.default.as_ref().map(|default| &default.current)
+    }
+
+    /// Feedback objects that clients hold, of both kinds.
+    pub fn feedback_objects(&self) -> usize {
+        let default = self.default.as_ref().map_or(0, |default| default.objects.len());
+        default + self.surfaces.values().map(|entry| entry.objects.len()).sum::<usize>()
     }
 
     /// Replaces the default feedback and sends it to every object that follows it, if it differs from the last one.
@@ -190,8 +198,6 @@ impl LinuxDmabufState {
         let Some(default) = &self.default else {
             return;
         };
-        // Objects of destroyed surfaces are inert; those without objects have no entry.
-        self.surfaces.retain(|_, entry| entry.surface.is_alive());
         let new = own.as_ref().filter(|_| !self.surfaces.contains_key(&surface.id())).cloned();
         let entry = self.surfaces.entry(surface.id()).or_insert_with(|| SurfaceFeedback {
             surface: surface.downgrade(),

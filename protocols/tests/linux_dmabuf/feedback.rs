@@ -201,11 +201,62 @@ fn feedback_of_a_destroyed_surface_is_inert() {
     server.state.dmabuf.set_surface_feedback(&served, &feedback());
     client.roundtrip(&mut server).unwrap();
     assert_eq!(client.log.feedback, []);
+    assert_eq!(server.state.dmabuf.feedback_objects(), 1);
     // Another surface afterwards is served as usual, and the object can still be destroyed.
     let next = client.surface_feedback(&client.create_surface());
     object.destroy();
     client.roundtrip(&mut server).unwrap();
     assert_eq!(client.take_feedback(&next).last(), Some(&Feedback::Done));
+    assert_eq!(server.state.dmabuf.feedback_objects(), 1);
+    drop(client);
+    server.dispatch();
+    assert_eq!(server.state.dmabuf.feedback_objects(), 0);
+}
+
+#[test]
+fn destroyed_feedback_objects_are_forgotten() {
+    let mut server = Server::new(Some(feedback()));
+    let mut client = server.connect(6);
+    let objects = [client.default_feedback(), client.surface_feedback(&client.create_surface())];
+    client.roundtrip(&mut server).unwrap();
+    assert_eq!(server.state.dmabuf.feedback_objects(), 2);
+    objects.iter().for_each(|object| object.destroy());
+    client.roundtrip(&mut server).unwrap();
+    assert_eq!(server.state.dmabuf.feedback_objects(), 0);
+}
+
+/// Whichever way a pair was advertised, a buffer with it is imported.
+#[test]
+fn every_feedback_advertises() {
+    let new_pairs = [0x51, 0x52, 0x53].map(|modifier| format(XRGB, modifier));
+    let with = |pair| {
+        let builder = DmabufFeedbackBuilder::new(MAIN_DEVICE, formats());
+        builder.add_tranche(SCANOUT_DEVICE, TrancheFlags::Scanout, [pair]).build().unwrap()
+    };
+    let mut server = Server::new(Some(feedback()));
+    let mut client = server.connect(6);
+    server.state.dmabuf.set_default_feedback(&with(new_pairs[0]));
+    server.state.surface_feedback = Some(with(new_pairs[1]));
+    let surface = client.create_surface();
+    client.surface_feedback(&surface);
+    client.roundtrip(&mut server).unwrap();
+    let served = server.state.surfaces[0].clone();
+    assert!(server.state.dmabuf.set_surface_feedback(&served, &with(new_pairs[2])));
+    for (pair, created) in new_pairs.into_iter().zip(1..) {
+        let plane = Plane { index: 0, size: 4096, offset: 0, stride: 64, modifier: pair.modifier };
+        client.params_with(&[plane]).create(16, 16, XRGB, Flags::empty());
+        client.roundtrip(&mut server).unwrap();
+        assert_eq!(client.log.created.len(), created);
+    }
+}
+
+#[test]
+fn a_table_that_lacks_a_pair_is_not_shared() {
+    let shared = DmabufFeedbackBuilder::new(MAIN_DEVICE, [format(NV12, TILED)]).share_table(&feedback());
+    assert_eq!(shared.build().unwrap().table().entries(), feedback().table().entries());
+    let lacking =
+        DmabufFeedbackBuilder::new(MAIN_DEVICE, [format(NV12, MOD_INVALID)]).share_table(&feedback());
+    assert_eq!(lacking.build().unwrap().table().entries(), [format(NV12, MOD_INVALID)]);
 }
 
 #[test]

@@ -391,5 +391,24 @@ fn a_client_cannot_hoard_planes() {
     buffer.destroy();
     client.roundtrip(&mut server).unwrap();
     assert_eq!((client.log.failed, server.state.buffers), (2, 1));
+    let hoard: Vec<_> = (0..MAX_PENDING_PLANES).map(|_| client.params_with(&[good(0)])).collect();
+    hoard.iter().for_each(|params| params.create(16, 16, XRGB, Flags::empty()));
+    client.roundtrip(&mut server).unwrap();
+    assert_eq!((client.log.failed, server.state.buffers), (2, 1 + MAX_PENDING_PLANES));
     client.assert_alive(&mut server);
+}
+
+#[test]
+fn unknown_flags_are_not_dropped() {
+    let unknown = Flags::from_bits_retain(8 | 1);
+    let mut server = Server::new(Some(feedback()));
+    let mut client = server.connect(6);
+    client.params_with(&[good(0)]).create(16, 16, XRGB, unknown);
+    client.roundtrip(&mut server).unwrap();
+    assert_eq!((client.log.failed, server.state.imported.len()), (1, 0));
+    refused(6, Error::InvalidWlBuffer, |client| {
+        let params = client.params_with(&[good(0)]);
+        params.create_immed(16, 16, XRGB, unknown, &client.queue.handle(), ());
+        params
+    });
 }
