@@ -5,4 +5,5 @@
 
 mod feedback;
 mod harness;
+mod heap;
 mod params;
