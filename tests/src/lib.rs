@@ -14,6 +14,8 @@ pub mod debugfs;
 pub mod demo;
 pub mod drm_node;
 pub mod format;
+pub mod kms_master;
 pub mod picture;
 pub mod process;
+pub mod screen;
 pub mod session;

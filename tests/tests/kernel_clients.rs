@@ -1,0 +1,254 @@
+//! How the compositor treats clients on the lab's kernel: zero-copy that is proven, buffers that lie, and
+//! nothing left behind.
+//!
+//! Owns the cases about behaviour and resources; what the pictures look like is in `kernel_picture`. Each case
+//! starts its own primeway.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use libtest_mimic::{Arguments, Failed, Trial};
+use primeway_tests::check::{Subject, Verdict, check};
+use primeway_tests::client::Report;
+use primeway_tests::client::bad::{self, BadCase};
+use primeway_tests::ctl::Resources;
+use primeway_tests::debugfs::DebugDevice;
+use primeway_tests::process::Process;
+use primeway_tests::session::{Compositor, RunningClient, sibling_program};
+
+type Case = (&'static str, fn() -> Result<()>);
+
+const CASES: &[Case] = &[
+    ("full_screen_is_zero_copy", full_screen_is_zero_copy),
+    ("new_buffer_each_frame_is_zero_copy", new_buffer_each_frame_is_zero_copy),
+    ("version_3_with_invalid_modifier_is_zero_copy", version_3_with_invalid_modifier_is_zero_copy),
+    ("weston_simple_dmabuf_egl_is_zero_copy", weston_simple_dmabuf_egl_is_zero_copy),
+    ("checker_agrees_for_planes_and_copies", checker_agrees_for_planes_and_copies),
+    ("checker_fails_a_copying_build", checker_fails_a_copying_build),
+    ("lying_buffers_get_the_right_error", lying_buffers_get_the_right_error),
+    ("buffer_churn_leaves_nothing_behind", buffer_churn_leaves_nothing_behind),
+    ("client_death_leaves_nothing_behind", client_death_leaves_nothing_behind),
+];
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // The cases share one display.
+    arguments.test_threads = Some(1);
+    let in_lab = std::env::var_os("PRIMEWAY_LAB").is_some();
+    if !in_lab {
+        println!("kernel_clients: not run here, `cargo lab test` runs it on the lab's kernel");
+    }
+    let trials = CASES
+        .iter()
+        .map(|(name, case)| {
+            Trial::test(*name, move || case().map_err(|err| Failed::from(format!("{err:#}"))))
+                .with_ignored_flag(!in_lab)
+        })
+        .collect();
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// Runs a client to its end and returns its report.
+fn run_client(compositor: &mut Compositor, name: &str, arguments: &[&str]) -> Result<Report> {
+    let mut client = RunningClient::start_test_client(&compositor.display, name, arguments)?;
+    let status = client.wait_end(Duration::from_secs(600))?;
+    compositor.check_alive()?;
+    let report = client.counts().with_context(|| format!("no report: {}", client.output()))?;
+    ensure!(status.success() && report.errors.is_empty(), "{name} failed ({status}): {}", client.output());
+    Ok(report)
+}
+
+/// At least 95 % zero-copy, and frames at the rate of the display.
+fn ensure_zero_copy(name: &str, report: &Report, wanted_frames: u64) -> Result<()> {
+    ensure!(
+        report.presented >= wanted_frames,
+        "{name}: only {} frames presented: {report:?}",
+        report.presented
+    );
+    let percent = report.zero_copy_percent();
+    ensure!(percent >= 95.0, "{name}: {percent:.1} % zero-copy: {report:?}");
+    Ok(())
+}
+
+fn full_screen_is_zero_copy() -> Result<()> {
+    let mut compositor = Compositor::start("full-screen", &[])?;
+    for format in ["XR24", "AR24", "NV12"] {
+        let report =
+            run_client(&mut compositor, format, &["--fullscreen", "--format", format, "--frames", "90"])?;
+        ensure_zero_copy(format, &report, 80)?;
+    }
+    Ok(())
+}
+
+fn new_buffer_each_frame_is_zero_copy() -> Result<()> {
+    let mut compositor = Compositor::start("new-buffers", &[])?;
+    let report =
+        run_client(&mut compositor, "new", &["--fullscreen", "--new-buffer-each-frame", "--frames", "90"])?;
+    ensure_zero_copy("new buffers", &report, 80)?;
+    ensure!(report.buffers_created >= 90, "{report:?}");
+    Ok(())
+}
+
+fn version_3_with_invalid_modifier_is_zero_copy() -> Result<()> {
+    let mut compositor = Compositor::start("version-3", &[])?;
+    let arguments =
+        ["--dmabuf-version", "3", "--modifier", "invalid", "--create", "--y-invert", "--frames", "90"];
+    let report = run_client(&mut compositor, "v3", &arguments)?;
+    ensure_zero_copy("version 3, INVALID, Y_INVERT", &report, 80)
+}
+
+fn weston_simple_dmabuf_egl_is_zero_copy() -> Result<()> {
+    let mut compositor = Compositor::start("weston-client", &[])?;
+    let card = format!("-d{}", compositor.ctl.stats()?.device.node.display());
+    let program = std::path::Path::new("/usr/bin/weston-simple-dmabuf-egl");
+    let client = RunningClient::start(&compositor.display, "simple-dmabuf-egl", program, &[&card])?;
+    let pid = client.pid();
+    let stats = compositor
+        .wait_stats("100 frames", Duration::from_secs(30), |stats| {
+            stats.surface(pid).is_some_and(|surface| surface.frames_presented >= 100)
+        })
+        .with_context(|| client.output())?;
+    let surface = stats.surface(pid).context("no surface")?;
+    let percent = 100.0 * surface.frames_zero_copy as f64 / surface.frames_presented as f64;
+    ensure!(percent >= 95.0, "{percent:.1} % zero-copy: {surface:?}");
+    let verdict = judge(&compositor, &[&client])?;
+    ensure!(verdict.is_consistent() && verdict.findings[0].scanned_out, "{verdict:#?}");
+    Ok(())
+}
+
+/// Runs the checker on clients, with the feedback each had so far.
+fn judge(compositor: &Compositor, clients: &[&RunningClient]) -> Result<Verdict> {
+    let subjects: Vec<Subject> = clients
+        .iter()
+        .map(|client| Subject {
+            name: client.name.clone(),
+            pid: client.pid(),
+            feedback: client.counts().map(|report| (report.presented, report.zero_copy)),
+        })
+        .collect();
+    check(&DebugDevice::of_driver("vkms")?, &compositor.ctl, &subjects)
+}
+
+/// The CRC changes for clients on planes, and only for them.
+fn checker_agrees_for_planes_and_copies() -> Result<()> {
+    let compositor = Compositor::start("checker", &[])?;
+    let mut clients = Vec::new();
+    let kinds = [
+        ("vgem XR24", "vgem", "XR24"),
+        ("udmabuf AR24", "udmabuf", "AR24"),
+        ("heap NV12", "heap", "NV12"),
+        ("shm XR24", "shm", "XR24"),
+    ];
+    for (name, allocator, format) in kinds {
+        let arguments = ["--alloc", allocator, "--format", format, "--size", "200x200"];
+        let mut client = RunningClient::start_test_client(&compositor.display, name, &arguments)?;
+        client.wait_presented(Duration::from_secs(10))?;
+        clients.push(client);
+    }
+    std::thread::sleep(Duration::from_secs(1));
+    let verdict = judge(&compositor, &clients.iter().collect::<Vec<_>>())?;
+    ensure!(verdict.is_consistent(), "{verdict:#?}");
+    for (finding, (name, allocator, _)) in verdict.findings.iter().zip(kinds) {
+        ensure!(finding.scanned_out == (allocator != "shm"), "{name}: {finding:#?}");
+    }
+    // Stopped and changed behind its back, it must go on as if nothing had been.
+    let before = clients[0].counts().context("no counts")?;
+    std::thread::sleep(Duration::from_secs(1));
+    let after = clients[0].counts().context("no counts")?;
+    ensure!(after.presented > before.presented, "the client did not go on: {before:?} {after:?}");
+    Ok(())
+}
+
+fn checker_fails_a_copying_build() -> Result<()> {
+    let compositor = Compositor::start("copying", &[("PRIMEWAY_TEST_COPY", "1")])?;
+    let mut client = RunningClient::start_test_client(&compositor.display, "copied", &["--size", "300x200"])?;
+    client.wait_presented(Duration::from_secs(10))?;
+    std::thread::sleep(Duration::from_secs(1));
+    let report = client.counts().context("no counts")?;
+    ensure!(report.zero_copy_percent() >= 95.0, "the test switch should claim zero-copy: {report:?}");
+    let verdict = judge(&compositor, &[&client])?;
+    ensure!(!verdict.is_consistent(), "the checker was fooled: {verdict:#?}");
+    ensure!(!verdict.findings[0].scanned_out, "the pixels are not copied: {verdict:#?}");
+    Ok(())
+}
+
+/// Each lie ends its own client with the XML's error; a neighbour goes on drawing.
+fn lying_buffers_get_the_right_error() -> Result<()> {
+    let mut compositor = Compositor::start("lies", &[])?;
+    let mut neighbour =
+        RunningClient::start_test_client(&compositor.display, "neighbour", &["--size", "200x200"])?;
+    neighbour.wait_presented(Duration::from_secs(10))?;
+    let program = sibling_program("primeway-test-client")?;
+    let mut wrong = Vec::new();
+    for case in bad::ALL {
+        let name = bad_name(*case);
+        let mut liar = RunningClient::start(&compositor.display, &name, &program, &["--bad", &name])?;
+        let status = liar.wait_end(Duration::from_secs(20))?;
+        compositor.check_alive().with_context(|| name.clone())?;
+        if !status.success() {
+            wrong.push(format!("{name}: {}", liar.output().trim()));
+        }
+    }
+    ensure!(wrong.is_empty(), "wrong answers:\n{}", wrong.join("\n"));
+    let before = neighbour.counts().context("no counts")?.presented;
+    std::thread::sleep(Duration::from_secs(1));
+    let after = neighbour.counts().context("no counts")?.presented;
+    ensure!(
+        neighbour.is_running() && after > before + 20,
+        "the neighbour stalled: {before} then {after} frames"
+    );
+    Ok(())
+}
+
+fn bad_name(case: BadCase) -> String {
+    use clap::ValueEnum;
+    case.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+}
+
+/// What the kernel counts for the compositor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Held {
+    fds: usize,
+    framebuffers: usize,
+    claimed: Resources,
+}
+
+/// Counts once the compositor has let go of what clients left.
+fn held(compositor: &Compositor) -> Result<Held> {
+    std::thread::sleep(Duration::from_millis(500));
+    let fds = Process::open(compositor.pid())?.open_files()?;
+    let framebuffers = DebugDevice::of_driver("vkms")?.framebuffers()?.len();
+    Ok(Held { fds, framebuffers, claimed: compositor.ctl.stats()?.resources })
+}
+
+fn buffer_churn_leaves_nothing_behind() -> Result<()> {
+    // The long form is for a release; the short one sees the same leak, only fewer times.
+    let cycles = if std::env::var_os("PRIMEWAY_LONG").is_some() { "100000" } else { "5000" };
+    let mut compositor = Compositor::start("churn", &[])?;
+    run_client(&mut compositor, "warm-up", &["--churn", "64"])?;
+    let before = held(&compositor)?;
+    for format in ["XR24", "NV12"] {
+        let report = run_client(&mut compositor, format, &["--churn", cycles, "--format", format])?;
+        ensure!(report.buffers_created.to_string() == cycles, "{report:?}");
+    }
+    let after = held(&compositor)?;
+    ensure!(before == after, "{cycles} cycles left something: before {before:?}, after {after:?}");
+    Ok(())
+}
+
+fn client_death_leaves_nothing_behind() -> Result<()> {
+    let mut compositor = Compositor::start("deaths", &[])?;
+    run_client(&mut compositor, "warm-up", &["--frames", "20"])?;
+    let before = held(&compositor)?;
+    for round in 0..10 {
+        let mut client = RunningClient::start_test_client(&compositor.display, "victim", &[])?;
+        client.wait_presented(Duration::from_secs(10)).with_context(|| format!("round {round}"))?;
+        // Dropping it kills it in the middle of its loop.
+        drop(client);
+        compositor.check_alive()?;
+    }
+    let after = held(&compositor)?;
+    ensure!(before == after, "ten dead clients left something: before {before:?}, after {after:?}");
+    Ok(())
+}
