@@ -249,3 +249,82 @@ fn render_node(class: &Path) -> Option<std::path::PathBuf> {
     let names = nodes.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     names.into_iter().find(|name| name.starts_with("renderD")).map(|name| Path::new("/dev/dri").join(name))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn system(drivers: &[&str]) -> LinearExporters {
+        LinearExporters { drivers: drivers.iter().map(|name| (*name).to_owned()).collect() }
+    }
+
+    fn judge(drivers: &[&str], exporter: &str) -> Linearity {
+        system(drivers).judge_name(Some(exporter.to_owned()))
+    }
+
+    #[test]
+    fn fdinfo_of_a_dmabuf() {
+        let text = "pos:\t0\nflags:\t02000002\nmnt_id:\t9\nino:\t12\nsize:\t4096\ncount:\t3\nexp_name:\tudmabuf\nname:\tx\n";
+        let expected = ExporterInfo { name: "udmabuf".into(), references: 3 };
+        assert_eq!(parse_fdinfo(text).unwrap(), Some(expected));
+        assert_eq!(parse_fdinfo("pos:\t0\nflags:\t0\n").unwrap(), None);
+        parse_fdinfo("exp_name:\tdrm\n").unwrap_err();
+    }
+
+    #[test]
+    fn fdinfo_of_something_else() {
+        let null = fs::File::open("/dev/null").unwrap();
+        assert_eq!(exporter_name(null.as_fd()).unwrap(), None);
+    }
+
+    #[test]
+    fn drm_is_linear_only_if_every_driver_is() {
+        assert!(judge(&["vgem", "vkms"], "drm").is_linear());
+        assert!(judge(&["faux"], "drm").is_linear());
+        let gpu = judge(&["amdgpu", "vgem"], "drm");
+        assert_eq!(gpu, Linearity::Unknown { exporter: Some("drm".into()), driver: Some("amdgpu".into()) });
+        assert!(!judge(&["unknown", "vgem"], "drm").is_linear());
+        assert!(!judge(&[], "drm").is_linear());
+    }
+
+    #[test]
+    fn other_exporters_speak_for_themselves() {
+        for name in ["udmabuf", "system"] {
+            assert!(judge(&["amdgpu"], name).is_linear(), "{name}");
+        }
+        for name in ["i915", "virtio_gpu", "nvidia-drm"] {
+            assert!(!judge(&["vgem"], name).is_linear(), "{name}");
+        }
+        assert!(!system(&[]).judge_name(None).is_linear());
+    }
+
+    #[test]
+    fn only_invalid_becomes_linear() {
+        let linear = judge(&[], "udmabuf");
+        assert_eq!(linear.resolve(DrmModifier::Invalid), DrmModifier::Linear);
+        assert_eq!(linear.resolve(DrmModifier::I915_x_tiled), DrmModifier::I915_x_tiled);
+        assert_eq!(judge(&["amdgpu"], "drm").resolve(DrmModifier::Invalid), DrmModifier::Invalid);
+    }
+
+    #[test]
+    fn scan_reads_bus_and_driver_links() {
+        let root = std::env::temp_dir().join(format!("drm-prime-scan-{}", std::process::id()));
+        let link = |node: &str, name: &str, target: &str| {
+            let device = root.join("class").join(node).join("device");
+            let target = root.join(target);
+            fs::create_dir_all(&device).unwrap();
+            fs::create_dir_all(&target).unwrap();
+            std::os::unix::fs::symlink(target, device.join(name)).unwrap();
+        };
+        link("card0", "subsystem", "bus/faux");
+        link("card1", "subsystem", "bus/pci");
+        link("card1", "driver", "bus/pci/drivers/amdgpu");
+        link("card1-HDMI-A-1", "driver", "bus/pci/drivers/other");
+        fs::create_dir_all(root.join("class/card2")).unwrap();
+        let found = LinearExporters::scan_in(&root.join("class"), &root.join("dev"));
+        let missing = LinearExporters::scan_in(&root.join("nowhere"), &root.join("dev"));
+        fs::remove_dir_all(&root).unwrap();
+        assert_eq!(found.unwrap().drivers(), ["amdgpu", "faux", "unknown"]);
+        assert_eq!(missing.unwrap(), LinearExporters::default());
+    }
+}

@@ -55,11 +55,11 @@ impl FormatInfo {
     }
 
     /// First byte after the last sample of a linear plane. The last row counts without its padding, as in
-    /// drm_gem_framebuffer_helper.c. Cannot overflow for `u32` arguments.
+    /// drm_gem_framebuffer_helper.c. Saturates.
     #[must_use]
     pub fn plane_end(&self, plane: usize, width: u32, height: u32, offset: u32, stride: u32) -> u64 {
-        let rows = self.plane_rows(plane, height);
-        u64::from(offset) + rows.saturating_sub(1) * u64::from(stride) + self.min_stride(plane, width)
+        let before = self.plane_rows(plane, height).saturating_sub(1) * u64::from(stride);
+        (u64::from(offset) + self.min_stride(plane, width)).saturating_add(before)
     }
 }
 
@@ -279,8 +279,8 @@ mod tests {
     fn plane_end_does_not_overflow() {
         let format = info(DrmFourcc::Xrgb8888).unwrap();
         let max = u32::MAX;
-        let expected = u64::from(max) + u64::from(max - 1) * u64::from(max) + 4 * u64::from(max);
-        assert_eq!(format.plane_end(0, max, max, max, max), expected);
+        assert_eq!(format.plane_end(0, max, max, max, max), u64::MAX);
+        assert_eq!(format.plane_end(0, 1, max, 0, max), u64::from(max) * u64::from(max - 1) + 4);
         assert_eq!(format.plane_end(0, 16, 2, 8, 128), 8 + 128 + 64);
     }
 }

@@ -387,3 +387,6 @@ impl<K: Hash + Eq> FramebufferCache<K> {
         self.outcomes.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -406,3 +406,6 @@ impl Drop for Reference {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

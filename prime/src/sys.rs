@@ -16,7 +16,7 @@ use rustix::{
 };
 
 /// `DRM_IOCTL_MODE_CLOSEFB`, drm.h (Linux 6.8).
-const CLOSEFB: Opcode = opcode::read_write::<drm_mode_closefb>(DRM_IOCTL_BASE as u8, 0xD0);
+const CLOSEFB: Opcode = opcode::read_write::<drm_mode_closefb>(DRM_IOCTL_BASE, 0xD0);
 /// `DMA_BUF_IOCTL_SYNC`, dma-buf.h.
 const DMA_BUF_SYNC: Opcode = opcode::write::<u64>(b'b', 0);
 /// `KCMP_FILE`, kcmp.h.

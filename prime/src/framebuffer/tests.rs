@@ -1,0 +1,216 @@
+//! Tests of framebuffers and their cache: what is checked first, what is sent, what is remembered, what is given back.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::io::Errno;
+
+use super::*;
+use crate::{
+    dmabuf::BufferPlane,
+    fake::{FakeDevice, memory},
+};
+
+fn table() -> (Arc<FakeDevice>, HandleTable) {
+    let device = Arc::new(FakeDevice::new(0xe200));
+    (device.clone(), HandleTable::new(device))
+}
+
+fn plane(fd: &OwnedFd, offset: u32, stride: u32) -> BufferPlane<'_> {
+    BufferPlane { fd: fd.as_fd(), offset, stride }
+}
+
+fn argb(fd: &OwnedFd, modifier: DrmModifier) -> Dmabuf<'_> {
+    Dmabuf::new(16, 16, DrmFourcc::Argb8888, modifier, &[plane(fd, 0, 64)]).unwrap()
+}
+
+fn is_empty(device: &FakeDevice) -> bool {
+    let state = device.state();
+    state.handles.is_empty() && state.framebuffers.is_empty() && state.bad_closes == 0
+}
+
+#[test]
+fn planes_of_one_buffer_share_a_handle_that_is_closed_once() {
+    let (device, table) = table();
+    let fd = memory(4096);
+    let planes = [plane(&fd, 0, 32), plane(&fd, 1024, 32)];
+    let buffer = Dmabuf::new(32, 32, DrmFourcc::Nv12, DrmModifier::Linear, &planes).unwrap();
+    let framebuffer = Framebuffer::new(&table, &buffer, false).unwrap();
+    assert_eq!((table.stats().handles, table.stats().references), (1, 2));
+    let sent = device.state().framebuffers[&framebuffer.id()];
+    let handle = framebuffer.handles()[0].raw();
+    assert_eq!(sent.planes[0], Some((handle, Layout { offset: 0, stride: 32 })));
+    assert_eq!(sent.planes[1], Some((handle, Layout { offset: 1024, stride: 32 })));
+    assert_eq!(sent.planes[2], None);
+    drop(framebuffer);
+    assert!(is_empty(&device));
+    assert_eq!((device.calls("close"), device.calls("closefb"), device.calls("rmfb")), (1, 1, 0));
+}
+
+#[test]
+fn planes_in_two_buffers_have_two_handles() {
+    let (device, table) = table();
+    let (luma, chroma) = (memory(1024), memory(512));
+    let planes = [plane(&luma, 0, 32), plane(&chroma, 0, 32)];
+    let buffer = Dmabuf::new(32, 32, DrmFourcc::Nv12, DrmModifier::Linear, &planes).unwrap();
+    let framebuffer = Framebuffer::new(&table, &buffer, false).unwrap();
+    assert_eq!(table.stats().handles, 2);
+    drop(framebuffer);
+    assert!(is_empty(&device));
+}
+
+#[test]
+fn a_lie_about_the_size_never_reaches_the_device() {
+    let (device, table) = table();
+    let fd = memory(1023);
+    let error = Framebuffer::new(&table, &argb(&fd, DrmModifier::Linear), false).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            FramebufferError::Size(SizeError::OutOfBounds { plane: 0, needed: 1024, actual: 1023, .. })
+        ),
+        "{error:?}"
+    );
+    assert_eq!(error.fault(), Fault::Client);
+    assert_eq!((device.calls("import"), device.calls("addfb")), (0, 0));
+}
+
+#[test]
+fn opaque_takes_the_twin_without_alpha() {
+    let (device, table) = table();
+    let fd = memory(1024);
+    let plain = Framebuffer::new(&table, &argb(&fd, DrmModifier::Linear), false).unwrap();
+    let opaque = Framebuffer::new(&table, &argb(&fd, DrmModifier::Linear), true).unwrap();
+    assert_eq!((plain.format(), opaque.format()), (DrmFourcc::Argb8888, DrmFourcc::Xrgb8888));
+    assert_eq!(device.state().framebuffers[&opaque.id()].format, DrmFourcc::Xrgb8888);
+    assert_eq!((table.stats().handles, table.stats().references), (1, 2));
+    let planes = [plane(&fd, 0, 32), plane(&fd, 512, 16)];
+    let split = Dmabuf::new(16, 16, DrmFourcc::Rgb565_a8, DrmModifier::Linear, &planes).unwrap();
+    let error = Framebuffer::new(&table, &split, true).unwrap_err();
+    assert!(matches!(error, FramebufferError::NoOpaqueSubstitute { .. }), "{error:?}");
+    assert_eq!(error.fault(), Fault::CannotScanOut);
+}
+
+#[test]
+fn modifiers_are_sent_only_where_they_are_taken() {
+    let tiled = DrmModifier::I915_x_tiled;
+    for (takes, modifier, sent) in [
+        (true, DrmModifier::Linear, Some(DrmModifier::Linear)),
+        (true, DrmModifier::Invalid, None),
+        (true, tiled, Some(tiled)),
+        (false, DrmModifier::Linear, None),
+        (false, DrmModifier::Invalid, None),
+    ] {
+        let mut device = FakeDevice::new(1);
+        device.modifiers = takes;
+        let device = Arc::new(device);
+        let table = HandleTable::new(device.clone());
+        let fd = memory(1024);
+        let framebuffer = Framebuffer::new(&table, &argb(&fd, modifier), false).unwrap();
+        assert_eq!(device.state().framebuffers[&framebuffer.id()].modifier, sent, "{takes} {modifier:?}");
+        assert_eq!(framebuffer.modifier(), modifier);
+    }
+    let mut device = FakeDevice::new(1);
+    device.modifiers = false;
+    let device = Arc::new(device);
+    let table = HandleTable::new(device.clone());
+    let fd = memory(1024);
+    let error = Framebuffer::new(&table, &argb(&fd, tiled), false).unwrap_err();
+    assert!(matches!(error, FramebufferError::ModifiersUnsupported { device: 1, .. }), "{error:?}");
+    assert_eq!(device.calls("import"), 0);
+}
+
+#[test]
+fn every_failure_gives_back_what_it_took() {
+    let (device, table) = table();
+    let (luma, chroma) = (memory(1024), memory(512));
+    let planes = [plane(&luma, 0, 32), plane(&chroma, 0, 32)];
+    let buffer = Dmabuf::new(32, 32, DrmFourcc::Nv12, DrmModifier::Linear, &planes).unwrap();
+    for (errno, fault) in [(Errno::INVAL, Fault::CannotScanOut), (Errno::NOMEM, Fault::System)] {
+        device.state().fail.insert("addfb", errno);
+        let error = Framebuffer::new(&table, &buffer, false).unwrap_err();
+        assert_eq!(error.fault(), fault, "{error:?}");
+        assert!(is_empty(&device));
+    }
+    let _held = table.import(luma.as_fd()).unwrap();
+    device.state().fail.insert("import", Errno::NODEV);
+    let error = Framebuffer::new(&table, &buffer, false).unwrap_err();
+    assert!(
+        matches!(error, FramebufferError::Import { plane: 0, source: ImportError::NotImportable { .. } }),
+        "{error:?}"
+    );
+    assert_eq!((table.stats().handles, table.stats().references), (1, 1));
+}
+
+#[test]
+fn remove_turns_planes_off_and_drop_does_not() {
+    let (device, table) = table();
+    let fd = memory(1024);
+    Framebuffer::new(&table, &argb(&fd, DrmModifier::Linear), false).unwrap().remove().unwrap();
+    assert_eq!((device.calls("rmfb"), device.calls("closefb")), (1, 0));
+    assert!(is_empty(&device));
+    let kept = Framebuffer::new(&table, &argb(&fd, DrmModifier::Linear), false).unwrap();
+    device.state().fail.insert("rmfb", Errno::NODEV);
+    kept.remove().unwrap_err();
+    assert_eq!((device.calls("rmfb"), device.calls("closefb")), (2, 1));
+    assert!(is_empty(&device));
+}
+
+#[test]
+fn dumb_buffers_become_framebuffers_within_their_size() {
+    let (device, table) = table();
+    let dumb = table.create_dumb(32, 32, 32).unwrap();
+    let framebuffer = Framebuffer::for_dumb(&table, &dumb, DrmFourcc::Xrgb8888).unwrap();
+    assert_eq!((framebuffer.width(), framebuffer.height()), (32, 32));
+    assert!(framebuffer.origin().is_owned());
+    let two = [Layout { offset: 0, stride: 64 }, Layout { offset: 2048, stride: 64 }];
+    let nv12 = Framebuffer::for_dumb_planes(&table, &dumb, DrmFourcc::Nv12, 64, 32, &two).unwrap();
+    assert_eq!((nv12.handles().len(), table.stats().references), (1, 3));
+    let error = Framebuffer::for_dumb_planes(&table, &dumb, DrmFourcc::Nv12, 64, 65, &two).unwrap_err();
+    assert!(matches!(error, FramebufferError::Refused { .. }), "{error:?}");
+    let error = Framebuffer::for_dumb(&table, &dumb, DrmFourcc::Abgr16161616f).unwrap_err();
+    assert!(matches!(error, FramebufferError::Layout(LayoutError::Stride { least: 256, .. })), "{error:?}");
+    let (_, other) = self::table();
+    let error = Framebuffer::for_dumb(&other, &dumb, DrmFourcc::Xrgb8888).unwrap_err();
+    assert!(matches!(error, FramebufferError::OtherDevice { .. }), "{error:?}");
+    // The framebuffers keep the handle when the buffer goes.
+    drop(dumb);
+    assert_eq!(device.calls("close"), 0);
+    drop((framebuffer, nv12));
+    assert!(is_empty(&device));
+}
+
+#[test]
+fn cache_asks_once_and_keeps_refusals() {
+    let (device, table) = table();
+    let mut cache = FramebufferCache::new(table);
+    let fd = memory(1024);
+    let buffer = argb(&fd, DrmModifier::Linear);
+    let first = cache.get_or_import(1, &buffer, false).unwrap();
+    let again = cache.get_or_import(1, &buffer, false).unwrap();
+    assert!(Arc::ptr_eq(&first, &again));
+    assert_eq!((device.calls("import"), device.calls("addfb")), (1, 1));
+    let opaque = cache.get_or_import(1, &buffer, true).unwrap();
+    assert_ne!(opaque.id(), first.id());
+
+    device.state().fail.insert("addfb", Errno::INVAL);
+    let refused = cache.get_or_import(2, &buffer, false).unwrap_err();
+    let refused_again = cache.get_or_import(2, &buffer, false).unwrap_err();
+    assert!(Arc::ptr_eq(&refused, &refused_again));
+    assert!(
+        cache.get(&2, false).is_some() && cache.get(&2, true).is_none() && cache.get(&3, false).is_none()
+    );
+
+    let calls = device.calls("addfb");
+    device.state().fail.insert("addfb", Errno::NOMEM);
+    cache.get_or_import(3, &buffer, false).unwrap_err();
+    cache.get_or_import(3, &buffer, false).unwrap();
+    assert_eq!(device.calls("addfb"), calls + 2);
+
+    assert_eq!(cache.len(), 3);
+    cache.remove(&1);
+    assert_eq!(device.state().framebuffers.len(), 3, "in use elsewhere");
+    drop((first, again, opaque));
+    cache.clear();
+    assert!(cache.is_empty());
+    assert!(is_empty(&device));
+}
