@@ -1,0 +1,402 @@
+//! The KMS backend: a card from the session, its outputs, and the PRIME file beside it.
+//!
+//! ```text
+//!  libseat ── card fd (master) ──> atomic commits, events            [device, output, writeback]
+//!                    │ empty lease, or a second open
+//!                    └─ PRIME file ──> handles, framebuffers         [buffers]  used by id in the commits above
+//! ```
+//!
+//! It owns the session and the devices that came from it. When the session is inactive nothing is committed; buffers
+//! are still imported, since the PRIME file needs no mastership.
+
+pub mod buffers;
+pub mod device;
+pub mod output;
+mod session;
+mod swapchain;
+pub mod writeback;
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use drm::control::{Device as _, Event, connector, crtc};
+use drm_fourcc::{DrmFourcc, DrmModifier};
+use drm_prime::Framebuffer;
+use drm_prime::scanout::PlaneCaps;
+use rustix::io::Errno;
+use smithay::backend::session::Session;
+use smithay::backend::session::libseat::LibSeatSession;
+use smithay::backend::udev;
+
+pub use self::session::insert_sources;
+
+use self::buffers::Buffers;
+use self::device::{Card, CardError};
+use self::output::KmsOutput;
+use self::writeback::{CaptureError, Picture, Writeback};
+use crate::backend::{Canvas, FrameSpec, OutputId, SubmitError};
+
+/// Why the backend did not start; each text says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// libseat has no seat for us.
+    #[error("no seat: {0}; start seatd, or log in on a text console (logind), or use --backend headless")]
+    NoSeat(String),
+    /// Nothing under /dev/dri belongs to the seat.
+    #[error(
+        "no display device on {seat}: there is no usable /dev/dri/card*; load a KMS driver, or use --backend headless"
+    )]
+    NoDevice {
+        /// The seat's name.
+        seat: String,
+    },
+    /// A device was there but cannot be used.
+    #[error("{}: {source}", node.display())]
+    Card {
+        /// Its node.
+        node: PathBuf,
+        /// Why.
+        source: CardError,
+    },
+    /// The session did not hand the device out.
+    #[error("{}: the seat does not hand it out ({reason})", node.display())]
+    Open {
+        /// Its node.
+        node: PathBuf,
+        /// libseat's error.
+        reason: String,
+    },
+    /// No PRIME file.
+    #[error("{}: no file for buffer imports: {source}", node.display())]
+    Prime {
+        /// The card's node.
+        node: PathBuf,
+        /// Why.
+        source: drm_prime::DeviceError,
+    },
+    /// An event source could not be set up.
+    #[error("cannot set up {what}: {reason}")]
+    Source {
+        /// Which.
+        what: &'static str,
+        /// Its error.
+        reason: String,
+    },
+}
+
+/// What a flip event says.
+#[derive(Clone, Copy, Debug)]
+pub struct Flip {
+    /// The output that shows its frame now.
+    pub output: OutputId,
+    /// When, on CLOCK_MONOTONIC.
+    pub time: Duration,
+    /// The vertical blank's number.
+    pub sequence: u32,
+}
+
+/// An output as found.
+#[derive(Clone, Debug)]
+pub struct OutputInfo {
+    /// Connector type and number, such as `HDMI-A-1`.
+    pub name: String,
+    /// Pixels of its mode.
+    pub size: (u32, u32),
+    /// Millimetres, (0, 0) if unknown.
+    pub physical_mm: (u32, u32),
+    /// From one vertical blank to the next.
+    pub refresh: Duration,
+}
+
+/// The backend.
+#[derive(Debug)]
+pub struct Kms {
+    session: LibSeatSession,
+    card: Card,
+    node: PathBuf,
+    driver: String,
+    device_id: u64,
+    active: bool,
+    writeback: bool,
+    outputs: Vec<KmsOutput>,
+    /// Client buffers and their framebuffers.
+    pub buffers: Buffers,
+}
+
+impl Kms {
+    /// Opens `node`, or the first device of the seat that drives a display.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn open(
+        mut session: LibSeatSession,
+        node: Option<&Path>,
+        writeback: bool,
+    ) -> Result<Self, StartError> {
+        let seat = session.seat();
+        let candidates = match node {
+            Some(node) => vec![node.to_path_buf()],
+            None => {
+                let mut all = udev::all_gpus(&seat).unwrap_or_default();
+                all.sort();
+                all
+            }
+        };
+        let mut why_not = None;
+        for node in candidates {
+            match open_card(&mut session, &node) {
+                Ok((card, device_id)) => {
+                    let buffers = Buffers::new(&card, &node)
+                        .map_err(|source| StartError::Prime { node: node.clone(), source })?;
+                    let driver = card.driver();
+                    let mut kms = Self {
+                        session,
+                        card,
+                        driver,
+                        device_id,
+                        active: true,
+                        writeback,
+                        outputs: Vec::new(),
+                        buffers,
+                        node: node.clone(),
+                    };
+                    if writeback {
+                        let enabled = kms.card.enable_writeback();
+                        enabled.map_err(|source| StartError::Card { node: node.clone(), source })?;
+                    }
+                    kms.scan().map_err(|source| StartError::Card { node, source })?;
+                    return Ok(kms);
+                }
+                Err(err) => {
+                    tracing::info!(node = %node.display(), %err, "device passed over");
+                    // A device without outputs (a render-only GPU, vgem) is no news if another one explains more.
+                    let dull =
+                        |e: &StartError| matches!(e, StartError::Card { source: CardError::NoOutputs, .. });
+                    if why_not.as_ref().is_none_or(dull) {
+                        why_not = Some(err);
+                    }
+                }
+            }
+        }
+        Err(why_not.unwrap_or(StartError::NoDevice { seat }))
+    }
+
+    /// Looks at the connectors again: keeps what is driven and still connected, drops the rest, adds the new.
+    /// Returns the outputs that were added and those that were removed.
+    ///
+    /// # Errors
+    /// When the device does not answer.
+    pub fn scan(&mut self) -> Result<(Vec<OutputId>, Vec<OutputId>), CardError> {
+        let resources = self.card.resource_handles().map_err(CardError::io("reading resources"))?;
+        let mut connected = Vec::new();
+        for &handle in resources.connectors() {
+            let Ok(info) = self.card.get_connector(handle, true) else { continue };
+            if info.state() == connector::State::Connected
+                && info.interface() != connector::Interface::Writeback
+                && !info.modes().is_empty()
+            {
+                connected.push(info);
+            }
+        }
+        let still: HashSet<_> = connected.iter().map(connector::Info::handle).collect();
+        let removed: Vec<OutputId> =
+            self.outputs.iter().filter(|o| !still.contains(&o.connector)).map(|o| o.crtc.into()).collect();
+        self.outputs.retain(|o| still.contains(&o.connector));
+        let mut added = Vec::new();
+        for info in connected {
+            if self.outputs.iter().any(|o| o.connector == info.handle()) {
+                continue;
+            }
+            let used: HashSet<crtc::Handle> = self.outputs.iter().map(|o| o.crtc).collect();
+            let encoders = info.encoders().iter().filter_map(|e| self.card.get_encoder(*e).ok());
+            let mut crtcs = encoders.flat_map(|e| resources.filter_crtcs(e.possible_crtcs()));
+            let Some(crtc) = crtcs.find(|c| !used.contains(c)) else {
+                tracing::warn!(connector = %info.interface().as_str(), "no free crtc for a connector");
+                continue;
+            };
+            let mut output = KmsOutput::new(&self.card, &info, crtc)?;
+            if self.writeback {
+                output.writeback = Some(Writeback::find(&self.card, crtc)?);
+            }
+            tracing::info!(output = output.name, mode = ?output.mode.size(), "output found");
+            added.push(crtc.into());
+            self.outputs.push(output);
+        }
+        Ok((added, removed))
+    }
+
+    /// Ids of the outputs that are driven.
+    pub fn output_ids(&self) -> impl Iterator<Item = OutputId> + '_ {
+        self.outputs.iter().map(|o| o.crtc.into())
+    }
+
+    /// What the Wayland side of an output needs to know.
+    pub fn describe(&self, id: OutputId) -> Option<OutputInfo> {
+        let output = self.output(id)?;
+        let (width, height) = output.mode.size();
+        Some(OutputInfo {
+            name: output.name.clone(),
+            size: (u32::from(width), u32::from(height)),
+            physical_mm: output.physical_mm,
+            refresh: output.refresh_interval(),
+        })
+    }
+
+    /// Formats that some plane takes LINEAR.
+    pub fn scanout_formats(&self) -> HashSet<DrmFourcc> {
+        let caps = self.outputs.iter().flat_map(|o| &o.caps).flat_map(|c| &c.formats);
+        caps.filter(|(_, m)| *m == DrmModifier::Linear).map(|(f, _)| *f).collect()
+    }
+
+    fn output(&self, id: OutputId) -> Option<&KmsOutput> {
+        self.outputs.iter().find(|o| u32::from(o.crtc) == id)
+    }
+
+    fn output_mut(&mut self, id: OutputId) -> Option<&mut KmsOutput> {
+        self.outputs.iter_mut().find(|o| u32::from(o.crtc) == id)
+    }
+
+    /// See [`crate::backend::Backend::planes`].
+    pub fn planes(&self, output: OutputId) -> &[PlaneCaps] {
+        self.output(output).map_or(&[], |o| &o.caps)
+    }
+
+    /// Commits of an output since the start.
+    pub fn commits(&self, output: OutputId) -> u64 {
+        self.output(output).map_or(0, |o| o.commits)
+    }
+
+    /// The device's node.
+    pub fn node(&self) -> &Path {
+        &self.node
+    }
+
+    /// The kernel driver's name.
+    pub fn driver(&self) -> &str {
+        &self.driver
+    }
+
+    /// The device's number (`st_rdev` of the node).
+    pub fn device_id(&self) -> u64 {
+        self.device_id
+    }
+
+    /// Tells whether the session is active.
+    pub fn is_active(&self) -> bool {
+        self.active
+    }
+
+    /// The session went away: nothing is committed until it returns.
+    pub fn pause(&mut self) {
+        self.active = false;
+    }
+
+    /// The session is back: whoever was master meanwhile may have left anything, so every output is set anew.
+    pub fn resume(&mut self) {
+        self.active = true;
+        for output in &mut self.outputs {
+            output.needs_modeset = true;
+        }
+    }
+
+    /// Switches to another virtual terminal.
+    pub fn change_vt(&mut self, vt: i32) {
+        if let Err(err) = self.session.change_vt(vt) {
+            tracing::warn!(%err, vt, "cannot switch the virtual terminal");
+        }
+    }
+
+    /// See [`crate::backend::Backend::test`].
+    ///
+    /// # Errors
+    /// The commit's errno.
+    pub fn test(&mut self, output: OutputId, frame: &FrameSpec) -> Result<(), Errno> {
+        self.output(output).ok_or(Errno::NODEV)?.test(&self.card, frame)
+    }
+
+    /// See [`crate::backend::Backend::any_target`].
+    ///
+    /// # Errors
+    /// When there is no memory.
+    pub fn any_target(&mut self, id: OutputId) -> Result<Arc<Framebuffer>, Errno> {
+        let output = self.outputs.iter_mut().find(|o| u32::from(o.crtc) == id);
+        output.ok_or(Errno::NODEV)?.any_target(&self.buffers)
+    }
+
+    /// See [`crate::backend::Backend::compose`].
+    ///
+    /// # Errors
+    /// Busy, or out of memory.
+    pub fn compose(
+        &mut self,
+        id: OutputId,
+        canvas: Canvas,
+        draw: &mut dyn FnMut(&mut pixman::Image<'static, 'static>, usize) -> bool,
+    ) -> Result<Arc<Framebuffer>, SubmitError> {
+        let output = self.outputs.iter_mut().find(|o| u32::from(o.crtc) == id);
+        let output = output.ok_or(SubmitError::Failed(Errno::NODEV))?;
+        let swapchain = match canvas {
+            Canvas::Primary => &mut output.swapchain,
+            Canvas::Cursor => &mut output.cursor,
+        };
+        swapchain.compose(&self.buffers, draw)
+    }
+
+    /// See [`crate::backend::Backend::submit`].
+    ///
+    /// # Errors
+    /// See [`SubmitError`].
+    pub fn submit(&mut self, id: OutputId, frame: &FrameSpec, before: &FrameSpec) -> Result<(), SubmitError> {
+        if !self.active {
+            return Err(SubmitError::Inactive);
+        }
+        let card = self.card.clone();
+        self.output_mut(id).ok_or(SubmitError::Failed(Errno::NODEV))?.submit(&card, frame, before)
+    }
+
+    /// Reads the events that are waiting on the card.
+    ///
+    /// # Errors
+    /// When the device is gone.
+    pub fn read_flips(&mut self) -> std::io::Result<Vec<Flip>> {
+        let events = self.card.receive_events()?;
+        let mut flips = Vec::new();
+        for event in events {
+            let Event::PageFlip(flip) = event else { continue };
+            let id = u32::from(flip.crtc);
+            let Some(output) = self.output_mut(id) else { continue };
+            output.pending = output.pending.saturating_sub(1);
+            // An older event is that of a commit that a session change has already written off.
+            if output.pending == 0 {
+                flips.push(Flip { output: id, time: flip.duration, sequence: flip.frame });
+            }
+        }
+        Ok(flips)
+    }
+
+    /// Reads back what an output shows (the first one, without a name).
+    ///
+    /// # Errors
+    /// See [`CaptureError`].
+    pub fn capture(&mut self, name: Option<&str>) -> Result<Picture, CaptureError> {
+        if !self.active {
+            return Err(CaptureError::Inactive);
+        }
+        let output = self.outputs.iter().find(|o| name.is_none_or(|n| n == o.name));
+        let output = output.ok_or(CaptureError::NoOutput)?;
+        let writeback = output.writeback.as_ref().ok_or(CaptureError::NoWriteback)?;
+        let (width, height) = output.mode.size();
+        writeback.capture(&self.card, &self.buffers, output.crtc, (u32::from(width), u32::from(height)))
+    }
+}
+
+fn open_card(session: &mut LibSeatSession, node: &Path) -> Result<(Card, u64), StartError> {
+    let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC | rustix::fs::OFlags::NONBLOCK;
+    let open = |reason: String| StartError::Open { node: node.to_path_buf(), reason };
+    let fd = session.open(node, flags).map_err(|err| open(err.to_string()))?;
+    let stat = rustix::fs::fstat(&fd).map_err(|err| open(err.to_string()))?;
+    let card = Card::new(fd).map_err(|source| StartError::Card { node: node.to_path_buf(), source })?;
+    Ok((card, stat.st_rdev))
+}

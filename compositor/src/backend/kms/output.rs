@@ -1,0 +1,214 @@
+//! One CRTC with its connector and planes: frames become atomic commits, one commit a frame.
+//!
+//! It owns the property ids, the mode and the composition swapchain of the CRTC. It does not decide what a frame
+//! shows, and it does not hold frames: that is [`crate::output`].
+
+use std::num::NonZeroU32;
+
+use drm::control::atomic::AtomicModeReq;
+use drm::control::{AtomicCommitFlags, Device as _, Mode, RawResourceHandle, connector, crtc, property};
+use drm_fourcc::DrmFourcc;
+use drm_prime::scanout::{PlaneCaps, PlaneType};
+use rustix::io::Errno;
+
+use super::buffers::Buffers;
+use super::device::{Card, CardError, KmsPlane, PlaneProps, read_planes};
+use super::swapchain::Swapchain;
+use super::writeback::Writeback;
+use crate::backend::{FrameSpec, PlaneUpdate, SubmitError};
+use crate::cursor::PLANE_SIZE;
+
+/// Bits of the `rotation` property (drm_mode.h).
+const ROTATE_0: u64 = 1;
+const REFLECT_Y: u64 = 1 << 5;
+
+/// A connected display that is driven.
+#[derive(Debug)]
+pub struct KmsOutput {
+    pub(super) crtc: crtc::Handle,
+    pub(super) connector: connector::Handle,
+    pub(super) name: String,
+    pub(super) mode: Mode,
+    pub(super) physical_mm: (u32, u32),
+    pub(super) caps: Vec<PlaneCaps>,
+    pub(super) swapchain: Swapchain,
+    pub(super) cursor: Swapchain,
+    pub(super) writeback: Option<Writeback>,
+    planes: Vec<KmsPlane>,
+    mode_blob: u64,
+    connector_crtc: property::Handle,
+    crtc_mode: property::Handle,
+    crtc_active: property::Handle,
+    /// The next commit sets the mode and every plane.
+    pub(super) needs_modeset: bool,
+    /// Commits whose event has not come yet.
+    pub(super) pending: u32,
+    /// Commits since the start, test commits not counted.
+    pub(super) commits: u64,
+}
+
+impl KmsOutput {
+    /// Prepares a connected connector on a CRTC.
+    ///
+    /// # Errors
+    /// When the driver lacks a property that atomic mode setting needs, or the connector has no mode.
+    pub fn new(card: &Card, info: &connector::Info, crtc: crtc::Handle) -> Result<Self, CardError> {
+        let (planes, caps) = read_planes(card, crtc)?;
+        if !caps.iter().any(|c| c.kind == PlaneType::Primary) {
+            return Err(CardError::NoOutputs);
+        }
+        let preferred = |m: &&Mode| m.mode_type().contains(drm::control::ModeTypeFlags::PREFERRED);
+        let mode = info.modes().iter().find(preferred).or(info.modes().first());
+        let mode = *mode.ok_or(CardError::NoOutputs)?;
+        let blob = card.create_property_blob(&mode).map_err(CardError::io("creating the mode blob"))?;
+        let crtc_props = card.properties(crtc)?;
+        let (width, height) = mode.size();
+        Ok(Self {
+            crtc,
+            connector: info.handle(),
+            name: format!("{}-{}", info.interface().as_str(), info.interface_id()),
+            mode,
+            physical_mm: info.size().unwrap_or_default(),
+            caps,
+            swapchain: Swapchain::new((u32::from(width), u32::from(height)), DrmFourcc::Xrgb8888),
+            cursor: Swapchain::new((PLANE_SIZE, PLANE_SIZE), DrmFourcc::Argb8888),
+            writeback: None,
+            planes,
+            mode_blob: blob.into(),
+            connector_crtc: card.properties(info.handle())?.require("CRTC_ID")?,
+            crtc_mode: crtc_props.require("MODE_ID")?,
+            crtc_active: crtc_props.require("ACTIVE")?,
+            needs_modeset: true,
+            pending: 0,
+            commits: 0,
+        })
+    }
+
+    /// Nanoseconds from one vertical blank to the next.
+    pub fn refresh_interval(&self) -> std::time::Duration {
+        let (_, _, htotal) = self.mode.hsync();
+        let (_, _, vtotal) = self.mode.vsync();
+        let pixels = u64::from(htotal) * u64::from(vtotal);
+        let clock = u64::from(self.mode.clock()).max(1);
+        // The clock is in kHz: pixels / kHz = ms.
+        std::time::Duration::from_nanos(pixels * 1_000_000 / clock)
+    }
+
+    fn plane(&self, id: NonZeroU32) -> Option<&KmsPlane> {
+        self.planes.iter().find(|p| NonZeroU32::from(p.handle) == id)
+    }
+
+    fn request(&self, frame: &FrameSpec, before: Option<&FrameSpec>) -> AtomicModeReq {
+        let mut req = AtomicModeReq::new();
+        let crtc = RawResourceHandle::from(self.crtc);
+        if self.needs_modeset {
+            let connector = RawResourceHandle::from(self.connector);
+            req.add_raw_property(connector, self.connector_crtc, u64::from(crtc.get()));
+            req.add_raw_property(crtc, self.crtc_mode, self.mode_blob);
+            req.add_raw_property(crtc, self.crtc_active, 1);
+            if let Some(writeback) = &self.writeback {
+                writeback.attach(&mut req, crtc);
+            }
+        }
+        let before = before.filter(|_| !self.needs_modeset);
+        for update in &frame.planes {
+            let unchanged = before.is_some_and(|b| b.planes.contains(update));
+            if let (false, Some(plane)) = (unchanged, self.plane(update.plane)) {
+                show(&mut req, plane.handle.into(), &plane.props, crtc, update);
+            }
+        }
+        for plane in &self.planes {
+            let id = NonZeroU32::from(plane.handle);
+            let was_on = before.is_none_or(|b| b.planes.iter().any(|p| p.plane == id));
+            if was_on && !frame.planes.iter().any(|p| p.plane == id) {
+                req.add_raw_property(plane.handle.into(), plane.props.fb, 0);
+                req.add_raw_property(plane.handle.into(), plane.props.crtc, 0);
+            }
+        }
+        req
+    }
+
+    /// Asks the driver whether it would show `frame`.
+    ///
+    /// # Errors
+    /// The commit's errno.
+    pub fn test(&self, card: &Card, frame: &FrameSpec) -> Result<(), Errno> {
+        let mut flags = AtomicCommitFlags::TEST_ONLY;
+        if self.needs_modeset {
+            flags |= AtomicCommitFlags::ALLOW_MODESET;
+        }
+        card.atomic_commit(flags, self.request(frame, None)).map_err(|err| errno(&err))
+    }
+
+    /// Commits `frame`, of which only what differs from `before` is sent; its event comes with the next flip.
+    ///
+    /// # Errors
+    /// See [`SubmitError`].
+    pub fn submit(&mut self, card: &Card, frame: &FrameSpec, before: &FrameSpec) -> Result<(), SubmitError> {
+        let mut flags = AtomicCommitFlags::NONBLOCK | AtomicCommitFlags::PAGE_FLIP_EVENT;
+        if self.needs_modeset {
+            flags |= AtomicCommitFlags::ALLOW_MODESET;
+        }
+        let mut req = self.request(frame, Some(before));
+        if frame == before && !self.needs_modeset {
+            // Nothing changes, but a flip is asked for: name the CRTC by showing its first plane again.
+            if let Some((update, plane)) = frame.planes.first().and_then(|u| Some((u, self.plane(u.plane)?)))
+            {
+                show(&mut req, plane.handle.into(), &plane.props, self.crtc.into(), update);
+            }
+        }
+        card.atomic_commit(flags, req).map_err(|err| match errno(&err) {
+            Errno::ACCESS | Errno::PERM => SubmitError::Inactive,
+            Errno::BUSY => SubmitError::Busy,
+            errno => SubmitError::Failed(errno),
+        })?;
+        self.needs_modeset = false;
+        self.pending += 1;
+        self.commits += 1;
+        Ok(())
+    }
+
+    /// Any composition buffer; see [`crate::backend::Backend::any_target`].
+    ///
+    /// # Errors
+    /// When there is no memory.
+    pub fn any_target(
+        &mut self,
+        buffers: &Buffers,
+    ) -> Result<std::sync::Arc<drm_prime::framebuffer::Framebuffer>, Errno> {
+        self.swapchain.any(buffers)
+    }
+}
+
+fn show(
+    req: &mut AtomicModeReq,
+    plane: RawResourceHandle,
+    props: &PlaneProps,
+    crtc: RawResourceHandle,
+    update: &PlaneUpdate,
+) {
+    // Signed properties travel as 64-bit two's complement.
+    let signed = |v: i32| i64::from(v) as u64;
+    req.add_raw_property(plane, props.fb, u64::from(update.buffer.id().get()));
+    req.add_raw_property(plane, props.crtc, u64::from(crtc.get()));
+    let (src, dst) = (update.src, update.dst);
+    for (property, value) in props.src.iter().zip([src.x, src.y, src.w, src.h]) {
+        req.add_raw_property(plane, *property, u64::from(value));
+    }
+    let dst = [signed(dst.x), signed(dst.y), u64::from(dst.w), u64::from(dst.h)];
+    for (property, value) in props.dst.iter().zip(dst) {
+        req.add_raw_property(plane, *property, value);
+    }
+    if let Some(rotation) = props.rotation {
+        req.add_raw_property(plane, rotation, if update.reflect_y { ROTATE_0 | REFLECT_Y } else { ROTATE_0 });
+    }
+    if drm_prime::format::info(update.buffer.format()).is_some_and(|info| info.is_yuv) {
+        for (property, value) in [props.encoding, props.range].into_iter().flatten() {
+            req.add_raw_property(plane, property, value);
+        }
+    }
+}
+
+pub(super) fn errno(err: &std::io::Error) -> Errno {
+    Errno::from_io_error(err).unwrap_or(Errno::IO)
+}

@@ -1,0 +1,109 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// A Wayland compositor built around dma-buf, PRIME and display planes.
+#[derive(Debug, Parser)]
+#[command(version, about, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    /// Talk to a running primeway.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
+    /// Where pictures go.
+    #[arg(long, value_enum, default_value_t = BackendKind::Kms)]
+    pub backend: BackendKind,
+
+    /// Name of the Wayland socket in $XDG_RUNTIME_DIR [default: the first free wayland-N].
+    #[arg(long, value_name = "NAME")]
+    pub socket: Option<String>,
+
+    /// Display device to drive [default: the seat's first one with a display].
+    #[arg(long, value_name = "NODE")]
+    pub device: Option<PathBuf>,
+
+    /// Attach the writeback connectors, so that `primeway ctl capture --writeback` can read back what is shown.
+    #[arg(long)]
+    pub writeback: bool,
+
+    /// Size of the headless output in pixels.
+    #[arg(long, value_name = "WIDTHxHEIGHT", default_value = "1024x768", value_parser = parse_size)]
+    pub size: (u32, u32),
+
+    /// Program to run; primeway ends with it, with its exit status.
+    #[arg(last = true, value_name = "PROGRAM")]
+    pub program: Vec<String>,
+}
+
+/// A backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum BackendKind {
+    /// A display device of the seat.
+    Kms,
+    /// An output in memory; needs no device and no rights.
+    Headless,
+}
+
+/// What to do instead of running a compositor.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Talk to a running primeway.
+    Ctl(Ctl),
+}
+
+/// `primeway ctl`.
+#[derive(Debug, Args)]
+pub struct Ctl {
+    /// The control socket [default: $PRIMEWAY_SOCKET, else that of $WAYLAND_DISPLAY].
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// What to ask.
+    #[command(subcommand)]
+    pub request: CtlRequest,
+}
+
+/// Requests of `primeway ctl`.
+#[derive(Debug, Subcommand)]
+pub enum CtlRequest {
+    /// Print device, outputs, planes, clients and resources as JSON.
+    Stats,
+    /// Save what an output shows as a PNG.
+    Capture {
+        /// Read it back through the writeback connector.
+        #[arg(long)]
+        writeback: bool,
+        /// The output's name [default: the first].
+        #[arg(long, value_name = "NAME")]
+        output: Option<String>,
+        /// Where to save it.
+        file: PathBuf,
+    },
+}
+
+fn parse_size(text: &str) -> Result<(u32, u32), String> {
+    let parse = |s: &str| s.parse::<u32>().ok().filter(|v| (16..=16384).contains(v));
+    text.split_once('x')
+        .and_then(|(w, h)| Some((parse(w)?, parse(h)?)))
+        .ok_or_else(|| format!("`{text}` is not WIDTHxHEIGHT with both between 16 and 16384"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_are_checked() {
+        assert_eq!(parse_size("640x480"), Ok((640, 480)));
+        for bad in ["640", "640x", "0x480", "640x99999", "-1x5", "axb"] {
+            assert!(parse_size(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! The control socket: one JSON line each way.
+//!
+//! | request | answer |
+//! |---|---|
+//! | `{"request":"stats"}` | `{"ok": Stats}` |
+//! | `{"request":"capture","file":"/abs.png","source":"writeback"}` | `{"ok":{"width":W,"height":H}}` |
+//!
+//! A request that fails is answered `{"error":"text"}`.
+
+pub mod client;
+pub mod server;
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// What can be asked.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "kebab-case")]
+pub enum Request {
+    /// Figures of everything.
+    Stats,
+    /// A picture of an output.
+    Capture {
+        /// Absolute path of the PNG.
+        file: PathBuf,
+        /// How it is read.
+        source: CaptureSource,
+        /// The output's name, the first one without.
+        #[serde(default)]
+        output: Option<String>,
+    },
+}
+
+/// How a picture is read.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CaptureSource {
+    /// Through the writeback connector (headless: the planes in memory, blended).
+    Writeback,
+}
+
+/// An answer.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Answer {
+    /// The request's result.
+    Ok(serde_json::Value),
+    /// Why there is none.
+    Error(String),
+}
+
+/// Figures of everything.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Stats {
+    /// The display device; `None` headless.
+    pub device: Option<DeviceStats>,
+    /// Left to right.
+    pub outputs: Vec<OutputStats>,
+    /// Clients with windows.
+    pub clients: Vec<ClientStats>,
+    /// What is held.
+    pub resources: ResourceStats,
+}
+
+/// The display device.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct DeviceStats {
+    /// Its node.
+    pub node: PathBuf,
+    /// Its kernel driver.
+    pub driver: String,
+    /// How the PRIME file was got.
+    pub acquisition: String,
+    /// Whether the session is active.
+    pub active: bool,
+}
+
+/// An output.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct OutputStats {
+    /// Its name.
+    pub name: String,
+    /// The CRTC's object id.
+    pub crtc: u32,
+    /// Pixels.
+    pub width: i32,
+    /// Pixels.
+    pub height: i32,
+    /// Atomic commits, test commits not counted.
+    pub commits: u64,
+    /// Frames shown.
+    pub frames: u64,
+    /// Its planes.
+    pub planes: Vec<PlaneStats>,
+}
+
+/// A plane.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct PlaneStats {
+    /// KMS object id.
+    pub id: u32,
+    /// Primary, Overlay or Cursor.
+    pub r#type: String,
+    /// The framebuffer it shows.
+    pub fb: Option<u32>,
+    /// client, composited, cursor or none.
+    pub content: String,
+    /// The wl_surface whose buffer it shows.
+    pub surface: Option<u32>,
+}
+
+/// A client.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ClientStats {
+    /// Process id.
+    pub pid: i32,
+    /// User id.
+    pub uid: u32,
+    /// Its mapped surfaces.
+    pub surfaces: Vec<SurfaceReport>,
+}
+
+/// A mapped surface.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct SurfaceReport {
+    /// Its object id on the client's connection.
+    pub surface: u32,
+    /// The window's app id.
+    pub app_id: Option<String>,
+    /// The window's title.
+    pub title: Option<String>,
+    /// toplevel, popup or subsurface.
+    pub role: String,
+    /// Fourcc of the dma-buf; none for wl_shm.
+    pub format: Option<String>,
+    /// LINEAR, or the number in hex.
+    pub modifier: Option<String>,
+    /// Where the dma-buf comes from.
+    pub origin: Option<String>,
+    /// Shown size in pixels.
+    pub size: (i32, i32),
+    /// Top left corner in pixels of the output.
+    pub position: (i32, i32),
+    /// The plane it is on.
+    pub plane: Option<u32>,
+    /// Frames with new content that were shown.
+    pub frames_presented: u64,
+    /// Those of them that a plane scanned out.
+    pub frames_zero_copy: u64,
+    /// Why it is not on a plane.
+    pub reason: Option<String>,
+}
+
+/// What is held.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ResourceStats {
+    /// GEM handles of the PRIME file.
+    pub gem_handles: usize,
+    /// Framebuffers of client buffers.
+    pub framebuffers: usize,
+    /// Open files of the process.
+    pub fds: usize,
+    /// dma-bufs mapped for composition.
+    pub mapped: usize,
+}

@@ -1,0 +1,115 @@
+//! wl_compositor and wl_subcompositor: commits, and the wait for a buffer's fences before them.
+
+use calloop::Interest;
+use smithay::backend::renderer::utils::{RendererSurfaceStateUserData, on_commit_buffer_handler};
+use smithay::delegate_compositor;
+use smithay::reexports::wayland_server::backend::{ClientData, ClientId, DisconnectReason};
+use smithay::reexports::wayland_server::protocol::wl_buffer::WlBuffer;
+use smithay::reexports::wayland_server::protocol::wl_surface::WlSurface;
+use smithay::reexports::wayland_server::{Client, Resource};
+use smithay::wayland::buffer::BufferHandler;
+use smithay::wayland::compositor::{
+    BufferAssignment, CompositorClientState, CompositorHandler, CompositorState, SurfaceAttributes,
+    add_blocker, add_pre_commit_hook, get_parent, is_sync_subsurface, with_states,
+};
+use smithay::wayland::dmabuf::get_dmabuf;
+
+use crate::lock;
+use crate::state::State;
+
+/// What is kept for each client.
+#[derive(Debug, Default)]
+pub struct ClientState {
+    /// smithay's part.
+    pub compositor: CompositorClientState,
+}
+
+impl ClientData for ClientState {
+    fn initialized(&self, client: ClientId) {
+        tracing::debug!(?client, "client connected");
+    }
+
+    fn disconnected(&self, client: ClientId, reason: DisconnectReason) {
+        tracing::debug!(?client, ?reason, "client gone");
+    }
+}
+
+impl CompositorHandler for State {
+    fn compositor_state(&mut self) -> &mut CompositorState {
+        &mut self.protocols.compositor
+    }
+
+    fn client_compositor_state<'a>(&self, client: &'a Client) -> &'a CompositorClientState {
+        static STRAY: std::sync::OnceLock<CompositorClientState> = std::sync::OnceLock::new();
+        match client.get_data::<ClientState>() {
+            Some(data) => &data.compositor,
+            None => {
+                tracing::error!("client without data");
+                STRAY.get_or_init(CompositorClientState::default)
+            }
+        }
+    }
+
+    fn new_surface(&mut self, surface: &WlSurface) {
+        add_pre_commit_hook::<Self, _>(surface, |state, _, surface| state.wait_for_fences(surface));
+    }
+
+    fn commit(&mut self, surface: &WlSurface) {
+        on_commit_buffer_handler::<Self>(surface);
+        self.shell.popups.commit(surface);
+        if is_sync_subsurface(surface) {
+            return;
+        }
+        let mut root = surface.clone();
+        while let Some(parent) = get_parent(&root) {
+            root = parent;
+        }
+        self.root_committed(&root);
+    }
+}
+
+impl State {
+    /// Holds a commit back until the new buffer's write fences have signalled: one poll per buffer plane, no ioctl. A
+    /// fence that never signals stops that surface alone.
+    fn wait_for_fences(&mut self, surface: &WlSurface) {
+        let dmabuf = with_states(surface, |states| {
+            let mut guard = states.cached_state.get::<SurfaceAttributes>();
+            match &guard.pending().buffer {
+                Some(BufferAssignment::NewBuffer(buffer)) => get_dmabuf(buffer).ok().cloned(),
+                _ => None,
+            }
+        });
+        let Some(dmabuf) = dmabuf else { return };
+        let Ok((blocker, source)) = dmabuf.generate_blocker(Interest::READ) else { return };
+        let Some(client) = surface.client() else { return };
+        let inserted = self.runtime.handle.insert_source(source, move |(), _, state| {
+            let display = state.runtime.display.clone();
+            if let Some(data) = client.get_data::<ClientState>() {
+                data.compositor.blocker_cleared(state, &display);
+            }
+            Ok(())
+        });
+        match inserted {
+            Ok(_) => add_blocker(surface, blocker),
+            Err(err) => tracing::warn!(%err, "cannot wait for a buffer's fences"),
+        }
+    }
+}
+
+/// Tells whether the surface shows a buffer.
+pub(super) fn has_buffer(surface: &WlSurface) -> bool {
+    with_states(surface, |states| {
+        states.data_map.get::<RendererSurfaceStateUserData>().is_some_and(|s| lock(s).buffer().is_some())
+    })
+}
+
+impl BufferHandler for State {
+    fn buffer_destroyed(&mut self, buffer: &WlBuffer) {
+        if let Ok(dmabuf) = get_dmabuf(buffer) {
+            self.backend.forget(dmabuf);
+        }
+        self.painter.forget_dead_buffers();
+    }
+}
+
+delegate_compositor!(State);

@@ -1,0 +1,107 @@
+//! zwp_linux_dmabuf_v1: a buffer that passed the protocol's checks becomes smithay's `Dmabuf`, imported into the
+//! backend at once.
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use drm_fourcc::{DrmFourcc, DrmModifier};
+use drm_prime::exporter::exporter_is_linear;
+use primeway_protocols::delegate_linux_dmabuf;
+use primeway_protocols::linux_dmabuf::{
+    DmabufFeedback, DmabufParams, ImportError, LinuxDmabufHandler, LinuxDmabufState, is_dmabuf,
+};
+use smithay::backend::allocator::dmabuf::{Dmabuf, DmabufFlags};
+use smithay::reexports::wayland_server::backend::ClientId;
+use smithay::reexports::wayland_server::protocol::wl_buffer::{self, WlBuffer};
+use smithay::reexports::wayland_server::protocol::wl_surface::WlSurface;
+use smithay::reexports::wayland_server::{Client, DataInit, Dispatch, DisplayHandle, Resource};
+use smithay::wayland::buffer::BufferHandler;
+
+use crate::backend::Backend;
+use crate::state::State;
+
+impl LinuxDmabufHandler for State {
+    type Buffer = Dmabuf;
+
+    fn linux_dmabuf_state(&mut self) -> &mut LinuxDmabufState {
+        &mut self.dmabuf.global
+    }
+
+    fn accepts_fd(&self, fd: BorrowedFd<'_>) -> bool {
+        // Without a device a memfd is as good: it is only ever read by us.
+        is_dmabuf(fd) || (matches!(self.backend, Backend::Headless(_)) && is_memfd(fd))
+    }
+
+    fn import(&mut self, _client: &Client, params: DmabufParams) -> Result<Dmabuf, ImportError> {
+        let format = DrmFourcc::try_from(params.format).map_err(|_| ImportError::InvalidFormat)?;
+        let modifier = match DrmModifier::from(params.modifier) {
+            DrmModifier::Invalid => self.implicit_modifier(&params),
+            modifier => modifier,
+        };
+        if modifier != DrmModifier::Linear {
+            tracing::debug!(modifier = u64::from(modifier), "no way to read or show the buffer");
+            return Err(ImportError::Failed);
+        }
+        let flags = DmabufFlags::from_bits_truncate(params.flags.bits());
+        if flags.intersects(DmabufFlags::INTERLACED | DmabufFlags::BOTTOM_FIRST) {
+            return Err(ImportError::Failed);
+        }
+        let mut builder = Dmabuf::builder((params.width, params.height), format, modifier, flags);
+        for (index, plane) in (0..).zip(params.planes) {
+            builder.add_plane(plane.fd, index, plane.offset, plane.stride);
+        }
+        let dmabuf = builder.build().ok_or(ImportError::Incomplete)?;
+        // A buffer that the device refuses is still composited; the refusal shows up in its surface's reason.
+        if let Err(refusal) = self.backend.import(&dmabuf) {
+            tracing::debug!(%refusal, "buffer will not be scanned out");
+        }
+        Ok(dmabuf)
+    }
+
+    fn new_surface_feedback(&mut self, _surface: &WlSurface) -> Option<DmabufFeedback> {
+        self.dmabuf.scanout_feedback.clone()
+    }
+}
+
+impl State {
+    /// A buffer without a modifier is LINEAR if its exporter knows nothing else.
+    fn implicit_modifier(&self, params: &DmabufParams) -> DrmModifier {
+        if matches!(self.backend, Backend::Headless(_)) {
+            return DrmModifier::Linear;
+        }
+        let linear = params.planes.iter().all(|plane| match exporter_is_linear(plane.fd.as_fd()) {
+            Ok(linearity) => linearity.is_linear(),
+            Err(err) => {
+                tracing::debug!(%err, "exporter not known");
+                false
+            }
+        });
+        if linear { DrmModifier::Linear } else { DrmModifier::Invalid }
+    }
+}
+
+fn is_memfd(fd: BorrowedFd<'_>) -> bool {
+    rustix::fs::fcntl_get_seals(fd).is_ok()
+}
+
+impl Dispatch<WlBuffer, Dmabuf> for State {
+    fn request(
+        _: &mut Self,
+        _: &Client,
+        _: &WlBuffer,
+        request: wl_buffer::Request,
+        _: &Dmabuf,
+        _: &DisplayHandle,
+        _: &mut DataInit<'_, Self>,
+    ) {
+        if !matches!(request, wl_buffer::Request::Destroy) {
+            tracing::debug!("unknown wl_buffer request");
+        }
+    }
+
+    fn destroyed(state: &mut Self, _client: ClientId, buffer: &WlBuffer, _: &Dmabuf) {
+        tracing::trace!(buffer = buffer.id().protocol_id(), "buffer destroyed");
+        state.buffer_destroyed(buffer);
+    }
+}
+
+delegate_linux_dmabuf!(State);

@@ -1,0 +1,14 @@
+//! One protocol per file: requests become calls on the parts of [`State`](crate::state::State). Nothing is decided
+//! here.
+
+mod compositor;
+mod data_device;
+mod linux_dmabuf;
+mod output;
+mod presentation;
+mod seat;
+mod shm;
+mod viewporter;
+mod xdg_shell;
+
+pub use compositor::ClientState;

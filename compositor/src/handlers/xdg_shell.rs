@@ -1,0 +1,140 @@
+//! xdg_wm_base: toplevels and popups.
+
+use smithay::delegate_xdg_shell;
+use smithay::desktop::{PopupGrab, PopupKeyboardGrab, PopupKind, PopupPointerGrab, find_popup_root_surface};
+use smithay::input::Seat;
+use smithay::input::pointer::Focus;
+use smithay::reexports::wayland_server::protocol::wl_output::WlOutput;
+use smithay::reexports::wayland_server::protocol::wl_seat::WlSeat;
+use smithay::reexports::wayland_server::protocol::wl_surface::WlSurface;
+use smithay::utils::Serial;
+use smithay::wayland::shell::xdg::{
+    PopupSurface, PositionerState, ToplevelSurface, XdgShellHandler, XdgShellState,
+};
+
+use crate::shell::Sizing;
+use crate::state::State;
+
+impl XdgShellHandler for State {
+    fn xdg_shell_state(&mut self) -> &mut XdgShellState {
+        &mut self.protocols.xdg_shell
+    }
+
+    fn new_toplevel(&mut self, surface: ToplevelSurface) {
+        let bounds = self.work_area().size;
+        surface.with_pending_state(|state| state.bounds = Some(bounds));
+        self.shell.add(surface);
+    }
+
+    fn toplevel_destroyed(&mut self, surface: ToplevelSurface) {
+        self.shell.remove(surface.wl_surface());
+        self.focus_topmost();
+        self.queue_redraw_all();
+    }
+
+    fn fullscreen_request(&mut self, surface: ToplevelSurface, output: Option<WlOutput>) {
+        let area = self.area_of(output.as_ref());
+        self.shell.set_sizing(surface.wl_surface(), Sizing::Fullscreen, area);
+        self.queue_redraw_all();
+    }
+
+    fn unfullscreen_request(&mut self, surface: ToplevelSurface) {
+        self.resize_window(&surface, Sizing::Floating);
+    }
+
+    fn maximize_request(&mut self, surface: ToplevelSurface) {
+        self.resize_window(&surface, Sizing::Maximized);
+    }
+
+    fn unmaximize_request(&mut self, surface: ToplevelSurface) {
+        self.resize_window(&surface, Sizing::Floating);
+    }
+
+    fn move_request(&mut self, surface: ToplevelSurface, _seat: WlSeat, serial: Serial) {
+        self.start_move(surface.wl_surface(), serial);
+    }
+
+    fn new_popup(&mut self, surface: PopupSurface, positioner: PositionerState) {
+        self.constrain(&surface, positioner);
+        if let Err(err) = self.shell.popups.track_popup(PopupKind::Xdg(surface)) {
+            tracing::debug!(%err, "popup without a parent");
+        }
+    }
+
+    fn reposition_request(&mut self, surface: PopupSurface, positioner: PositionerState, token: u32) {
+        self.constrain(&surface, positioner);
+        surface.send_repositioned(token);
+    }
+
+    fn popup_destroyed(&mut self, _surface: PopupSurface) {
+        self.shell.popups.cleanup();
+        self.queue_redraw_all();
+    }
+
+    fn grab(&mut self, surface: PopupSurface, seat: WlSeat, serial: Serial) {
+        let Some(seat) = Seat::<Self>::from_resource(&seat) else { return };
+        let popup = PopupKind::Xdg(surface);
+        let Ok(root) = find_popup_root_surface(&popup) else { return };
+        let Ok(grab) = self.shell.popups.grab_popup(root, popup, &seat, serial) else { return };
+        self.grab_for_popup(&seat, &grab, serial);
+    }
+}
+
+impl State {
+    fn resize_window(&mut self, surface: &ToplevelSurface, sizing: Sizing) {
+        let area = self.work_area();
+        self.shell.set_sizing(surface.wl_surface(), sizing, area);
+        self.queue_redraw_all();
+    }
+
+    /// Keeps a popup inside the output of its window.
+    fn constrain(&self, surface: &PopupSurface, positioner: PositionerState) {
+        let popup = PopupKind::Xdg(surface.clone());
+        let window = find_popup_root_surface(&popup).ok().and_then(|root| self.shell.geometry(&root));
+        let geometry = match window {
+            Some(window) => {
+                let parent = smithay::desktop::get_popup_toplevel_coords(&popup);
+                let mut target = self.work_area();
+                target.loc -= window.loc + parent;
+                positioner.get_unconstrained_geometry(target)
+            }
+            None => positioner.get_geometry(),
+        };
+        surface.with_pending_state(|state| {
+            state.geometry = geometry;
+            state.positioner = positioner;
+        });
+    }
+
+    fn grab_for_popup(&mut self, seat: &Seat<Self>, grab: &PopupGrab<Self>, serial: Serial) {
+        if let Some(keyboard) = seat.get_keyboard() {
+            keyboard.set_focus(self, grab.current_grab(), serial);
+            keyboard.set_grab(self, PopupKeyboardGrab::new(grab), serial);
+        }
+        if let Some(pointer) = seat.get_pointer() {
+            pointer.set_grab(self, PopupPointerGrab::new(grab), serial, Focus::Keep);
+        }
+    }
+
+    /// Sends the configure event that a new role waits for.
+    pub(crate) fn send_initial_configure(&mut self, root: &WlSurface) {
+        if let Some(toplevel) = self.shell.find(root).and_then(|w| w.window.toplevel())
+            && !toplevel.is_initial_configure_sent()
+        {
+            toplevel.send_configure();
+        }
+        if let Some(PopupKind::Xdg(popup)) = self.shell.popups.find_popup(root)
+            && !popup.is_initial_configure_sent()
+            && let Err(err) = popup.send_configure()
+        {
+            tracing::debug!(%err, "popup not configured");
+        }
+    }
+
+    /// Tells whether the surface shows a buffer.
+    pub(crate) fn is_mapped(root: &WlSurface) -> bool {
+        super::compositor::has_buffer(root)
+    }
+}
+
+delegate_xdg_shell!(State);

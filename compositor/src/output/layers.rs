@@ -1,0 +1,142 @@
+//! What is on an output: the surfaces of windows, popups and the pointer as a list of layers, topmost first.
+//!
+//! It owns the translation from Wayland surface state to a layer. It does not decide where a layer is shown from.
+
+use smithay::backend::allocator::Buffer as _;
+use smithay::backend::allocator::dmabuf::Dmabuf;
+use smithay::backend::renderer::element::Id;
+use smithay::backend::renderer::utils::{
+    Buffer, CommitCounter, DamageSnapshot, RendererSurfaceState, RendererSurfaceStateUserData,
+};
+use smithay::reexports::wayland_server::protocol::wl_surface::WlSurface;
+use smithay::utils::{Buffer as BufferCoords, Physical, Point, Rectangle, Size, Transform};
+use smithay::wayland::compositor::{TraversalAction, with_surface_tree_downward};
+use smithay::wayland::dmabuf::get_dmabuf;
+
+use drm_prime::scanout::{Rect, SourceRect};
+
+use crate::lock;
+
+/// One surface with a buffer, as it is shown on one output.
+#[derive(Debug)]
+pub struct SurfaceLayer {
+    /// The surface.
+    pub surface: WlSurface,
+    /// Its identity for damage tracking.
+    pub id: Id,
+    /// Its buffer; a clone held anywhere keeps `wl_buffer.release` back.
+    pub buffer: Buffer,
+    /// The dma-buf behind the buffer, if it is one.
+    pub dmabuf: Option<Dmabuf>,
+    /// Changes with every commit that changes the content.
+    pub commit: CommitCounter,
+    /// Damage by commit, in buffer pixels.
+    pub damage: DamageSnapshot<i32, BufferCoords>,
+    /// What is shown, in pixels of the buffer as it lies in memory.
+    pub src: Rectangle<f64, BufferCoords>,
+    /// Where it is shown, in pixels of the output.
+    pub dst: Rectangle<i32, Physical>,
+    /// wl_surface.set_buffer_transform.
+    pub transform: Transform,
+    /// The first row in memory is the bottom row of the picture.
+    pub y_invert: bool,
+    /// Opaque parts, relative to `dst`.
+    pub opaque_regions: Vec<Rectangle<i32, Physical>>,
+    /// The opaque parts cover all of it.
+    pub opaque: bool,
+}
+
+impl SurfaceLayer {
+    /// The transform from memory to picture: the buffer transform after a possible vertical flip.
+    pub fn memory_transform(&self) -> Transform {
+        if self.y_invert { Transform::Flipped180 + self.transform } else { self.transform }
+    }
+
+    /// The source rectangle in 16.16 fixed point.
+    pub fn source_rect(&self) -> SourceRect {
+        let fixed = |v: f64| (v.max(0.0) * 65536.0).round() as u32;
+        SourceRect {
+            x: fixed(self.src.loc.x),
+            y: fixed(self.src.loc.y),
+            w: fixed(self.src.size.w),
+            h: fixed(self.src.size.h),
+        }
+    }
+
+    /// The destination in the planner's terms.
+    pub fn dst_rect(&self) -> Rect {
+        rect(self.dst)
+    }
+}
+
+/// Translates a rectangle of output pixels.
+pub fn rect(r: Rectangle<i32, Physical>) -> Rect {
+    Rect::new(r.loc.x, r.loc.y, r.size.w.max(0) as u32, r.size.h.max(0) as u32)
+}
+
+/// Appends the layers of a surface and its subsurfaces, topmost first, with the surface's origin at `location`
+/// (output pixels); layers that lie outside the output are left out.
+pub fn collect_tree(
+    out: &mut Vec<SurfaceLayer>,
+    root: &WlSurface,
+    location: Point<i32, Physical>,
+    output: Size<i32, Physical>,
+) {
+    let offset = |state: &RendererSurfaceState| state.view().map(|v| v.offset.to_physical(1));
+    with_surface_tree_downward(
+        root,
+        location,
+        |_, states, location| {
+            let view = states.data_map.get::<RendererSurfaceStateUserData>().and_then(|s| offset(&lock(s)));
+            match view {
+                Some(offset) => TraversalAction::DoChildren(*location + offset),
+                None => TraversalAction::SkipChildren,
+            }
+        },
+        |surface, states, location| {
+            let Some(state) = states.data_map.get::<RendererSurfaceStateUserData>() else { return };
+            let state = lock(state);
+            let Some(offset) = offset(&state) else { return };
+            if let Some(layer) = layer(surface, &state, *location + offset)
+                && layer.dst.overlaps(Rectangle::from_size(output))
+            {
+                out.push(layer);
+            }
+        },
+        |_, _, _| true,
+    );
+}
+
+fn layer(
+    surface: &WlSurface,
+    state: &RendererSurfaceState,
+    location: Point<i32, Physical>,
+) -> Option<SurfaceLayer> {
+    let (buffer, view, size) = (state.buffer()?.clone(), state.view()?, state.buffer_size()?);
+    let dmabuf = get_dmabuf(&buffer).ok().cloned();
+    let (transform, scale) = (state.buffer_transform(), state.buffer_scale());
+    let mut src = view.src.to_buffer(f64::from(scale), transform, &size.to_f64());
+    let y_invert = dmabuf.as_ref().is_some_and(Dmabuf::y_inverted);
+    if let (true, Some(dmabuf)) = (y_invert, &dmabuf) {
+        src.loc.y = f64::from(dmabuf.size().h) - src.loc.y - src.size.h;
+    }
+    let dst = Rectangle::new(location, view.dst.to_physical(1));
+    let opaque_regions: Vec<_> =
+        state.opaque_regions().unwrap_or_default().iter().map(|r| r.to_physical(1)).collect();
+    let whole = Rectangle::from_size(dst.size);
+    let opaque = whole.subtract_rects(opaque_regions.iter().copied()).is_empty();
+    Some(SurfaceLayer {
+        surface: surface.clone(),
+        id: Id::from_wayland_resource(surface),
+        buffer,
+        dmabuf,
+        commit: state.current_commit(),
+        damage: state.damage(),
+        src,
+        dst,
+        transform,
+        y_invert,
+        opaque_regions,
+        opaque,
+    })
+}

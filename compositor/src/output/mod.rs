@@ -1,0 +1,463 @@
+//! What an output shows and when: the redraw state machine, the plan, and the frames in flight.
+//!
+//! ```text
+//!            commit, input, …                 nothing changed
+//!   Idle ───────────────────────> Queued ─────────────────────> Estimated ──(timer)──> Idle or Queued
+//!    ^                              │ submitted
+//!    └──── vertical blank ──── Waiting { again: false }
+//!          Queued <─────────── Waiting { again: true }
+//! ```
+//!
+//! It owns the frames: the one on screen and the one that is pending each hold their client buffers and
+//! framebuffers, and `wl_buffer.release` goes out when the last of them is dropped. It does not know how a frame
+//! reaches the screen ([`crate::backend`]) nor where windows are ([`crate::shell`]).
+
+pub mod layers;
+mod present;
+mod stats;
+
+use std::time::Duration;
+
+use drm_prime::scanout::{
+    self, Layer, Plan, PlaneType, PrimaryContent, Rect, Refusal, Scannable, SourceRect,
+};
+use smithay::backend::renderer::Color32F;
+use smithay::backend::renderer::damage::OutputDamageTracker;
+use smithay::backend::renderer::utils::Buffer;
+use smithay::output::{Mode as WlMode, Output, PhysicalProperties, Subpixel};
+use smithay::reexports::wayland_server::Resource;
+use smithay::reexports::wayland_server::protocol::wl_surface::WlSurface;
+use smithay::utils::{Logical, Physical, Point, Rectangle, Size, Transform};
+use smithay::wayland::presentation::PresentationFeedbackCallback;
+
+use crate::backend::{Backend, Canvas, FrameSpec, OutputId, PlaneUpdate, ScanoutBuffer, SubmitError};
+use crate::cursor::{CursorLayer, PLANE_SIZE};
+use crate::render::{BACKGROUND, Painter};
+
+use layers::SurfaceLayer;
+pub use present::frame_done;
+pub use stats::SurfaceStats;
+
+/// Where an output is in its cycle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Redraw {
+    /// Nothing to do.
+    Idle,
+    /// A redraw runs at the end of this turn of the event loop.
+    Queued,
+    /// A frame is pending; `again` if another one is wanted after it.
+    Waiting {
+        /// Something changed since.
+        again: bool,
+    },
+    /// Nothing was submitted; a timer stands in for the vertical blank.
+    Estimated {
+        /// Something changed since.
+        again: bool,
+    },
+}
+
+/// A surface's part in a frame.
+#[derive(Debug)]
+pub struct Shown {
+    surface: WlSurface,
+    zero_copy: bool,
+    /// The frame brings new content of this surface.
+    fresh: bool,
+    feedback: Vec<PresentationFeedbackCallback>,
+}
+
+/// A submitted frame with everything it keeps alive.
+#[derive(Debug, Default)]
+struct Frame {
+    spec: FrameSpec,
+    shown: Vec<Shown>,
+    /// Client buffers that planes scan out: dropped, and so released, with the frame.
+    _buffers: Vec<Buffer>,
+}
+
+#[derive(Debug)]
+struct CachedPlan {
+    layers: Vec<Layer>,
+    cursor_on_plane: bool,
+    plan: Plan,
+}
+
+/// An output.
+#[derive(Debug)]
+pub struct OutputState {
+    /// Its Wayland side.
+    pub output: Output,
+    /// Its backend side.
+    pub id: OutputId,
+    /// Size of its picture in pixels.
+    pub size: Size<i32, Physical>,
+    /// Where it is in the space of all outputs.
+    pub position: Point<i32, Logical>,
+    /// From one vertical blank to the next.
+    pub refresh: Duration,
+    /// Where it is in its cycle.
+    pub redraw: Redraw,
+    /// Frames shown.
+    pub frames: u64,
+    tracker: OutputDamageTracker,
+    cursor_tracker: OutputDamageTracker,
+    cursor_plane_tried: bool,
+    cursor_plane_works: bool,
+    plan: Option<CachedPlan>,
+    current: Frame,
+    pending: Option<Frame>,
+    /// What composition drew last, while it is up to date.
+    composed: Option<ScanoutBuffer>,
+}
+
+/// What came of a redraw.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Drawn {
+    /// A frame is pending.
+    Submitted,
+    /// Nothing changed.
+    Unchanged,
+    /// Nothing could be shown now; what is on screen stays.
+    Failed,
+}
+
+/// The parts of the compositor that a redraw borrows.
+#[derive(Debug)]
+pub struct RedrawParts<'a> {
+    /// Where the frame goes.
+    pub backend: &'a mut Backend,
+    /// What composites.
+    pub painter: &'a mut Painter,
+    /// The pointer's image, if it is on this output.
+    pub cursor: Option<CursorLayer>,
+    /// Copy on purpose while claiming zero-copy: the checker of the demo must notice.
+    pub copy_on_purpose: bool,
+}
+
+impl OutputState {
+    /// Makes the Wayland side of an output.
+    pub fn new(name: String, id: OutputId, size: (u32, u32), mm: (u32, u32), refresh: Duration) -> Self {
+        let size: Size<i32, Physical> = (size.0 as i32, size.1 as i32).into();
+        let physical = PhysicalProperties {
+            size: (mm.0 as i32, mm.1 as i32).into(),
+            subpixel: Subpixel::Unknown,
+            make: "unknown".into(),
+            model: name.clone(),
+        };
+        let output = Output::new(name, physical);
+        let millihertz = 1_000_000_000_000u128.checked_div(refresh.as_nanos()).unwrap_or(60_000);
+        let mode = WlMode { size, refresh: i32::try_from(millihertz).unwrap_or(60_000) };
+        output.change_current_state(Some(mode), Some(Transform::Normal), None, Some((0, 0).into()));
+        output.set_preferred(mode);
+        let tracker = OutputDamageTracker::from_output(&output);
+        Self {
+            output,
+            id,
+            size,
+            position: (0, 0).into(),
+            refresh,
+            redraw: Redraw::Idle,
+            frames: 0,
+            tracker,
+            cursor_tracker: OutputDamageTracker::new(
+                (PLANE_SIZE as i32, PLANE_SIZE as i32),
+                1.0,
+                Transform::Normal,
+            ),
+            cursor_plane_tried: false,
+            cursor_plane_works: true,
+            plan: None,
+            current: Frame::default(),
+            pending: None,
+            composed: None,
+        }
+    }
+
+    /// The part of the space of all outputs that it shows.
+    pub fn geometry(&self) -> Rectangle<i32, Logical> {
+        Rectangle::new(self.position, self.size.to_logical(1))
+    }
+
+    /// Notes that something changed. Returns whether a redraw must be queued in the event loop.
+    pub fn want_redraw(&mut self) -> bool {
+        match &mut self.redraw {
+            Redraw::Idle => {
+                self.redraw = Redraw::Queued;
+                true
+            }
+            Redraw::Queued => false,
+            Redraw::Waiting { again } | Redraw::Estimated { again } => {
+                *again = true;
+                false
+            }
+        }
+    }
+
+    /// Forgets a pending frame whose event will not count, and what is on screen: somebody else was master.
+    pub fn reset(&mut self) {
+        self.pending = None;
+        self.redraw = Redraw::Idle;
+        self.plan = None;
+    }
+
+    /// What the planes show now: plane, framebuffer, and whether it is the client's own buffer.
+    pub fn planes(&self) -> impl Iterator<Item = &PlaneUpdate> {
+        self.current.spec.planes.iter()
+    }
+
+    /// Draws and submits a frame of `layers` (topmost first).
+    pub fn draw(&mut self, layers: Vec<SurfaceLayer>, parts: &mut RedrawParts<'_>) -> Drawn {
+        let (requests, buffers) = requests(&layers, parts.backend);
+        let output = Rect::new(0, 0, self.size.w as u32, self.size.h as u32);
+        let cursor_plane = self.cursor_plane(parts);
+        let stale = self
+            .plan
+            .as_ref()
+            .is_none_or(|p| p.layers != requests || p.cursor_on_plane != cursor_plane.is_some());
+        if stale {
+            let plan = self.plan(&requests, &layers, &buffers, output, cursor_plane.as_ref(), parts);
+            self.plan = Some(CachedPlan { layers: requests, cursor_on_plane: cursor_plane.is_some(), plan });
+            stats::record_plan(&layers, self.plan.as_ref().map(|p| (&p.plan, &p.layers)));
+        }
+        let Some(cached) = self.plan.as_ref() else { return Drawn::Failed };
+        let plan = if parts.copy_on_purpose {
+            Plan::composite_all(&cached.layers, output)
+        } else {
+            cached.plan.clone()
+        };
+        let claimed = cached.plan.clone();
+
+        if plan.primary == PrimaryContent::Composited {
+            match self.compose(&layers, &plan, cursor_plane.is_none(), parts) {
+                Ok(buffer) => self.composed = Some(buffer),
+                Err(SubmitError::Busy | SubmitError::Inactive) => return Drawn::Failed,
+                Err(err) => {
+                    tracing::error!(%err, output = self.output.name(), "cannot compose");
+                    return Drawn::Failed;
+                }
+            }
+        }
+        let Some(mut spec) = self.spec(&plan, &layers, &buffers, self.composed.as_ref(), parts.backend)
+        else {
+            return Drawn::Failed;
+        };
+        spec.planes.extend(cursor_plane);
+        self.submit(spec, layers, &plan, &claimed, parts)
+    }
+
+    fn submit(
+        &mut self,
+        spec: FrameSpec,
+        layers: Vec<SurfaceLayer>,
+        plan: &Plan,
+        claimed: &Plan,
+        parts: &mut RedrawParts<'_>,
+    ) -> Drawn {
+        let wants_event = layers.iter().take(plan.visible).any(|l| present::has_feedback(&l.surface));
+        if spec == self.current.spec && !wants_event && self.frames > 0 {
+            return Drawn::Unchanged;
+        }
+        match parts.backend.submit(self.id, &spec, &self.current.spec) {
+            Ok(()) => {}
+            Err(SubmitError::Inactive | SubmitError::Busy) => return Drawn::Failed,
+            Err(err) => {
+                tracing::error!(%err, output = self.output.name(), "cannot show a frame");
+                self.plan = None;
+                return Drawn::Failed;
+            }
+        }
+        let mut shown = Vec::with_capacity(plan.visible);
+        let mut buffers = Vec::new();
+        for (index, layer) in layers.into_iter().enumerate().take(plan.visible) {
+            let zero_copy = claimed.planes[index].is_some();
+            shown.push(Shown {
+                zero_copy,
+                fresh: stats::take_fresh(&layer),
+                feedback: present::take_feedback(&layer.surface),
+                surface: layer.surface,
+            });
+            if plan.planes[index].is_some() {
+                buffers.push(layer.buffer);
+            }
+        }
+        self.pending = Some(Frame { spec, shown, _buffers: buffers });
+        self.redraw = Redraw::Waiting { again: false };
+        Drawn::Submitted
+    }
+
+    /// The pending frame is on screen. Returns whether another redraw is wanted.
+    pub fn frame_shown(&mut self, time: Duration, sequence: u32) -> bool {
+        let Some(mut frame) = self.pending.take() else { return false };
+        for shown in frame.shown.drain(..).filter(|s| s.surface.is_alive()) {
+            stats::record_shown(&shown);
+            present::presented(&self.output, shown, time, self.refresh, sequence);
+        }
+        self.current = frame;
+        self.frames += 1;
+        let again = matches!(self.redraw, Redraw::Waiting { again: true });
+        self.redraw = Redraw::Idle;
+        again
+    }
+
+    fn plan(
+        &self,
+        requests: &[Layer],
+        layers: &[SurfaceLayer],
+        buffers: &[Option<ScanoutBuffer>],
+        output: Rect,
+        cursor: Option<&PlaneUpdate>,
+        parts: &mut RedrawParts<'_>,
+    ) -> Plan {
+        let planes = parts.backend.planes(self.id).to_vec();
+        let placeholder = match &self.composed {
+            Some(buffer) => buffer.clone(),
+            None => match parts.backend.any_target(self.id) {
+                Ok(buffer) => buffer,
+                Err(err) => {
+                    tracing::error!(%err, "no memory for composition");
+                    return Plan::composite_all(requests, output);
+                }
+            },
+        };
+        let plan = scanout::plan(&planes, requests, output, |plan| {
+            let spec = self.spec(plan, layers, buffers, Some(&placeholder), parts.backend);
+            let mut spec = spec.ok_or(rustix::io::Errno::INVAL)?;
+            spec.planes.extend(cursor.cloned());
+            parts.backend.test(self.id, &spec)
+        });
+        tracing::debug!(output = self.output.name(), planes = ?plan.planes, "planned");
+        plan
+    }
+
+    fn spec(
+        &self,
+        plan: &Plan,
+        layers: &[SurfaceLayer],
+        buffers: &[Option<ScanoutBuffer>],
+        composed: Option<&ScanoutBuffer>,
+        backend: &Backend,
+    ) -> Option<FrameSpec> {
+        let mut spec = FrameSpec::default();
+        if plan.primary == PrimaryContent::Composited {
+            let primary = backend.planes(self.id).iter().find(|p| p.kind == PlaneType::Primary)?;
+            let (w, h) = (self.size.w as u32, self.size.h as u32);
+            spec.planes.push(PlaneUpdate {
+                plane: primary.id,
+                buffer: composed?.clone(),
+                src: SourceRect { x: 0, y: 0, w: w << 16, h: h << 16 },
+                dst: Rect::new(0, 0, w, h),
+                reflect_y: false,
+                commit: None,
+            });
+        }
+        for (index, plane) in plan.planes.iter().enumerate().take(plan.visible) {
+            let (Some(plane), layer) = (*plane, &layers[index]) else { continue };
+            spec.planes.push(PlaneUpdate {
+                plane,
+                buffer: buffers[index].clone()?,
+                src: layer.source_rect(),
+                dst: layer.dst_rect(),
+                reflect_y: layer.y_invert,
+                commit: Some(layer.commit),
+            });
+        }
+        Some(spec)
+    }
+
+    /// Draws the pointer for the cursor plane, if there is one and the image fits it.
+    fn cursor_plane(&mut self, parts: &mut RedrawParts<'_>) -> Option<PlaneUpdate> {
+        let cursor = parts.cursor.as_ref().filter(|c| self.cursor_plane_works && c.fits_plane())?;
+        let planes = parts.backend.planes(self.id);
+        let plane = planes.iter().find(|p| p.kind == PlaneType::Cursor)?.id;
+        let (painter, tracker) = (&mut *parts.painter, &mut self.cursor_tracker);
+        let transparent = Color32F::TRANSPARENT;
+        let drawn = parts.backend.compose(self.id, Canvas::Cursor, &mut |image, age| {
+            painter.draw(tracker, image, age, &cursor.elements, transparent).unwrap_or(false)
+        });
+        let side = PLANE_SIZE;
+        let update = PlaneUpdate {
+            plane,
+            buffer: drawn.ok()?,
+            src: SourceRect { x: 0, y: 0, w: side << 16, h: side << 16 },
+            dst: Rect::new(cursor.position.x, cursor.position.y, side, side),
+            reflect_y: false,
+            commit: None,
+        };
+        if !self.cursor_plane_tried {
+            let primary = parts.backend.any_target(self.id).ok()?;
+            let all = Plan::composite_all(&[], Rect::default());
+            let mut spec = self.spec(&all, &[], &[], Some(&primary), parts.backend)?;
+            spec.planes.push(update.clone());
+            self.cursor_plane_tried = true;
+            if let Err(err) = parts.backend.test(self.id, &spec) {
+                tracing::info!(%err, output = self.output.name(), "cursor plane refused, cursor is composited");
+                self.cursor_plane_works = false;
+                return None;
+            }
+        }
+        Some(update)
+    }
+
+    fn compose(
+        &mut self,
+        layers: &[SurfaceLayer],
+        plan: &Plan,
+        with_cursor: bool,
+        parts: &mut RedrawParts<'_>,
+    ) -> Result<ScanoutBuffer, SubmitError> {
+        let mut elements = Vec::new();
+        if let (true, Some(cursor)) = (with_cursor, parts.cursor.take()) {
+            elements.extend(cursor.placed());
+        }
+        for index in plan.composited() {
+            match parts.painter.element(&layers[index]) {
+                Ok(element) => elements.push(element),
+                Err(err) => {
+                    tracing::debug!(%err, surface = layers[index].surface.id().protocol_id(), "layer not drawn");
+                }
+            }
+        }
+        let (painter, tracker) = (&mut *parts.painter, &mut self.tracker);
+        let mut failure = None;
+        let buffer = parts.backend.compose(self.id, Canvas::Primary, &mut |image, age| match painter
+            .draw(tracker, image, age, &elements, BACKGROUND)
+        {
+            Ok(changed) => changed,
+            Err(err) => {
+                failure = Some(err);
+                false
+            }
+        })?;
+        if let Some(err) = failure {
+            tracing::warn!(%err, "composition failed");
+        }
+        Ok(buffer)
+    }
+}
+
+/// What each layer asks of the planner, and the buffer a plane would show for it.
+fn requests(layers: &[SurfaceLayer], backend: &mut Backend) -> (Vec<Layer>, Vec<Option<ScanoutBuffer>>) {
+    let mut requests = Vec::with_capacity(layers.len());
+    let mut buffers = Vec::with_capacity(layers.len());
+    for layer in layers {
+        let buffer = match &layer.dmabuf {
+            None => Err(Refusal::NotDmabuf),
+            Some(_) if layer.transform != Transform::Normal => Err(Refusal::Transform),
+            Some(dmabuf) => backend.framebuffer(dmabuf, layer.opaque),
+        };
+        let content = buffer.as_ref().map_err(Clone::clone).map(|b| Scannable {
+            format: b.format(),
+            modifier: b.modifier(),
+            y_invert: layer.y_invert,
+        });
+        requests.push(Layer {
+            dst: layer.dst_rect(),
+            src: layer.source_rect(),
+            opaque: layer.opaque,
+            content,
+        });
+        buffers.push(buffer.ok());
+    }
+    (requests, buffers)
+}

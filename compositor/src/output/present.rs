@@ -1,0 +1,48 @@
+//! Presentation feedback and frame callbacks of the surfaces in a frame.
+
+use std::time::Duration;
+
+use smithay::output::Output;
+use smithay::reexports::wayland_protocols::wp::presentation_time::server::wp_presentation_feedback::Kind;
+use smithay::reexports::wayland_server::protocol::wl_surface::WlSurface;
+use smithay::wayland::compositor::{SurfaceAttributes, with_states};
+use smithay::wayland::presentation::{
+    PresentationFeedbackCachedState, PresentationFeedbackCallback, Refresh,
+};
+
+use super::Shown;
+
+/// Tells whether a client waits to hear when the surface's content is shown.
+pub fn has_feedback(surface: &WlSurface) -> bool {
+    with_states(surface, |states| {
+        !states.cached_state.get::<PresentationFeedbackCachedState>().current().callbacks.is_empty()
+    })
+}
+
+/// Takes the feedback of the content that a frame is about to show.
+pub fn take_feedback(surface: &WlSurface) -> Vec<PresentationFeedbackCallback> {
+    with_states(surface, |states| {
+        std::mem::take(&mut states.cached_state.get::<PresentationFeedbackCachedState>().current().callbacks)
+    })
+}
+
+/// Tells a client that its content is on screen, and how it got there.
+pub fn presented(output: &Output, shown: Shown, time: Duration, refresh: Duration, sequence: u32) {
+    let mut flags = Kind::Vsync | Kind::HwClock | Kind::HwCompletion;
+    if shown.zero_copy {
+        flags |= Kind::ZeroCopy;
+    }
+    for callback in shown.feedback {
+        callback.presented(output, time, Refresh::fixed(refresh), u64::from(sequence), flags);
+    }
+}
+
+/// Tells a client to draw its next frame; `time` in milliseconds of CLOCK_MONOTONIC.
+pub fn frame_done(surface: &WlSurface, time: u32) {
+    with_states(surface, |states| {
+        let mut guard = states.cached_state.get::<SurfaceAttributes>();
+        for callback in guard.current().frame_callbacks.drain(..) {
+            callback.done(time);
+        }
+    });
+}

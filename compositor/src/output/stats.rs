@@ -1,0 +1,69 @@
+//! Per surface: frames shown, how many of them zero-copy, which plane, and why not another.
+
+use std::sync::Mutex;
+
+use drm_prime::scanout::{Layer, Plan};
+use smithay::backend::renderer::utils::CommitCounter;
+use smithay::reexports::wayland_server::protocol::wl_surface::WlSurface;
+use smithay::wayland::compositor::with_states;
+
+use super::Shown;
+use super::layers::SurfaceLayer;
+use crate::lock;
+
+/// What is known of a surface's way to the screen.
+#[derive(Clone, Debug, Default)]
+pub struct SurfaceStats {
+    /// Frames with new content of the surface that were shown.
+    pub presented: u64,
+    /// Those of them in which a plane showed the client's buffer itself.
+    pub zero_copy: u64,
+    /// The plane it is on, if any.
+    pub plane: Option<u32>,
+    /// Why it is not on a plane.
+    pub reason: Option<String>,
+    last: Option<CommitCounter>,
+}
+
+fn with_stats<T>(surface: &WlSurface, f: impl FnOnce(&mut SurfaceStats) -> T) -> T {
+    with_states(surface, |states| {
+        f(&mut lock(states.data_map.get_or_insert_threadsafe(Mutex::<SurfaceStats>::default)))
+    })
+}
+
+impl SurfaceStats {
+    /// A copy of a surface's figures.
+    pub fn of(surface: &WlSurface) -> Self {
+        with_stats(surface, |stats| stats.clone())
+    }
+}
+
+/// Notes where a new plan puts each layer.
+pub fn record_plan(layers: &[SurfaceLayer], plan: Option<(&Plan, &Vec<Layer>)>) {
+    let Some((plan, _)) = plan else { return };
+    for (index, layer) in layers.iter().enumerate() {
+        let reason = plan.planes[index].is_none().then(|| match plan.reason(index) {
+            Some(refusal) => refusal.to_string(),
+            None => "hidden behind an opaque layer".to_owned(),
+        });
+        with_stats(&layer.surface, |stats| {
+            stats.plane = plan.planes[index].map(std::num::NonZeroU32::get);
+            stats.reason = reason;
+        });
+    }
+}
+
+/// Tells whether a layer's content is newer than in the frame before.
+pub fn take_fresh(layer: &SurfaceLayer) -> bool {
+    with_stats(&layer.surface, |stats| stats.last.replace(layer.commit) != Some(layer.commit))
+}
+
+/// Counts a frame that is on screen.
+pub fn record_shown(shown: &Shown) {
+    if shown.fresh {
+        with_stats(&shown.surface, |stats| {
+            stats.presented += 1;
+            stats.zero_copy += u64::from(shown.zero_copy);
+        });
+    }
+}

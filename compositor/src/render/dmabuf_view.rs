@@ -1,0 +1,188 @@
+//! A readable view of a client's dma-buf: mapped from offset 0, bracketed by DMA_BUF_IOCTL_SYNC.
+//!
+//! It owns the mappings. Mapping at the plane's offset is not an option: dma-bufs of shmem GEM objects (vgem, vkms,
+//! virtio-gpu) ignore the offset of mmap and always show page 0.
+#![allow(unsafe_code)]
+
+use std::os::fd::AsFd as _;
+
+use drm_prime::{Mapping, format};
+use smithay::backend::allocator::Buffer as _;
+use smithay::backend::allocator::dmabuf::{Dmabuf, DmabufSyncFlags, WeakDmabuf};
+
+/// Why a dma-buf cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ViewError {
+    /// mmap or lseek failed.
+    #[error("cannot map the dma-buf: {0}")]
+    Map(#[from] std::io::Error),
+    /// The file is smaller than the planes say.
+    #[error("plane {plane} needs {needed} bytes of a file of {size}")]
+    TooSmall {
+        /// Index of the buffer plane.
+        plane: usize,
+        /// Bytes needed from the start of the file.
+        needed: u64,
+        /// Size of the file.
+        size: u64,
+    },
+    /// The format's layout is not known.
+    #[error("unknown format layout")]
+    Layout,
+    /// The buffer is gone, or DMA_BUF_IOCTL_SYNC failed.
+    #[error("cannot begin reading the dma-buf")]
+    Sync,
+    /// Pixman cannot take the address or stride.
+    #[error("pixman cannot read a stride of {stride} bytes at offset {offset}")]
+    Alignment {
+        /// Bytes per row.
+        stride: u32,
+        /// Offset of the first row.
+        offset: u32,
+    },
+}
+
+/// One plane's bytes, from its first row on.
+#[derive(Clone, Copy, Debug)]
+pub struct PlaneBytes<'a> {
+    /// `stride` bytes a row, all rows of the plane.
+    pub bytes: &'a [u8],
+    /// Bytes per row.
+    pub stride: u32,
+}
+
+#[derive(Debug)]
+struct PlaneView {
+    mapping: usize,
+    offset: u32,
+    stride: u32,
+    len: usize,
+}
+
+/// A mapped dma-buf; dropped with its `wl_buffer`.
+#[derive(Debug)]
+pub struct DmabufView {
+    dmabuf: WeakDmabuf,
+    mappings: Vec<Mapping>,
+    planes: Vec<PlaneView>,
+    width: usize,
+    height: usize,
+}
+
+impl DmabufView {
+    /// Maps every plane of `dmabuf`, each file from offset 0.
+    ///
+    /// # Errors
+    /// When a file cannot be mapped or is smaller than the planes say.
+    pub fn new(dmabuf: &Dmabuf) -> Result<Self, ViewError> {
+        let size = dmabuf.size();
+        let (width, height) = (size.w.max(0) as u32, size.h.max(0) as u32);
+        let info = format::info(dmabuf.format().code).ok_or(ViewError::Layout)?;
+        let mut view = Self {
+            dmabuf: dmabuf.weak(),
+            mappings: Vec::new(),
+            planes: Vec::new(),
+            width: width as usize,
+            height: height as usize,
+        };
+        let planes = dmabuf.handles().zip(dmabuf.offsets().zip(dmabuf.strides()));
+        for (plane, (fd, (offset, stride))) in planes.enumerate() {
+            let mapping = Mapping::of_dmabuf(fd.as_fd(), false)?;
+            let size = mapping.len() as u64;
+            let rows = info.plane_rows(plane, height);
+            // The last row may end before its stride does.
+            let needed = info.plane_end(plane, width, height, offset, stride);
+            if needed > size || info.min_stride(plane, width) > u64::from(stride) {
+                return Err(ViewError::TooSmall { plane, needed, size });
+            }
+            let len = (u64::from(stride) * rows).min(size - u64::from(offset)) as usize;
+            view.mappings.push(mapping);
+            view.planes.push(PlaneView { mapping: plane, offset, stride, len });
+        }
+        Ok(view)
+    }
+
+    /// Begins a CPU read on every plane; the guard ends it.
+    pub(super) fn begin_read(&self) -> Result<ReadGuard, ViewError> {
+        let dmabuf = self.dmabuf.upgrade().ok_or(ViewError::Sync)?;
+        let mut guard = ReadGuard { dmabuf, begun: 0 };
+        for plane in 0..self.planes.len() {
+            let result = guard.dmabuf.sync_plane(plane, DmabufSyncFlags::START | DmabufSyncFlags::READ);
+            // A memfd of the software device has no such ioctl and needs none.
+            if result.is_ok() {
+                guard.begun |= 1 << plane;
+            }
+        }
+        Ok(guard)
+    }
+
+    /// Calls `f` with the bytes of every plane, inside a CPU read.
+    ///
+    /// # Errors
+    /// When the buffer is gone.
+    pub fn read<T>(&self, f: impl FnOnce(&[PlaneBytes<'_>]) -> T) -> Result<T, ViewError> {
+        let _guard = self.begin_read()?;
+        let planes: Vec<PlaneBytes<'_>> = self
+            .planes
+            .iter()
+            .map(|plane| {
+                let base = self.mappings[plane.mapping].as_ptr();
+                // SAFETY: `new` checked offset + len against the mapping. The client may write meanwhile; the
+                // bytes are only ever used as pixel values, so a torn value is a wrong pixel, nothing more.
+                let bytes = unsafe { std::slice::from_raw_parts(base.add(plane.offset as usize), plane.len) };
+                PlaneBytes { bytes, stride: plane.stride }
+            })
+            .collect();
+        Ok(f(&planes))
+    }
+
+    /// Calls `f` with plane 0 as a Pixman image, inside a CPU read.
+    ///
+    /// # Errors
+    /// When the buffer is gone or Pixman cannot take its layout.
+    pub fn with_image<T>(
+        &self,
+        code: pixman::FormatCode,
+        f: impl FnOnce(&pixman::Image<'static, 'static>) -> T,
+    ) -> Result<T, ViewError> {
+        let _guard = self.begin_read()?;
+        Ok(f(&self.image(code)?))
+    }
+
+    /// A Pixman image over plane 0, for reading only and only while `self` lives.
+    pub(super) fn image(
+        &self,
+        code: pixman::FormatCode,
+    ) -> Result<pixman::Image<'static, 'static>, ViewError> {
+        let plane = self.planes.first().ok_or(ViewError::Layout)?;
+        if plane.stride % 4 != 0 || plane.offset % 4 != 0 {
+            return Err(ViewError::Alignment { stride: plane.stride, offset: plane.offset });
+        }
+        let base = self.mappings[plane.mapping].as_ptr();
+        // SAFETY: `new` checked that height rows of stride bytes (the last one at least as wide as the picture)
+        // lie in the mapping. The image is used as a source only, and its owner (an element or a cached texture)
+        // keeps an Arc of this view beside it.
+        unsafe {
+            let bits = base.add(plane.offset as usize).cast::<u32>();
+            pixman::Image::from_raw_mut(code, self.width, self.height, bits, plane.stride as usize, false)
+        }
+        .map_err(|_| ViewError::Alignment { stride: plane.stride, offset: plane.offset })
+    }
+}
+
+/// Ends a CPU read when dropped.
+#[derive(Debug)]
+pub(super) struct ReadGuard {
+    dmabuf: Dmabuf,
+    begun: u8,
+}
+
+impl Drop for ReadGuard {
+    fn drop(&mut self) {
+        for plane in (0..8).filter(|p| self.begun & (1 << p) != 0) {
+            if self.dmabuf.sync_plane(plane, DmabufSyncFlags::END | DmabufSyncFlags::READ).is_err() {
+                tracing::debug!("cannot end a cpu read");
+            }
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! The element that draws one composited layer: a texture, its damage and its place.
+
+use std::sync::Arc;
+
+use smithay::backend::renderer::Frame;
+use smithay::backend::renderer::element::{Element, Id, RenderElement};
+use smithay::backend::renderer::pixman::{PixmanError, PixmanFrame, PixmanRenderer, PixmanTexture};
+use smithay::backend::renderer::utils::{CommitCounter, DamageSet, DamageSnapshot, OpaqueRegions};
+use smithay::utils::{Buffer as BufferCoords, Physical, Point, Rectangle, Scale, Transform};
+
+use super::DmabufView;
+use crate::output::layers::SurfaceLayer;
+
+/// A composited layer.
+#[derive(Debug)]
+pub struct LayerElement {
+    id: Id,
+    commit: CommitCounter,
+    damage: DamageSnapshot<i32, BufferCoords>,
+    src: Rectangle<f64, BufferCoords>,
+    dst: Rectangle<i32, Physical>,
+    transform: Transform,
+    opaque: Vec<Rectangle<i32, Physical>>,
+    texture: PixmanTexture,
+    view: Option<Arc<DmabufView>>,
+}
+
+impl LayerElement {
+    pub(super) fn new(layer: &SurfaceLayer, texture: PixmanTexture, view: Option<Arc<DmabufView>>) -> Self {
+        Self {
+            id: layer.id.clone(),
+            commit: layer.commit,
+            damage: layer.damage.clone(),
+            src: layer.src,
+            dst: layer.dst,
+            transform: layer.memory_transform(),
+            opaque: layer.opaque_regions.clone(),
+            texture,
+            view,
+        }
+    }
+
+    /// An element with contents that never change, at `place`.
+    pub fn still(
+        id: Id,
+        commit: CommitCounter,
+        texture: PixmanTexture,
+        place: Rectangle<i32, Physical>,
+    ) -> Self {
+        let (w, h) = (f64::from(place.size.w), f64::from(place.size.h));
+        Self {
+            id,
+            commit,
+            damage: DamageSnapshot::empty(),
+            src: Rectangle::from_size((w, h).into()),
+            dst: place,
+            transform: Transform::Normal,
+            opaque: Vec::new(),
+            texture,
+            view: None,
+        }
+    }
+
+    /// Where it is drawn.
+    pub fn place(&self) -> Rectangle<i32, Physical> {
+        self.dst
+    }
+
+    /// The element, moved by `by`.
+    #[must_use]
+    pub fn moved(mut self, by: Point<i32, Physical>) -> Self {
+        self.dst.loc += by;
+        self
+    }
+}
+
+impl Element for LayerElement {
+    fn id(&self) -> &Id {
+        &self.id
+    }
+
+    fn current_commit(&self) -> CommitCounter {
+        self.commit
+    }
+
+    fn src(&self) -> Rectangle<f64, BufferCoords> {
+        self.src
+    }
+
+    fn transform(&self) -> Transform {
+        self.transform
+    }
+
+    fn geometry(&self, _scale: Scale<f64>) -> Rectangle<i32, Physical> {
+        self.dst
+    }
+
+    fn damage_since(&self, scale: Scale<f64>, commit: Option<CommitCounter>) -> DamageSet<i32, Physical> {
+        let whole = Rectangle::from_size(self.geometry(scale).size);
+        // Buffer damage maps to the output by a plain scale only without a transform; the rest is redrawn whole.
+        let (Some(damage), Transform::Normal) = (self.damage.damage_since(commit), self.transform) else {
+            return if commit == Some(self.commit) {
+                DamageSet::default()
+            } else {
+                DamageSet::from_slice(&[whole])
+            };
+        };
+        if self.src.size.w <= 0.0 || self.src.size.h <= 0.0 {
+            return DamageSet::default();
+        }
+        let sx = f64::from(self.dst.size.w) / self.src.size.w;
+        let sy = f64::from(self.dst.size.h) / self.src.size.h;
+        let scaled = (sx, sy) != (1.0, 1.0);
+        let rects: Vec<_> = damage
+            .into_iter()
+            .filter_map(|rect| rect.to_f64().intersection(self.src))
+            .filter_map(|rect| {
+                let left = ((rect.loc.x - self.src.loc.x) * sx).floor() as i32;
+                let top = ((rect.loc.y - self.src.loc.y) * sy).floor() as i32;
+                let right = ((rect.loc.x + rect.size.w - self.src.loc.x) * sx).ceil() as i32;
+                let bottom = ((rect.loc.y + rect.size.h - self.src.loc.y) * sy).ceil() as i32;
+                // A bilinear filter reads one neighbour further.
+                let more = i32::from(scaled) * (sx.max(sy).ceil() as i32).max(1);
+                Rectangle::<i32, Physical>::new(
+                    (left - more, top - more).into(),
+                    (right - left + 2 * more, bottom - top + 2 * more).into(),
+                )
+                .intersection(whole)
+            })
+            .collect();
+        DamageSet::from_slice(&rects)
+    }
+
+    fn opaque_regions(&self, _scale: Scale<f64>) -> OpaqueRegions<i32, Physical> {
+        OpaqueRegions::from_slice(&self.opaque)
+    }
+}
+
+impl RenderElement<PixmanRenderer> for LayerElement {
+    fn draw(
+        &self,
+        frame: &mut PixmanFrame<'_, '_>,
+        src: Rectangle<f64, BufferCoords>,
+        dst: Rectangle<i32, Physical>,
+        damage: &[Rectangle<i32, Physical>],
+        opaque_regions: &[Rectangle<i32, Physical>],
+    ) -> Result<(), PixmanError> {
+        let _reading = match &self.view {
+            Some(view) => match view.begin_read() {
+                Ok(guard) => Some(guard),
+                Err(_) => return Ok(()),
+            },
+            None => None,
+        };
+        frame.render_texture_from_to(&self.texture, src, dst, damage, opaque_regions, self.transform, 1.0)
+    }
+}

@@ -1,0 +1,283 @@
+//! Start, run, end.
+
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command};
+use std::sync::Arc;
+
+use anyhow::{Context as _, anyhow};
+use calloop::generic::Generic;
+use calloop::signals::{Signal, Signals};
+use calloop::timer::{TimeoutAction, Timer};
+use calloop::{EventLoop, Interest, LoopHandle, Mode, PostAction};
+use drm_fourcc::DrmFourcc;
+use primeway_protocols::linux_dmabuf::{
+    DmabufFeedbackBuilder, DmabufFormat, LinuxDmabufState, MOD_INVALID, MOD_LINEAR, TrancheFlags,
+};
+use smithay::backend::session::libseat::LibSeatSession;
+use smithay::reexports::wayland_server::{Display, DisplayHandle};
+use smithay::wayland::socket::ListeningSocketSource;
+
+use crate::backend::kms::{Kms, StartError, insert_sources};
+use crate::backend::{Backend, OutputId, headless};
+use crate::cli::{BackendKind, Cli};
+use crate::ctl::server::CtlServer;
+use crate::handlers::ClientState;
+use crate::input::Input;
+use crate::output::OutputState;
+use crate::render::Painter;
+use crate::shell::Shell;
+use crate::state::{DmabufPart, Protocols, Runtime, State};
+
+/// Runs a compositor until it ends; returns its exit status.
+///
+/// # Errors
+/// When it cannot start. The text says what to do.
+pub fn run(cli: &Cli) -> anyhow::Result<u8> {
+    let mut event_loop: EventLoop<'static, State> = EventLoop::try_new().context("no event loop")?;
+    let display: Display<State> = Display::new().context("no wayland display")?;
+    raise_file_limit();
+    let mut state = start(cli, &event_loop, &display.handle())?;
+    insert_display(&event_loop.handle(), display)?;
+    let socket = listen(&event_loop.handle(), cli.socket.as_deref())?;
+    state.runtime.socket.clone_from(&socket);
+    let ctl = CtlServer::listen(&event_loop.handle(), &socket)?;
+    watch_signals(&event_loop.handle())?;
+
+    {
+        use std::io::Write as _;
+        let mut out = std::io::stdout();
+        // Whoever started us may not read it.
+        let _ = writeln!(out, "primeway: ready on {socket}").and_then(|()| out.flush());
+    }
+    let child = spawn(&cli.program, &socket, &ctl)?;
+    if let Some(child) = child {
+        watch_child(&event_loop.handle(), child)?;
+    }
+    state.queue_redraw_all();
+    event_loop
+        .run(None, &mut state, |state| {
+            if let Err(err) = state.runtime.display.flush_clients() {
+                tracing::debug!(%err, "flushing clients");
+            }
+        })
+        .context("the event loop failed")?;
+    Ok(state.runtime.exit.unwrap_or(0))
+}
+
+/// Builds the state with its backend.
+///
+/// # Errors
+/// When the backend does not start.
+pub fn start(
+    cli: &Cli,
+    event_loop: &EventLoop<'static, State>,
+    display: &DisplayHandle,
+) -> anyhow::Result<State> {
+    let handle = event_loop.handle();
+    let (mut backend, notifier) = match cli.backend {
+        BackendKind::Headless => (Backend::Headless(headless::Headless::new(handle.clone(), cli.size)), None),
+        BackendKind::Kms => {
+            let (session, notifier) =
+                LibSeatSession::new().map_err(|err| StartError::NoSeat(err.to_string()))?;
+            let kms = Kms::open(session, cli.device.as_deref(), cli.writeback)?;
+            (Backend::Kms(Box::new(kms)), Some(notifier))
+        }
+    };
+    let mut protocols = Protocols::new(display);
+    let seat = protocols.seat.new_wl_seat(display, "seat0");
+    let input = Input::new(seat).map_err(|err| anyhow!("no keymap: {err}"))?;
+    let dmabuf = dmabuf_part(display, &backend)?;
+    let states: Vec<OutputState> = match &mut backend {
+        Backend::Kms(kms) => {
+            let ids: Vec<OutputId> = kms.output_ids().collect();
+            ids.into_iter().filter_map(|id| output_state(kms, id)).collect()
+        }
+        Backend::Headless(headless) => vec![OutputState::new(
+            "HEADLESS-1".into(),
+            headless::OUTPUT,
+            headless.size(),
+            (0, 0),
+            headless::REFRESH,
+        )],
+    };
+    let mut state = State {
+        backend,
+        painter: Painter::new()?,
+        protocols,
+        dmabuf,
+        shell: Shell::default(),
+        input,
+        outputs: Vec::new(),
+        runtime: Runtime {
+            handle: handle.clone(),
+            signal: event_loop.get_signal(),
+            display: display.clone(),
+            exit: None,
+            copy_on_purpose: std::env::var_os("PRIMEWAY_TEST_COPY").is_some(),
+            socket: String::new(),
+        },
+    };
+    states.into_iter().for_each(|output| state.add_output(output));
+    if let (Some(notifier), Some(kms)) = (notifier, state.backend.kms()) {
+        insert_sources(&handle, kms, notifier)?;
+    }
+    Ok(state)
+}
+
+/// The state of an output that the KMS backend drives.
+pub(crate) fn output_state(kms: &Kms, id: OutputId) -> Option<OutputState> {
+    let info = kms.describe(id)?;
+    Some(OutputState::new(info.name, id, info.size, info.physical_mm, info.refresh))
+}
+
+/// linux-dmabuf: what the CPU can composite is advertised, since a plane may always be refused; of that, what planes
+/// take goes into the scanout tranche.
+fn dmabuf_part(display: &DisplayHandle, backend: &Backend) -> anyhow::Result<DmabufPart> {
+    let pair = |fourcc: DrmFourcc, modifier| DmabufFormat { fourcc: fourcc as u32, modifier };
+    let formats: Vec<DrmFourcc> = drm_prime::format::all()
+        .iter()
+        .filter_map(|info| DrmFourcc::try_from(info.fourcc).ok())
+        .filter(|f| Painter::can_composite(*f))
+        .collect();
+    let both = |f: &DrmFourcc| [pair(*f, MOD_LINEAR), pair(*f, MOD_INVALID)];
+    let all: Vec<DmabufFormat> = formats.iter().flat_map(both).collect();
+    let Backend::Kms(kms) = backend else {
+        // No device to name: version 3, formats and modifiers as events.
+        let global = LinuxDmabufState::new::<State>(display, all, None);
+        return Ok(DmabufPart { global, scanout_feedback: None });
+    };
+    let device = kms.device_id();
+    let plane_formats = kms.scanout_formats();
+    let scanout: Vec<DmabufFormat> =
+        formats.iter().filter(|f| plane_formats.contains(f)).map(|f| pair(*f, MOD_LINEAR)).collect();
+    let default = DmabufFeedbackBuilder::new(device, all.iter().copied())
+        .build()
+        .context("no memory for the format table")?;
+    let scanout_feedback = DmabufFeedbackBuilder::new(device, all.iter().copied())
+        .add_tranche(device, TrancheFlags::Scanout, scanout)
+        .share_table(&default)
+        .build()
+        .context("no memory for the format table")?;
+    let global = LinuxDmabufState::new::<State>(display, all, Some(default));
+    Ok(DmabufPart { global, scanout_feedback: Some(scanout_feedback) })
+}
+
+fn insert_display(handle: &LoopHandle<'static, State>, display: Display<State>) -> anyhow::Result<()> {
+    let source = Generic::new(display, Interest::READ, Mode::Level);
+    handle
+        .insert_source(source, |_, display, state| {
+            // SAFETY is smithay's: the display is not dropped while the source lives.
+            dispatch(display, state);
+            Ok(PostAction::Continue)
+        })
+        .map(|_| ())
+        .map_err(|err| anyhow!("cannot watch the wayland display: {}", err.error))
+}
+
+#[allow(unsafe_code)]
+fn dispatch(display: &mut calloop::generic::NoIoDrop<Display<State>>, state: &mut State) {
+    // SAFETY: the display is only borrowed; it is dropped by the event source, after it is unregistered.
+    if let Err(err) = unsafe { display.get_mut() }.dispatch_clients(state) {
+        tracing::error!(%err, "dispatching clients");
+    }
+}
+
+fn listen(handle: &LoopHandle<'static, State>, name: Option<&str>) -> anyhow::Result<String> {
+    if std::env::var_os("XDG_RUNTIME_DIR").is_none() {
+        return Err(anyhow!(
+            "XDG_RUNTIME_DIR is not set: log in properly, or set it to a folder of your own"
+        ));
+    }
+    let source = match name {
+        Some(name) => ListeningSocketSource::with_name(name)
+            .map_err(|err| anyhow!("cannot listen on the wayland socket {name}: {err}"))?,
+        None => ListeningSocketSource::new_auto()
+            .map_err(|err| anyhow!("no free wayland socket in XDG_RUNTIME_DIR: {err}"))?,
+    };
+    let name = source.socket_name().to_string_lossy().into_owned();
+    handle
+        .insert_source(source, |stream: UnixStream, (), state| {
+            let display = &mut state.runtime.display;
+            if let Err(err) = display.insert_client(stream, Arc::new(ClientState::default())) {
+                tracing::warn!(%err, "client not accepted");
+            }
+        })
+        .map_err(|err| anyhow!("cannot watch the wayland socket: {}", err.error))?;
+    Ok(name)
+}
+
+fn watch_signals(handle: &LoopHandle<'static, State>) -> anyhow::Result<()> {
+    let signals = Signals::new(&[Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]).context("signals")?;
+    handle
+        .insert_source(signals, |event, (), state| {
+            tracing::info!(signal = ?event.signal(), "ending");
+            state.runtime.stop(0);
+        })
+        .map(|_| ())
+        .map_err(|err| anyhow!("cannot watch signals: {}", err.error))
+}
+
+fn spawn(program: &[String], socket: &str, ctl: &CtlServer) -> anyhow::Result<Option<Child>> {
+    let Some((name, arguments)) = program.split_first() else { return Ok(None) };
+    let child = Command::new(name)
+        .args(arguments)
+        .env("WAYLAND_DISPLAY", socket)
+        .env("PRIMEWAY_SOCKET", ctl.path())
+        .env_remove("DISPLAY")
+        .spawn()
+        .with_context(|| format!("cannot run {name}"))?;
+    Ok(Some(child))
+}
+
+/// Ends the compositor with the program it was started for.
+fn watch_child(handle: &LoopHandle<'static, State>, mut child: Child) -> anyhow::Result<()> {
+    let pid = rustix::process::Pid::from_child(&child);
+    let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok();
+    let ended = move |state: &mut State| {
+        use std::os::unix::process::ExitStatusExt as _;
+        match child.try_wait() {
+            Ok(None) => return false,
+            Ok(Some(status)) => {
+                let code = status.code().or_else(|| status.signal().map(|s| 128 + s)).unwrap_or(1);
+                state.runtime.stop(u8::try_from(code).unwrap_or(1));
+            }
+            Err(err) => {
+                tracing::error!(%err, "waiting for the program");
+                state.runtime.stop(1);
+            }
+        }
+        true
+    };
+    let failed = |err: &dyn std::fmt::Display| anyhow!("cannot watch the program: {err}");
+    let mut ended = ended;
+    match pidfd {
+        Some(pidfd) => {
+            let source = Generic::new(pidfd, Interest::READ, Mode::Level);
+            handle
+                .insert_source(source, move |_, _, state| {
+                    Ok(if ended(state) { PostAction::Remove } else { PostAction::Continue })
+                })
+                .map_err(|err| failed(&err.error))?;
+        }
+        // Kernels before 5.3 and sandboxes without pidfd.
+        None => {
+            let second = std::time::Duration::from_secs(1);
+            handle
+                .insert_source(Timer::from_duration(second), move |_, (), state| {
+                    if ended(state) { TimeoutAction::Drop } else { TimeoutAction::ToDuration(second) }
+                })
+                .map_err(|err| failed(&err.error))?;
+        }
+    }
+    Ok(())
+}
+
+/// Every buffer plane of every client is an open file.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(err) = setrlimit(Resource::Nofile, raised) {
+        tracing::debug!(%err, "file limit not raised");
+    }
+}

@@ -1,0 +1,218 @@
+//! Windows: their stacking, their place, which of them has the focus, and popups.
+//!
+//! It owns the order and position of windows in the space of all outputs (logical pixels, which are also pixels of
+//! the output: the scale is 1). It draws nothing and talks to clients only through configure events.
+
+mod place;
+
+use smithay::desktop::{PopupManager, Window, WindowSurfaceType};
+use smithay::reexports::wayland_protocols::xdg::shell::server::xdg_toplevel;
+use smithay::reexports::wayland_server::protocol::wl_surface::WlSurface;
+use smithay::utils::{IsAlive, Logical, Physical, Point, Rectangle, Size};
+use smithay::wayland::shell::xdg::ToplevelSurface;
+
+use crate::output::layers::{SurfaceLayer, collect_tree};
+
+/// How large a window is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sizing {
+    /// As the client likes.
+    Floating,
+    /// As large as the output, with other windows below it visible around.
+    Maximized,
+    /// As large as the output, above everything.
+    Fullscreen,
+}
+
+/// A toplevel window.
+#[derive(Debug)]
+pub struct WindowEntry {
+    /// smithay's view of it.
+    pub window: Window,
+    /// Where the window geometry's top left corner is.
+    pub position: Point<i32, Logical>,
+    /// It has been given a place.
+    pub mapped: bool,
+    /// How large it is shown.
+    pub sizing: Sizing,
+    /// Where it returns to after being maximized or full screen.
+    restore: Option<(Point<i32, Logical>, Size<i32, Logical>)>,
+}
+
+impl WindowEntry {
+    fn geometry(&self) -> Rectangle<i32, Logical> {
+        Rectangle::new(self.position, self.window.geometry().size)
+    }
+
+    /// Where the root surface's origin is.
+    fn origin(&self) -> Point<i32, Logical> {
+        self.position - self.window.geometry().loc
+    }
+
+    fn toplevel_surface(&self) -> Option<&WlSurface> {
+        self.window.toplevel().map(ToplevelSurface::wl_surface)
+    }
+}
+
+/// All windows.
+#[derive(Debug, Default)]
+pub struct Shell {
+    /// Bottom to top.
+    windows: Vec<WindowEntry>,
+    /// Popups of all windows.
+    pub popups: PopupManager,
+}
+
+impl Shell {
+    /// Bottom to top.
+    pub fn windows(&self) -> impl DoubleEndedIterator<Item = &WindowEntry> {
+        self.windows.iter()
+    }
+
+    /// Adds a window that has no place yet.
+    pub fn add(&mut self, toplevel: ToplevelSurface) {
+        self.windows.push(WindowEntry {
+            window: Window::new_wayland_window(toplevel),
+            position: (0, 0).into(),
+            mapped: false,
+            sizing: Sizing::Floating,
+            restore: None,
+        });
+    }
+
+    /// Removes a window whose toplevel is gone.
+    pub fn remove(&mut self, surface: &WlSurface) {
+        self.windows.retain(|w| w.window.alive() && w.toplevel_surface() != Some(surface));
+    }
+
+    /// The window of a toplevel's root surface.
+    pub fn find(&self, surface: &WlSurface) -> Option<&WindowEntry> {
+        self.windows.iter().find(|w| w.toplevel_surface() == Some(surface))
+    }
+
+    fn find_mut(&mut self, surface: &WlSurface) -> Option<&mut WindowEntry> {
+        self.windows.iter_mut().find(|w| w.toplevel_surface() == Some(surface))
+    }
+
+    /// Handles a commit of a toplevel's root surface: places the window with its first buffer, takes its place away
+    /// with its last. Returns whether it has just been mapped.
+    pub fn commit(&mut self, surface: &WlSurface, has_buffer: bool, area: Rectangle<i32, Logical>) -> bool {
+        let taken: Vec<_> = self
+            .windows
+            .iter()
+            .filter(|w| w.mapped && w.toplevel_surface() != Some(surface))
+            .map(WindowEntry::geometry)
+            .collect();
+        let Some(entry) = self.find_mut(surface) else { return false };
+        entry.window.on_commit();
+        let mapped = std::mem::replace(&mut entry.mapped, has_buffer);
+        if mapped || !has_buffer {
+            return false;
+        }
+        if entry.sizing == Sizing::Floating {
+            entry.position = place::place(entry.window.geometry().size, area, &taken);
+        }
+        true
+    }
+
+    /// The topmost window that has a place.
+    pub fn topmost(&self) -> Option<WlSurface> {
+        self.windows.iter().rev().find(|w| w.mapped).and_then(|w| w.toplevel_surface().cloned())
+    }
+
+    /// Puts a window on top and tells all windows which one is active.
+    pub fn activate(&mut self, surface: Option<&WlSurface>) {
+        if let Some(index) =
+            self.windows.iter().position(|w| surface.is_some() && w.toplevel_surface() == surface)
+        {
+            let entry = self.windows.remove(index);
+            self.windows.push(entry);
+        }
+        for entry in &self.windows {
+            let active = surface.is_some() && entry.toplevel_surface() == surface;
+            if entry.window.set_activated(active)
+                && let Some(toplevel) = entry.window.toplevel().filter(|t| t.is_initial_configure_sent())
+            {
+                toplevel.send_pending_configure();
+            }
+        }
+    }
+
+    /// Changes how large a window is shown and tells the client. `area` is the output it is on.
+    pub fn set_sizing(&mut self, surface: &WlSurface, sizing: Sizing, area: Rectangle<i32, Logical>) {
+        let Some(entry) = self.find_mut(surface) else { return };
+        if entry.sizing == Sizing::Floating && sizing != Sizing::Floating {
+            entry.restore = Some((entry.position, entry.window.geometry().size));
+        }
+        entry.sizing = sizing;
+        let mut size = None;
+        if sizing == Sizing::Floating {
+            if let Some((position, before)) = entry.restore.take() {
+                entry.position = position;
+                // A window that was never shown otherwise has no size to return to.
+                size = Some(before).filter(|s| s.w > 0 && s.h > 0);
+            }
+        } else {
+            entry.position = area.loc;
+            size = Some(area.size);
+        }
+        let Some(toplevel) = entry.window.toplevel() else { return };
+        toplevel.with_pending_state(|state| {
+            state.size = size;
+            for (flag, on) in [
+                (xdg_toplevel::State::Fullscreen, sizing == Sizing::Fullscreen),
+                (xdg_toplevel::State::Maximized, sizing == Sizing::Maximized),
+            ] {
+                if on {
+                    state.states.set(flag)
+                } else {
+                    state.states.unset(flag)
+                };
+            }
+        });
+        if toplevel.is_initial_configure_sent() {
+            toplevel.send_configure();
+        }
+    }
+
+    /// Moves a window by hand.
+    pub fn move_to(&mut self, surface: &WlSurface, position: Point<i32, Logical>) {
+        if let Some(entry) = self.find_mut(surface).filter(|e| e.sizing == Sizing::Floating) {
+            entry.position = position;
+        }
+    }
+
+    /// The surface under a point and where its origin is, with the window's root surface.
+    pub fn surface_under(
+        &self,
+        at: Point<f64, Logical>,
+    ) -> Option<(WlSurface, Point<f64, Logical>, WlSurface)> {
+        self.windows.iter().rev().filter(|w| w.mapped).find_map(|entry| {
+            let origin = entry.origin();
+            let inside = at - origin.to_f64();
+            let (surface, offset) = entry.window.surface_under(inside, WindowSurfaceType::ALL)?;
+            Some((surface, (origin + offset).to_f64(), entry.toplevel_surface()?.clone()))
+        })
+    }
+
+    /// The layers of all windows on an output, topmost first.
+    pub fn layers(&self, area: Rectangle<i32, Logical>) -> Vec<SurfaceLayer> {
+        let mut out = Vec::new();
+        let size: Size<i32, Physical> = area.size.to_physical(1);
+        for entry in self.windows.iter().rev().filter(|w| w.mapped && w.window.alive()) {
+            let Some(root) = entry.toplevel_surface() else { continue };
+            let origin = entry.origin() - area.loc;
+            for (popup, offset) in PopupManager::popups_for_surface(root) {
+                let at = origin + entry.window.geometry().loc + offset - popup.geometry().loc;
+                collect_tree(&mut out, popup.wl_surface(), at.to_physical(1), size);
+            }
+            collect_tree(&mut out, root, origin.to_physical(1), size);
+        }
+        out
+    }
+
+    /// Where a window's geometry is, in the space of all outputs.
+    pub fn geometry(&self, surface: &WlSurface) -> Option<Rectangle<i32, Logical>> {
+        self.find(surface).map(WindowEntry::geometry)
+    }
+}

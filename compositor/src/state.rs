@@ -1,0 +1,324 @@
+//! The compositor's state: eight parts, each with a module of its own, and the redraw cycle that joins them.
+
+use calloop::timer::{TimeoutAction, Timer};
+use calloop::{LoopHandle, LoopSignal};
+use primeway_protocols::linux_dmabuf::{DmabufFeedback, LinuxDmabufState};
+use smithay::input::SeatState;
+use smithay::output::Output;
+use smithay::reexports::wayland_server::DisplayHandle;
+use smithay::reexports::wayland_server::backend::GlobalId;
+use smithay::reexports::wayland_server::protocol::wl_output::WlOutput;
+use smithay::reexports::wayland_server::protocol::wl_surface::WlSurface;
+use smithay::utils::{Logical, Rectangle};
+use smithay::wayland::compositor::CompositorState;
+use smithay::wayland::output::OutputManagerState;
+use smithay::wayland::presentation::PresentationState;
+use smithay::wayland::selection::data_device::DataDeviceState;
+use smithay::wayland::shell::xdg::XdgShellState;
+use smithay::wayland::shm::ShmState;
+use smithay::wayland::viewporter::ViewporterState;
+
+use crate::backend::kms::Flip;
+use crate::backend::{Backend, FrameSpec, OutputId};
+use crate::input::Input;
+use crate::output::{Drawn, OutputState, Redraw, RedrawParts, frame_done};
+use crate::render::Painter;
+use crate::shell::Shell;
+
+/// smithay's protocol states.
+#[derive(Debug)]
+pub struct Protocols {
+    pub(crate) compositor: CompositorState,
+    pub(crate) xdg_shell: XdgShellState,
+    pub(crate) shm: ShmState,
+    pub(crate) seat: SeatState<State>,
+    pub(crate) data_device: DataDeviceState,
+    pub(crate) _outputs: OutputManagerState,
+    pub(crate) _viewporter: ViewporterState,
+    pub(crate) _presentation: PresentationState,
+}
+
+impl Protocols {
+    /// Creates the globals.
+    pub fn new(display: &DisplayHandle) -> Self {
+        Self {
+            compositor: CompositorState::new_v6::<State>(display),
+            xdg_shell: XdgShellState::new::<State>(display),
+            shm: ShmState::new::<State>(display, []),
+            seat: SeatState::new(),
+            data_device: DataDeviceState::new::<State>(display),
+            _outputs: OutputManagerState::new_with_xdg_output::<State>(display),
+            _viewporter: ViewporterState::new::<State>(display),
+            _presentation: PresentationState::new::<State>(display, libc::CLOCK_MONOTONIC as u32),
+        }
+    }
+}
+
+/// linux-dmabuf's state.
+#[derive(Debug)]
+pub struct DmabufPart {
+    /// The global.
+    pub global: LinuxDmabufState,
+    /// The feedback of surfaces, with a scanout tranche; `None` where the protocol stays at version 3.
+    pub scanout_feedback: Option<DmabufFeedback>,
+}
+
+/// What the event loop needs.
+#[derive(Debug)]
+pub struct Runtime {
+    /// The loop.
+    pub handle: LoopHandle<'static, State>,
+    /// Ends the loop.
+    pub signal: LoopSignal,
+    /// The Wayland display.
+    pub display: DisplayHandle,
+    /// The exit status, once the end is decided.
+    pub exit: Option<u8>,
+    /// Copy on purpose while claiming zero-copy (PRIMEWAY_TEST_COPY).
+    pub copy_on_purpose: bool,
+    /// The name of the Wayland socket.
+    pub socket: String,
+}
+
+impl Runtime {
+    /// Ends the compositor with an exit status.
+    pub fn stop(&mut self, status: u8) {
+        self.exit.get_or_insert(status);
+        self.signal.stop();
+        self.signal.wakeup();
+    }
+}
+
+/// An output with its Wayland global.
+#[derive(Debug)]
+pub struct OutputEntry {
+    /// Its state.
+    pub state: OutputState,
+    global: GlobalId,
+}
+
+/// Everything.
+#[derive(Debug)]
+pub struct State {
+    /// Where pictures go.
+    pub backend: Backend,
+    /// What composites.
+    pub painter: Painter,
+    /// smithay's protocols.
+    pub protocols: Protocols,
+    /// linux-dmabuf.
+    pub dmabuf: DmabufPart,
+    /// Windows.
+    pub shell: Shell,
+    /// Keyboard and pointer.
+    pub input: Input,
+    /// Outputs, left to right.
+    pub outputs: Vec<OutputEntry>,
+    /// The event loop.
+    pub runtime: Runtime,
+}
+
+/// Milliseconds of CLOCK_MONOTONIC, as Wayland's time stamps want them.
+fn now_ms() -> u32 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    (now.tv_sec.unsigned_abs() * 1000 + now.tv_nsec.unsigned_abs() / 1_000_000) as u32
+}
+
+impl State {
+    /// Adds an output to the right of the others.
+    pub fn add_output(&mut self, mut output: OutputState) {
+        output.position.x = self.space().size.w;
+        let position = Some(output.position);
+        output.output.change_current_state(None, None, None, position);
+        let global = output.output.create_global::<Self>(&self.runtime.display);
+        self.outputs.push(OutputEntry { state: output, global });
+        self.queue_redraw_all();
+    }
+
+    fn remove_output(&mut self, id: OutputId) {
+        if let Some(index) = self.outputs.iter().position(|o| o.state.id == id) {
+            let entry = self.outputs.remove(index);
+            self.runtime.display.remove_global::<Self>(entry.global);
+        }
+        let mut x = 0;
+        for entry in &mut self.outputs {
+            entry.state.position.x = x;
+            x += entry.state.size.w;
+            let position = Some(entry.state.position);
+            entry.state.output.change_current_state(None, None, None, position);
+        }
+        self.queue_redraw_all();
+    }
+
+    /// The rectangle that holds all outputs.
+    pub fn space(&self) -> Rectangle<i32, Logical> {
+        self.outputs.iter().map(|o| o.state.geometry()).reduce(|a, b| a.merge(b)).unwrap_or_default()
+    }
+
+    /// The output that new windows go to.
+    pub fn work_area(&self) -> Rectangle<i32, Logical> {
+        self.outputs.first().map(|o| o.state.geometry()).unwrap_or_default()
+    }
+
+    /// The area of the output that a client names.
+    pub fn area_of(&self, output: Option<&WlOutput>) -> Rectangle<i32, Logical> {
+        let named = output.and_then(Output::from_resource);
+        let entry = self.outputs.iter().find(|o| Some(&o.state.output) == named.as_ref());
+        entry.map_or_else(|| self.work_area(), |o| o.state.geometry())
+    }
+
+    /// Handles a commit of a surface tree.
+    pub fn root_committed(&mut self, root: &WlSurface) {
+        self.send_initial_configure(root);
+        let mapped = Self::is_mapped(root);
+        let area = self.work_area();
+        if self.shell.commit(root, mapped, area) {
+            self.focus(Some(root.clone()), smithay::utils::SERIAL_COUNTER.next_serial());
+            for entry in &self.outputs {
+                entry.state.output.enter(root);
+            }
+        }
+        self.queue_redraw_all();
+    }
+
+    /// Queues a redraw of every output.
+    pub fn queue_redraw_all(&mut self) {
+        for entry in &mut self.outputs {
+            if entry.state.want_redraw() {
+                let id = entry.state.id;
+                self.runtime.handle.insert_idle(move |state| state.redraw(id));
+            }
+        }
+    }
+
+    fn redraw(&mut self, id: OutputId) {
+        let Some(entry) = self.outputs.iter_mut().find(|o| o.state.id == id) else { return };
+        let output = &mut entry.state;
+        if output.redraw != Redraw::Queued {
+            return;
+        }
+        output.redraw = Redraw::Idle;
+        // Without mastership every test commit would fail and be remembered as the planes' fault.
+        if self.backend.kms().is_some_and(|kms| !kms.is_active()) {
+            return;
+        }
+        let area = output.geometry();
+        let layers = self.shell.layers(area);
+        let at = self.input.position().filter(|at| area.to_f64().contains(*at));
+        let cursor = at.and_then(|at| {
+            let at = (at - area.loc.to_f64()).to_physical(1.0);
+            self.input.cursor.layer(&mut self.painter, at)
+        });
+        let surfaces: Vec<WlSurface> =
+            layers.iter().map(|l| l.surface.clone()).chain(self.input.cursor.surface().cloned()).collect();
+        let mut parts = RedrawParts {
+            backend: &mut self.backend,
+            painter: &mut self.painter,
+            cursor,
+            copy_on_purpose: self.runtime.copy_on_purpose,
+        };
+        match output.draw(layers, &mut parts) {
+            Drawn::Submitted => {
+                let time = now_ms();
+                surfaces.iter().for_each(|s| frame_done(s, time));
+            }
+            Drawn::Unchanged => self.wait_one_refresh(id, surfaces),
+            Drawn::Failed => {
+                // Without a session the next redraw comes with its return; otherwise try again soon.
+                if self.backend.kms().is_none_or(|kms| kms.is_active()) {
+                    self.wait_one_refresh(id, Vec::new());
+                    self.queue_redraw_all();
+                }
+            }
+        }
+    }
+
+    /// Lets a timer stand in for the vertical blank: `surfaces` hear then that they may draw.
+    fn wait_one_refresh(&mut self, id: OutputId, surfaces: Vec<WlSurface>) {
+        let Some(entry) = self.outputs.iter_mut().find(|o| o.state.id == id) else { return };
+        entry.state.redraw = Redraw::Estimated { again: false };
+        let timer = Timer::from_duration(entry.state.refresh);
+        let inserted = self.runtime.handle.insert_source(timer, move |_, (), state| {
+            let time = now_ms();
+            surfaces.iter().for_each(|s| frame_done(s, time));
+            let entry = state.outputs.iter_mut().find(|o| o.state.id == id);
+            if let Some(Redraw::Estimated { again }) = entry.as_ref().map(|o| o.state.redraw)
+                && let Some(entry) = entry
+            {
+                entry.state.redraw = Redraw::Idle;
+                if again && entry.state.want_redraw() {
+                    state.runtime.handle.insert_idle(move |state| state.redraw(id));
+                }
+            }
+            TimeoutAction::Drop
+        });
+        if let Err(err) = inserted {
+            tracing::error!(%err, "cannot set a timer");
+            entry.state.redraw = Redraw::Idle;
+        }
+    }
+
+    /// A submitted frame is on screen.
+    pub fn frame_shown(&mut self, flip: Flip) {
+        let Some(entry) = self.outputs.iter_mut().find(|o| o.state.id == flip.output) else { return };
+        if entry.state.frame_shown(flip.time, flip.sequence) && entry.state.want_redraw() {
+            // Straight away, not in an idle callback: the next vertical blank should not be missed.
+            self.redraw(flip.output);
+        }
+    }
+
+    /// Events are waiting on the card.
+    pub fn card_readable(&mut self) {
+        let Some(kms) = self.backend.kms() else { return };
+        match kms.read_flips() {
+            Ok(flips) => flips.into_iter().for_each(|flip| self.frame_shown(flip)),
+            Err(err) if err.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(err) => {
+                tracing::error!(%err, "the display device is gone");
+                self.runtime.stop(1);
+            }
+        }
+    }
+
+    /// The headless backend's vertical blank.
+    pub fn headless_vblank(&mut self, frame: FrameSpec) {
+        if let Backend::Headless(headless) = &mut self.backend {
+            let flip = headless.vblank(frame);
+            self.frame_shown(flip);
+        }
+    }
+
+    /// The session was switched away.
+    pub fn session_paused(&mut self) {
+        tracing::info!("session paused");
+        if let Some(kms) = self.backend.kms() {
+            kms.pause();
+        }
+    }
+
+    /// The session is back.
+    pub fn session_resumed(&mut self) {
+        tracing::info!("session resumed");
+        if let Some(kms) = self.backend.kms() {
+            kms.resume();
+        }
+        for entry in &mut self.outputs {
+            entry.state.reset();
+        }
+        self.queue_redraw_all();
+    }
+
+    /// Connectors may have changed.
+    pub fn device_changed(&mut self, device: u64) {
+        let Some(kms) = self.backend.kms().filter(|kms| kms.device_id() == device) else { return };
+        match kms.scan() {
+            Ok((added, removed)) => {
+                let states: Vec<_> =
+                    added.iter().filter_map(|id| crate::run::output_state(kms, *id)).collect();
+                removed.into_iter().for_each(|id| self.remove_output(id));
+                states.into_iter().for_each(|state| self.add_output(state));
+            }
+            Err(err) => tracing::warn!(%err, "cannot read the connectors"),
+        }
+    }
+}

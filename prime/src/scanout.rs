@@ -1,0 +1,545 @@
+//! The planner: which display plane shows which layer, and why not the others.
+//!
+//! It owns the decision alone. It creates no framebuffer, issues no ioctl and knows no client: plane capabilities
+//! and layers come in, a [`Plan`] goes out together with one typed [`Refusal`] for every pair of layer and plane
+//! that was considered and not used. The only question it asks the outside is [`plan`]'s `test`, which a KMS
+//! backend answers with a TEST_ONLY commit.
+//!
+//! Coordinates are pixels of the CRTC, origin top left, y downwards. Layers are listed from the topmost down.
+//!
+//! ```text
+//!  top    layer 0 ──> overlay with the highest position   (if nothing composited covers it)
+//!         layer 1 ──> next overlay below
+//!         layer 2 ──> composited into the primary          (wl_shm, refused format, no plane left …)
+//!         layer 3 ──> composited: layer 2 was, and overlaps it
+//!  bottom layer 4 ──> the primary itself, if opaque, as large as the output and nothing was composited
+//! ```
+
+use std::collections::HashSet;
+use std::num::NonZeroU32;
+
+use drm_fourcc::{DrmFourcc, DrmModifier};
+
+/// A rectangle of CRTC pixels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Rect {
+    /// Left edge; may be negative for a layer that hangs over the output's edge.
+    pub x: i32,
+    /// Top edge.
+    pub y: i32,
+    /// Width in pixels.
+    pub w: u32,
+    /// Height in pixels.
+    pub h: u32,
+}
+
+impl Rect {
+    /// Makes a rectangle from its position and size.
+    pub const fn new(x: i32, y: i32, w: u32, h: u32) -> Self {
+        Self { x, y, w, h }
+    }
+
+    /// Tells whether the two rectangles share at least one pixel.
+    pub fn overlaps(&self, other: &Rect) -> bool {
+        let end = |at: i32, len: u32| i64::from(at) + i64::from(len);
+        i64::from(self.x) < end(other.x, other.w)
+            && i64::from(other.x) < end(self.x, self.w)
+            && i64::from(self.y) < end(other.y, other.h)
+            && i64::from(other.y) < end(self.y, self.h)
+    }
+}
+
+/// A source rectangle in 16.16 fixed point buffer pixels, as the plane properties SRC_X to SRC_H take it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct SourceRect {
+    /// Left edge.
+    pub x: u32,
+    /// Top edge.
+    pub y: u32,
+    /// Width.
+    pub w: u32,
+    /// Height.
+    pub h: u32,
+}
+
+/// The type of a KMS plane (its `type` property).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PlaneType {
+    /// Shows the composited picture, or one opaque layer as large as the output.
+    Primary,
+    /// Shows one layer.
+    Overlay,
+    /// Reserved for the pointer image; the planner never puts a layer there.
+    Cursor,
+}
+
+/// What one plane can do, as the planner needs it.
+#[derive(Clone, Debug)]
+pub struct PlaneCaps {
+    /// KMS object id (or an id of the backend's own for planes that are not KMS).
+    pub id: NonZeroU32,
+    /// Its type.
+    pub kind: PlaneType,
+    /// The (fourcc, modifier) pairs of IN_FORMATS.
+    pub formats: HashSet<(DrmFourcc, DrmModifier)>,
+    /// Position in the blending order, higher is nearer to the viewer. `None` when neither zpos nor a table of
+    /// the driver tells: such a plane is refused, since drm_blend.c leaves the order of overlays undefined.
+    pub stack: Option<i64>,
+    /// The plane's `rotation` property has REFLECT_Y.
+    pub reflect_y: bool,
+}
+
+/// A buffer that could be scanned out: its framebuffer exists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Scannable {
+    /// Format of the framebuffer (an opaque substitute where the layer is opaque).
+    pub format: DrmFourcc,
+    /// Its modifier, never INVALID.
+    pub modifier: DrmModifier,
+    /// The first row in memory is the bottom row of the picture.
+    pub y_invert: bool,
+}
+
+/// Content that wants a plane.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Layer {
+    /// Where it is shown.
+    pub dst: Rect,
+    /// What part of the buffer is shown.
+    pub src: SourceRect,
+    /// No pixel of it lets anything below shine through.
+    pub opaque: bool,
+    /// The buffer, or the reason why it can only be composited.
+    pub content: Result<Scannable, Refusal>,
+}
+
+/// Why a layer is not on a plane.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// The content is not a dma-buf.
+    #[error("the buffer is not a dma-buf")]
+    NotDmabuf,
+    /// No framebuffer could be made of it.
+    #[error("no framebuffer: {reason}")]
+    Framebuffer {
+        /// The error that [`crate::framebuffer`] gave, as text.
+        reason: String,
+    },
+    /// The plane's IN_FORMATS lacks the pair.
+    #[error("{format} with modifier {modifier:#x} is not among the plane's formats")]
+    Format {
+        /// Format of the framebuffer.
+        format: DrmFourcc,
+        /// Modifier of the framebuffer.
+        modifier: u64,
+    },
+    /// Something composited lies above and overlaps it.
+    #[error("layer {layer} above it is composited and covers part of it")]
+    CoveredByComposited {
+        /// Index of that layer.
+        layer: usize,
+    },
+    /// The primary plane takes one opaque layer.
+    #[error("not opaque")]
+    NotOpaque,
+    /// The primary plane takes a layer exactly as large as the output.
+    #[error("shown at {dst:?}, which is not the whole output")]
+    NotFullOutput {
+        /// Where the layer is shown.
+        dst: Rect,
+    },
+    /// The primary plane holds the composited picture.
+    #[error("the plane holds the composited picture")]
+    HoldsComposited,
+    /// Another layer has the plane.
+    #[error("the plane is taken by layer {layer}")]
+    Taken {
+        /// Index of that layer.
+        layer: usize,
+    },
+    /// The plane is blended above a layer that must stay above this one.
+    #[error("the plane lies above layer {layer}, which must stay above this one")]
+    StackOrder {
+        /// Index of the layer above.
+        layer: usize,
+    },
+    /// The plane lies under the primary plane.
+    #[error("the plane lies under the primary plane")]
+    BelowPrimary,
+    /// The plane's place in the blending order is not known.
+    #[error("the plane's place in the stack is not known (no zpos)")]
+    StackingUnknown,
+    /// The plane cannot mirror and the buffer is stored bottom row first.
+    #[error("the buffer is stored bottom row first and the plane has no reflect-y")]
+    NoReflectY,
+    /// The buffer's transform is not one that planes are asked for.
+    #[error("the buffer transform is not supported on planes")]
+    Transform,
+    /// The plane is kept for the pointer.
+    #[error("the plane is kept for the cursor")]
+    CursorPlane,
+    /// The driver refused the combination in a TEST_ONLY commit.
+    #[error("the driver's test commit failed: {errno}")]
+    Test {
+        /// The errno of the commit.
+        errno: rustix::io::Errno,
+    },
+}
+
+/// What the primary plane shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PrimaryContent {
+    /// A composited picture (or, without any composited layer, the background).
+    Composited,
+    /// The buffer of this layer.
+    Layer(usize),
+}
+
+/// A decision about every layer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// For each layer the plane that shows it, `None` if composited or hidden.
+    pub planes: Vec<Option<NonZeroU32>>,
+    /// What the primary plane shows.
+    pub primary: PrimaryContent,
+    /// Number of layers, from the top, that are visible at all; those below lie under an opaque layer as large
+    /// as the output.
+    pub visible: usize,
+    /// Every pair that was considered and not used: (layer, plane, reason).
+    pub refusals: Vec<(usize, NonZeroU32, Refusal)>,
+}
+
+impl Plan {
+    /// The plan that composites everything; the always valid fallback.
+    pub fn composite_all(layers: &[Layer], output: Rect) -> Self {
+        Self {
+            planes: vec![None; layers.len()],
+            primary: PrimaryContent::Composited,
+            visible: visible_layers(layers, output),
+            refusals: Vec::new(),
+        }
+    }
+
+    /// Indices of the visible layers that no plane took, topmost first.
+    pub fn composited(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.visible).filter(|&i| self.planes[i].is_none())
+    }
+
+    /// The last word on why a layer is not on a plane: the refusal of the plane that came nearest to taking it.
+    pub fn reason(&self, layer: usize) -> Option<&Refusal> {
+        let rank = |r: &Refusal| match r {
+            Refusal::CursorPlane => 0,
+            Refusal::NotFullOutput { .. } | Refusal::NotOpaque => 1,
+            Refusal::HoldsComposited | Refusal::BelowPrimary => 2,
+            Refusal::Taken { .. } | Refusal::StackOrder { .. } => 3,
+            _ => 4,
+        };
+        self.refusals.iter().filter(|(l, ..)| *l == layer).map(|(.., r)| r).max_by_key(|r| rank(r))
+    }
+}
+
+fn covers(layer: &Layer, output: Rect) -> bool {
+    let (l, o) = (layer.dst, output);
+    i64::from(l.x) <= i64::from(o.x)
+        && i64::from(l.y) <= i64::from(o.y)
+        && i64::from(l.x) + i64::from(l.w) >= i64::from(o.x) + i64::from(o.w)
+        && i64::from(l.y) + i64::from(l.h) >= i64::from(o.y) + i64::from(o.h)
+}
+
+fn visible_layers(layers: &[Layer], output: Rect) -> usize {
+    layers.iter().position(|l| l.opaque && covers(l, output)).map_or(layers.len(), |i| i + 1)
+}
+
+/// Decides which plane shows which layer.
+///
+/// `planes` are the planes that the CRTC can use, in any order; `layers` go from the topmost down; `output` is the
+/// CRTC's whole picture. `test` is asked about each step of a growing plan, in which every layer without a plane
+/// counts as composited; its error (a TEST_ONLY commit's errno) becomes [`Refusal::Test`] for that pair.
+pub fn plan(
+    planes: &[PlaneCaps],
+    layers: &[Layer],
+    output: Rect,
+    mut test: impl FnMut(&Plan) -> Result<(), rustix::io::Errno>,
+) -> Plan {
+    let mut plan = Plan::composite_all(layers, output);
+    let primary = planes.iter().find(|p| p.kind == PlaneType::Primary);
+    let mut overlays: Vec<&PlaneCaps> = planes.iter().filter(|p| p.kind == PlaneType::Overlay).collect();
+    overlays.sort_by_key(|p| std::cmp::Reverse(p.stack));
+    let mut composited: Vec<usize> = Vec::new();
+
+    for (index, layer) in layers.iter().enumerate().take(plan.visible) {
+        let scannable = match &layer.content {
+            Ok(scannable) => *scannable,
+            Err(refusal) => {
+                plan.refusals.extend(planes.iter().map(|p| (index, p.id, refusal.clone())));
+                composited.push(index);
+                continue;
+            }
+        };
+        let covered = composited.iter().copied().find(|&c| layers[c].dst.overlaps(&layer.dst));
+        let mut candidates: Vec<&PlaneCaps> = Vec::with_capacity(planes.len());
+        candidates.extend(primary);
+        candidates.extend(&overlays);
+        for plane in planes.iter().filter(|p| p.kind == PlaneType::Cursor) {
+            plan.refusals.push((index, plane.id, Refusal::CursorPlane));
+        }
+        for plane in candidates {
+            let is_last = index + 1 == plan.visible;
+            let refusal = if plane.kind == PlaneType::Primary {
+                refuse_primary(layer, output, is_last && composited.is_empty())
+            } else {
+                refuse_overlay(plane, primary, layer, covered, &plan, layers, planes)
+            };
+            if let Some(refusal) = refusal.or_else(|| refuse_format(plane, scannable)) {
+                plan.refusals.push((index, plane.id, refusal));
+                continue;
+            }
+            let before = plan.primary;
+            plan.planes[index] = Some(plane.id);
+            if plane.kind == PlaneType::Primary {
+                plan.primary = PrimaryContent::Layer(index);
+            }
+            match test(&plan) {
+                Ok(()) => break,
+                Err(errno) => {
+                    plan.planes[index] = None;
+                    plan.primary = before;
+                    plan.refusals.push((index, plane.id, Refusal::Test { errno }));
+                }
+            }
+        }
+        if plan.planes[index].is_none() {
+            composited.push(index);
+        }
+    }
+    plan
+}
+
+fn refuse_primary(layer: &Layer, output: Rect, nothing_composited: bool) -> Option<Refusal> {
+    if layer.dst != output {
+        Some(Refusal::NotFullOutput { dst: layer.dst })
+    } else if !layer.opaque {
+        Some(Refusal::NotOpaque)
+    } else if !nothing_composited {
+        Some(Refusal::HoldsComposited)
+    } else {
+        None
+    }
+}
+
+fn refuse_overlay(
+    plane: &PlaneCaps,
+    primary: Option<&PlaneCaps>,
+    layer: &Layer,
+    covered: Option<usize>,
+    plan: &Plan,
+    layers: &[Layer],
+    planes: &[PlaneCaps],
+) -> Option<Refusal> {
+    let (Some(stack), Some(base)) = (plane.stack, primary.and_then(|p| p.stack)) else {
+        return Some(Refusal::StackingUnknown);
+    };
+    if stack <= base {
+        return Some(Refusal::BelowPrimary);
+    }
+    if let Some(layer) = covered {
+        return Some(Refusal::CoveredByComposited { layer });
+    }
+    if let Some(layer) = plan.planes.iter().position(|p| *p == Some(plane.id)) {
+        return Some(Refusal::Taken { layer });
+    }
+    // Everything already on a plane is above this layer; where they overlap, the planes must agree.
+    let stack_of = |id: NonZeroU32| planes.iter().find(|p| p.id == id).and_then(|p| p.stack);
+    plan.planes.iter().enumerate().find_map(|(above, id)| {
+        let above_stack = stack_of((*id)?)?;
+        (layers[above].dst.overlaps(&layer.dst) && above_stack <= stack)
+            .then_some(Refusal::StackOrder { layer: above })
+    })
+}
+
+fn refuse_format(plane: &PlaneCaps, content: Scannable) -> Option<Refusal> {
+    if !plane.formats.contains(&(content.format, content.modifier)) {
+        return Some(Refusal::Format { format: content.format, modifier: u64::from(content.modifier) });
+    }
+    (content.y_invert && !plane.reflect_y).then_some(Refusal::NoReflectY)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const OUTPUT: Rect = Rect::new(0, 0, 1000, 500);
+
+    fn id(raw: u32) -> NonZeroU32 {
+        NonZeroU32::new(raw).unwrap()
+    }
+
+    fn plane(raw: u32, kind: PlaneType, stack: Option<i64>) -> PlaneCaps {
+        let linear = |f| (f, DrmModifier::Linear);
+        PlaneCaps {
+            id: id(raw),
+            kind,
+            formats: [linear(DrmFourcc::Xrgb8888), linear(DrmFourcc::Argb8888), linear(DrmFourcc::Nv12)]
+                .into(),
+            stack,
+            reflect_y: false,
+        }
+    }
+
+    fn planes() -> Vec<PlaneCaps> {
+        vec![
+            plane(1, PlaneType::Primary, Some(0)),
+            plane(2, PlaneType::Overlay, Some(1)),
+            plane(3, PlaneType::Overlay, Some(2)),
+            plane(4, PlaneType::Cursor, Some(3)),
+        ]
+    }
+
+    fn layer(dst: Rect, opaque: bool) -> Layer {
+        Layer {
+            dst,
+            src: SourceRect { x: 0, y: 0, w: dst.w << 16, h: dst.h << 16 },
+            opaque,
+            content: Ok(Scannable {
+                format: DrmFourcc::Xrgb8888,
+                modifier: DrmModifier::Linear,
+                y_invert: false,
+            }),
+        }
+    }
+
+    fn shm(dst: Rect) -> Layer {
+        Layer { content: Err(Refusal::NotDmabuf), ..layer(dst, true) }
+    }
+
+    fn run(planes: &[PlaneCaps], layers: &[Layer]) -> Plan {
+        plan(planes, layers, OUTPUT, |_| Ok(()))
+    }
+
+    #[test]
+    fn an_opaque_full_output_layer_takes_the_primary_and_hides_the_rest() {
+        let plan = run(&planes(), &[layer(OUTPUT, true), shm(Rect::new(0, 0, 10, 10))]);
+        assert_eq!(plan.primary, PrimaryContent::Layer(0));
+        assert_eq!((plan.visible, plan.composited().count()), (1, 0));
+    }
+
+    #[test]
+    fn a_translucent_full_output_layer_does_not_take_the_primary() {
+        let plan = run(&planes(), &[layer(OUTPUT, false)]);
+        assert_eq!(plan.primary, PrimaryContent::Composited);
+        assert_eq!(plan.planes[0], Some(id(3)));
+        assert!(plan.refusals.contains(&(0, id(1), Refusal::NotOpaque)));
+    }
+
+    #[test]
+    fn overlapping_layers_keep_their_order_on_planes() {
+        let plan =
+            run(&planes(), &[layer(Rect::new(0, 0, 50, 50), true), layer(Rect::new(20, 20, 50, 50), true)]);
+        assert_eq!(plan.planes, [Some(id(3)), Some(id(2))]);
+    }
+
+    #[test]
+    fn a_layer_under_something_composited_is_composited() {
+        let plan = run(&planes(), &[shm(Rect::new(0, 0, 50, 50)), layer(Rect::new(40, 40, 50, 50), true)]);
+        assert_eq!(plan.planes, [None, None]);
+        assert_eq!(plan.reason(1), Some(&Refusal::CoveredByComposited { layer: 0 }));
+    }
+
+    #[test]
+    fn a_layer_beside_something_composited_is_not() {
+        let plan = run(&planes(), &[shm(Rect::new(0, 0, 50, 50)), layer(Rect::new(50, 0, 50, 50), true)]);
+        assert_eq!(plan.planes, [None, Some(id(3))]);
+    }
+
+    #[test]
+    fn a_full_output_layer_under_a_composited_one_leaves_the_primary_to_composition() {
+        let plan = run(&planes(), &[shm(Rect::new(0, 0, 50, 50)), layer(OUTPUT, true)]);
+        assert_eq!(plan.primary, PrimaryContent::Composited);
+        assert!(plan.refusals.contains(&(1, id(1), Refusal::HoldsComposited)));
+    }
+
+    #[test]
+    fn an_overlay_of_unknown_position_is_refused() {
+        let planes = [plane(1, PlaneType::Primary, None), plane(2, PlaneType::Overlay, None)];
+        let plan = run(&planes, &[layer(Rect::new(0, 0, 5, 5), true)]);
+        assert_eq!(plan.reason(0), Some(&Refusal::StackingUnknown));
+    }
+
+    #[test]
+    fn an_overlay_under_the_primary_is_refused() {
+        let planes = [plane(1, PlaneType::Primary, Some(1)), plane(2, PlaneType::Overlay, Some(0))];
+        let plan = run(&planes, &[layer(Rect::new(0, 0, 5, 5), true)]);
+        assert_eq!(plan.reason(0), Some(&Refusal::BelowPrimary));
+    }
+
+    #[test]
+    fn a_failing_test_commit_is_the_reason_and_the_next_plane_is_tried() {
+        let errno = rustix::io::Errno::INVAL;
+        let layers = [layer(Rect::new(0, 0, 5, 5), true)];
+        let plan = plan(&planes(), &layers, OUTPUT, |p| match p.planes[0] {
+            Some(plane) if plane == id(3) => Err(errno),
+            _ => Ok(()),
+        });
+        assert_eq!(plan.planes[0], Some(id(2)));
+        assert!(plan.refusals.contains(&(0, id(3), Refusal::Test { errno })));
+    }
+
+    #[test]
+    fn a_bottom_up_buffer_needs_reflect_y() {
+        let mut wants = layer(Rect::new(0, 0, 5, 5), true);
+        wants.content = wants.content.map(|s| Scannable { y_invert: true, ..s });
+        let mut planes = planes();
+        assert_eq!(run(&planes, &[wants.clone()]).reason(0), Some(&Refusal::NoReflectY));
+        planes[1].reflect_y = true;
+        assert_eq!(run(&planes, &[wants]).planes[0], Some(id(2)));
+    }
+
+    #[test]
+    fn a_format_outside_in_formats_is_refused_with_its_values() {
+        let mut wants = layer(Rect::new(0, 0, 5, 5), true);
+        wants.content = wants.content.map(|s| Scannable { format: DrmFourcc::P010, ..s });
+        let refusal = Refusal::Format { format: DrmFourcc::P010, modifier: 0 };
+        assert_eq!(run(&planes(), &[wants]).reason(0), Some(&refusal));
+    }
+
+    prop_compose! {
+        fn any_layer()(x in -50i32..950, y in -50i32..450, w in 1u32..400, h in 1u32..300, full in 0u8..8,
+                       opaque: bool, dmabuf: bool) -> Layer {
+            let dst = if full == 0 { OUTPUT } else { Rect::new(x, y, w, h) };
+            if dmabuf { layer(dst, opaque) } else { shm(dst) }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_shown_is_what_the_stack_says(layers in prop::collection::vec(any_layer(), 0..8), bits: u16) {
+            let planes = planes();
+            let mut bits = bits;
+            let plan = plan(&planes, &layers, OUTPUT, |_| {
+                bits = bits.rotate_left(1);
+                if bits & 1 == 0 { Ok(()) } else { Err(rustix::io::Errno::INVAL) }
+            });
+            let height = |i: usize| plan.planes[i].map_or(0, |p| i64::from(p.get()) - 1);
+            for a in 0..plan.visible {
+                for b in a + 1..plan.visible {
+                    if layers[a].dst.overlaps(&layers[b].dst) {
+                        // Equal heights are the primary's: composition keeps the order there.
+                        prop_assert!(height(a) > height(b) || (height(a) == 0 && height(b) == 0));
+                    }
+                }
+            }
+            let mut used: Vec<_> = plan.planes.iter().flatten().collect();
+            used.sort_unstable();
+            used.dedup();
+            prop_assert_eq!(used.len(), plan.planes.iter().flatten().count());
+            for i in plan.composited() {
+                prop_assert!(plan.reason(i).is_some());
+            }
+            if let PrimaryContent::Layer(_) = plan.primary {
+                prop_assert_eq!(plan.composited().count(), 0);
+            }
+        }
+    }
+}
