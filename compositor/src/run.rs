@@ -13,6 +13,7 @@ use drm_fourcc::DrmFourcc;
 use primeway_protocols::linux_dmabuf::{
     DmabufFeedbackBuilder, DmabufFormat, LinuxDmabufState, MOD_INVALID, MOD_LINEAR, TrancheFlags,
 };
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use smithay::backend::session::libseat::LibSeatSession;
 use smithay::reexports::wayland_server::{Display, DisplayHandle};
 use smithay::wayland::socket::ListeningSocketSource;
@@ -35,7 +36,7 @@ use crate::state::{DmabufPart, Protocols, Runtime, State};
 pub fn run(cli: &Cli) -> anyhow::Result<u8> {
     let mut event_loop: EventLoop<'static, State> = EventLoop::try_new().context("no event loop")?;
     let display: Display<State> = Display::new().context("no wayland display")?;
-    raise_file_limit();
+    let file_limit = raise_file_limit();
     let mut state = start(cli, &event_loop, &display.handle())?;
     insert_display(&event_loop.handle(), display)?;
     let socket = listen(&event_loop.handle(), cli.socket.as_deref())?;
@@ -51,6 +52,7 @@ pub fn run(cli: &Cli) -> anyhow::Result<u8> {
     }
     let child = spawn(&cli.program, &socket, &ctl)?;
     if let Some(child) = child {
+        restore_file_limit(&child, file_limit);
         watch_child(&event_loop.handle(), child)?;
     }
     state.queue_redraw_all();
@@ -273,11 +275,19 @@ fn watch_child(handle: &LoopHandle<'static, State>, mut child: Child) -> anyhow:
 }
 
 /// Every buffer plane of every client is an open file.
-fn raise_file_limit() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+fn raise_file_limit() -> Rlimit {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     if let Err(err) = setrlimit(Resource::Nofile, raised) {
         tracing::debug!(%err, "file limit not raised");
+    }
+    limit
+}
+
+/// Programs that still use select() break with more than 1024 files.
+fn restore_file_limit(child: &Child, limit: Rlimit) {
+    let pid = rustix::process::Pid::from_child(child);
+    if let Err(err) = rustix::process::prlimit(Some(pid), Resource::Nofile, limit) {
+        tracing::debug!(%err, "the program's file limit not restored");
     }
 }

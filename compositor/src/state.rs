@@ -1,14 +1,16 @@
 //! The compositor's state: eight parts, each with a module of its own, and the redraw cycle that joins them.
 
+use std::time::Duration;
+
 use calloop::timer::{TimeoutAction, Timer};
 use calloop::{LoopHandle, LoopSignal};
 use primeway_protocols::linux_dmabuf::{DmabufFeedback, LinuxDmabufState};
 use smithay::input::SeatState;
 use smithay::output::Output;
-use smithay::reexports::wayland_server::DisplayHandle;
 use smithay::reexports::wayland_server::backend::GlobalId;
 use smithay::reexports::wayland_server::protocol::wl_output::WlOutput;
 use smithay::reexports::wayland_server::protocol::wl_surface::WlSurface;
+use smithay::reexports::wayland_server::{DisplayHandle, Resource as _};
 use smithay::utils::{Logical, Rectangle};
 use smithay::wayland::compositor::CompositorState;
 use smithay::wayland::output::OutputManagerState;
@@ -118,6 +120,9 @@ pub struct State {
     pub runtime: Runtime,
 }
 
+/// How often a surface that cannot be seen may draw.
+const HIDDEN_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Milliseconds of CLOCK_MONOTONIC, as Wayland's time stamps want them.
 fn now_ms() -> u32 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
@@ -174,9 +179,6 @@ impl State {
         let area = self.work_area();
         if self.shell.commit(root, mapped, area) {
             self.focus(Some(root.clone()), smithay::utils::SERIAL_COUNTER.next_serial());
-            for entry in &self.outputs {
-                entry.state.output.enter(root);
-            }
         }
         self.queue_redraw_all();
     }
@@ -209,18 +211,24 @@ impl State {
             let at = (at - area.loc.to_f64()).to_physical(1.0);
             self.input.cursor.layer(&mut self.painter, at)
         });
-        let surfaces: Vec<WlSurface> =
-            layers.iter().map(|l| l.surface.clone()).chain(self.input.cursor.surface().cloned()).collect();
         let mut parts = RedrawParts {
             backend: &mut self.backend,
             painter: &mut self.painter,
             cursor,
             copy_on_purpose: self.runtime.copy_on_purpose,
         };
-        match output.draw(layers, &mut parts) {
+        let drawn = output.draw(&layers, &mut parts);
+        let visible = layers.iter().take(output.visible()).map(|l| l.surface.clone());
+        let surfaces: Vec<WlSurface> = visible.chain(self.input.cursor.surface().cloned()).collect();
+        let hidden: Vec<WlSurface> =
+            layers.iter().skip(output.visible()).map(|l| l.surface.clone()).collect();
+        if !hidden.is_empty() {
+            self.throttle(id, hidden);
+        }
+        match drawn {
             Drawn::Submitted => {
                 let time = now_ms();
-                surfaces.iter().for_each(|s| frame_done(s, time));
+                surfaces.iter().filter(|s| s.is_alive()).for_each(|s| frame_done(s, time));
             }
             Drawn::Unchanged => self.wait_one_refresh(id, surfaces),
             Drawn::Failed => {
@@ -233,6 +241,26 @@ impl State {
         }
     }
 
+    /// Surfaces behind an opaque one draw a frame a second, so that they are not quite stopped.
+    fn throttle(&mut self, id: OutputId, hidden: Vec<WlSurface>) {
+        let Some(entry) = self.outputs.iter_mut().find(|o| o.state.id == id) else { return };
+        if std::mem::replace(&mut entry.state.throttling, true) {
+            return;
+        }
+        let timer = Timer::from_duration(HIDDEN_INTERVAL);
+        let inserted = self.runtime.handle.insert_source(timer, move |_, (), state| {
+            if let Some(entry) = state.outputs.iter_mut().find(|o| o.state.id == id) {
+                entry.state.throttling = false;
+            }
+            let time = now_ms();
+            hidden.iter().filter(|s| s.is_alive()).for_each(|s| frame_done(s, time));
+            TimeoutAction::Drop
+        });
+        if let Err(err) = inserted {
+            tracing::error!(%err, "cannot set a timer");
+        }
+    }
+
     /// Lets a timer stand in for the vertical blank: `surfaces` hear then that they may draw.
     fn wait_one_refresh(&mut self, id: OutputId, surfaces: Vec<WlSurface>) {
         let Some(entry) = self.outputs.iter_mut().find(|o| o.state.id == id) else { return };
@@ -240,7 +268,7 @@ impl State {
         let timer = Timer::from_duration(entry.state.refresh);
         let inserted = self.runtime.handle.insert_source(timer, move |_, (), state| {
             let time = now_ms();
-            surfaces.iter().for_each(|s| frame_done(s, time));
+            surfaces.iter().filter(|s| s.is_alive()).for_each(|s| frame_done(s, time));
             let entry = state.outputs.iter_mut().find(|o| o.state.id == id);
             if let Some(Redraw::Estimated { again }) = entry.as_ref().map(|o| o.state.redraw)
                 && let Some(entry) = entry

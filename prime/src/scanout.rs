@@ -185,6 +185,12 @@ pub enum Refusal {
         /// The errno of the commit.
         errno: rustix::io::Errno,
     },
+    /// The driver took the combination in a test and refused it when it was committed.
+    #[error("the driver accepted the test and refused the commit: {errno}")]
+    Commit {
+        /// The errno of the commit.
+        errno: rustix::io::Errno,
+    },
 }
 
 /// What the primary plane shows.

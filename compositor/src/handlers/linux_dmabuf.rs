@@ -27,8 +27,8 @@ impl LinuxDmabufHandler for State {
     }
 
     fn accepts_fd(&self, fd: BorrowedFd<'_>) -> bool {
-        // Without a device a memfd is as good: it is only ever read by us.
-        is_dmabuf(fd) || (matches!(self.backend, Backend::Headless(_)) && is_memfd(fd))
+        // Without a device a memfd is as good, if it cannot shrink under our reads.
+        is_dmabuf(fd) || (matches!(self.backend, Backend::Headless(_)) && is_fixed_memfd(fd))
     }
 
     fn import(&mut self, _client: &Client, params: DmabufParams) -> Result<Dmabuf, ImportError> {
@@ -79,8 +79,8 @@ impl State {
     }
 }
 
-fn is_memfd(fd: BorrowedFd<'_>) -> bool {
-    rustix::fs::fcntl_get_seals(fd).is_ok()
+fn is_fixed_memfd(fd: BorrowedFd<'_>) -> bool {
+    rustix::fs::fcntl_get_seals(fd).is_ok_and(|seals| seals.contains(rustix::fs::SealFlags::SHRINK))
 }
 
 impl Dispatch<WlBuffer, Dmabuf> for State {

@@ -100,8 +100,11 @@ pub struct OutputState {
     pub redraw: Redraw,
     /// Frames shown.
     pub frames: u64,
+    /// A timer for the surfaces that cannot be seen is running.
+    pub throttling: bool,
     tracker: OutputDamageTracker,
     cursor_tracker: OutputDamageTracker,
+    entered: Vec<WlSurface>,
     cursor_plane_tried: bool,
     cursor_plane_works: bool,
     plan: Option<CachedPlan>,
@@ -159,12 +162,14 @@ impl OutputState {
             refresh,
             redraw: Redraw::Idle,
             frames: 0,
+            throttling: false,
             tracker,
             cursor_tracker: OutputDamageTracker::new(
                 (PLANE_SIZE as i32, PLANE_SIZE as i32),
                 1.0,
                 Transform::Normal,
             ),
+            entered: Vec::new(),
             cursor_plane_tried: false,
             cursor_plane_works: true,
             plan: None,
@@ -206,9 +211,26 @@ impl OutputState {
         self.current.spec.planes.iter()
     }
 
+    /// How many of the layers last drawn, from the top, can be seen.
+    pub fn visible(&self) -> usize {
+        self.plan.as_ref().map_or(0, |p| p.plan.visible)
+    }
+
+    /// Tells clients which of their surfaces are on this output now.
+    fn update_entered(&mut self, layers: &[SurfaceLayer]) {
+        let now: Vec<WlSurface> = layers.iter().map(|l| l.surface.clone()).collect();
+        for gone in self.entered.iter().filter(|s| !now.contains(s)) {
+            self.output.leave(gone);
+        }
+        for surface in &now {
+            self.output.enter(surface);
+        }
+        self.entered = now;
+    }
+
     /// Draws and submits a frame of `layers` (topmost first).
-    pub fn draw(&mut self, layers: Vec<SurfaceLayer>, parts: &mut RedrawParts<'_>) -> Drawn {
-        let (requests, buffers) = requests(&layers, parts.backend);
+    pub fn draw(&mut self, layers: &[SurfaceLayer], parts: &mut RedrawParts<'_>) -> Drawn {
+        let (requests, buffers) = requests(layers, parts.backend);
         let output = Rect::new(0, 0, self.size.w as u32, self.size.h as u32);
         let cursor_plane = self.cursor_plane(parts);
         let stale = self
@@ -216,32 +238,64 @@ impl OutputState {
             .as_ref()
             .is_none_or(|p| p.layers != requests || p.cursor_on_plane != cursor_plane.is_some());
         if stale {
-            let plan = self.plan(&requests, &layers, &buffers, output, cursor_plane.as_ref(), parts);
-            self.plan = Some(CachedPlan { layers: requests, cursor_on_plane: cursor_plane.is_some(), plan });
-            stats::record_plan(&layers, self.plan.as_ref().map(|p| (&p.plan, &p.layers)));
+            let plan = self.plan(&requests, layers, &buffers, output, cursor_plane.as_ref(), parts);
+            stats::record_plan(layers, &plan);
+            self.update_entered(layers);
+            let cursor_on_plane = cursor_plane.is_some();
+            self.plan = Some(CachedPlan { layers: requests, cursor_on_plane, plan });
         }
-        let Some(cached) = self.plan.as_ref() else { return Drawn::Failed };
-        let plan = if parts.copy_on_purpose {
-            Plan::composite_all(&cached.layers, output)
-        } else {
-            cached.plan.clone()
-        };
-        let claimed = cached.plan.clone();
+        let Some(claimed) = self.plan.as_ref().map(|p| p.plan.clone()) else { return Drawn::Failed };
+        let composited = self.plan.as_ref().map(|p| Plan::composite_all(&p.layers, output));
+        let plan = composited.filter(|_| parts.copy_on_purpose).unwrap_or_else(|| claimed.clone());
+        match self.show(layers, &buffers, cursor_plane.clone(), &plan, &claimed, parts) {
+            Err(errno) if plan.planes.iter().any(Option::is_some) || cursor_plane.is_some() => {
+                // The driver took the test and refused the commit: compose these layers, until they change.
+                self.distrust(layers, errno, output);
+                self.cursor_plane_works = false;
+                let Some(plan) = self.plan.as_ref().map(|p| p.plan.clone()) else { return Drawn::Failed };
+                self.show(layers, &buffers, None, &plan, &plan, parts).unwrap_or(Drawn::Failed)
+            }
+            Err(_) => Drawn::Failed,
+            Ok(drawn) => drawn,
+        }
+    }
 
+    /// Gives every layer of the cached plan up to composition, with the errno of a failed commit as the reason.
+    fn distrust(&mut self, layers: &[SurfaceLayer], errno: rustix::io::Errno, output: Rect) {
+        let Some(cached) = self.plan.as_mut() else { return };
+        let mut plan = Plan::composite_all(&cached.layers, output);
+        let used = cached.plan.planes.iter().enumerate();
+        plan.refusals = used.filter_map(|(i, p)| Some((i, (*p)?, Refusal::Commit { errno }))).collect();
+        cached.plan = plan;
+        cached.cursor_on_plane = false;
+        stats::record_plan(layers, &cached.plan);
+    }
+
+    /// Composes what the plan leaves to composition and submits the frame.
+    ///
+    /// # Errors
+    /// The errno of a commit that the driver refused.
+    fn show(
+        &mut self,
+        layers: &[SurfaceLayer],
+        buffers: &[Option<ScanoutBuffer>],
+        cursor_plane: Option<PlaneUpdate>,
+        plan: &Plan,
+        claimed: &Plan,
+        parts: &mut RedrawParts<'_>,
+    ) -> Result<Drawn, rustix::io::Errno> {
         if plan.primary == PrimaryContent::Composited {
-            match self.compose(&layers, &plan, cursor_plane.is_none(), parts) {
+            match self.compose(layers, plan, cursor_plane.is_none(), parts) {
                 Ok(buffer) => self.composed = Some(buffer),
-                Err(SubmitError::Busy | SubmitError::Inactive) => return Drawn::Failed,
+                Err(SubmitError::Busy | SubmitError::Inactive) => return Ok(Drawn::Failed),
                 Err(err) => {
                     tracing::error!(%err, output = self.output.name(), "cannot compose");
-                    return Drawn::Failed;
+                    return Ok(Drawn::Failed);
                 }
             }
         }
-        let Some(mut spec) = self.spec(&plan, &layers, &buffers, self.composed.as_ref(), parts.backend)
-        else {
-            return Drawn::Failed;
-        };
+        let spec = self.spec(plan, layers, buffers, self.composed.as_ref(), parts.backend);
+        let Some(mut spec) = spec else { return Ok(Drawn::Failed) };
         spec.planes.extend(cursor_plane);
         self.submit(spec, layers, &plan, &claimed, parts)
     }
@@ -249,41 +303,40 @@ impl OutputState {
     fn submit(
         &mut self,
         spec: FrameSpec,
-        layers: Vec<SurfaceLayer>,
+        layers: &[SurfaceLayer],
         plan: &Plan,
         claimed: &Plan,
         parts: &mut RedrawParts<'_>,
-    ) -> Drawn {
+    ) -> Result<Drawn, rustix::io::Errno> {
         let wants_event = layers.iter().take(plan.visible).any(|l| present::has_feedback(&l.surface));
         if spec == self.current.spec && !wants_event && self.frames > 0 {
-            return Drawn::Unchanged;
+            return Ok(Drawn::Unchanged);
         }
         match parts.backend.submit(self.id, &spec, &self.current.spec) {
             Ok(()) => {}
-            Err(SubmitError::Inactive | SubmitError::Busy) => return Drawn::Failed,
-            Err(err) => {
-                tracing::error!(%err, output = self.output.name(), "cannot show a frame");
-                self.plan = None;
-                return Drawn::Failed;
+            Err(SubmitError::Inactive | SubmitError::Busy) => return Ok(Drawn::Failed),
+            Err(SubmitError::Failed(errno)) => {
+                tracing::warn!(%errno, output = self.output.name(), "commit refused");
+                return Err(errno);
             }
         }
         let mut shown = Vec::with_capacity(plan.visible);
         let mut buffers = Vec::new();
-        for (index, layer) in layers.into_iter().enumerate().take(plan.visible) {
+        for (index, layer) in layers.iter().enumerate().take(plan.visible) {
             let zero_copy = claimed.planes[index].is_some();
             shown.push(Shown {
                 zero_copy,
-                fresh: stats::take_fresh(&layer),
+                fresh: stats::take_fresh(layer),
                 feedback: present::take_feedback(&layer.surface),
-                surface: layer.surface,
+                surface: layer.surface.clone(),
             });
             if plan.planes[index].is_some() {
-                buffers.push(layer.buffer);
+                buffers.push(layer.buffer.clone());
             }
         }
         self.pending = Some(Frame { spec, shown, _buffers: buffers });
         self.redraw = Redraw::Waiting { again: false };
-        Drawn::Submitted
+        Ok(Drawn::Submitted)
     }
 
     /// The pending frame is on screen. Returns whether another redraw is wanted.

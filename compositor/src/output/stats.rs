@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use drm_prime::scanout::{Layer, Plan};
+use drm_prime::scanout::Plan;
 use smithay::backend::renderer::utils::CommitCounter;
 use smithay::reexports::wayland_server::protocol::wl_surface::WlSurface;
 use smithay::wayland::compositor::with_states;
@@ -39,8 +39,7 @@ impl SurfaceStats {
 }
 
 /// Notes where a new plan puts each layer.
-pub fn record_plan(layers: &[SurfaceLayer], plan: Option<(&Plan, &Vec<Layer>)>) {
-    let Some((plan, _)) = plan else { return };
+pub fn record_plan(layers: &[SurfaceLayer], plan: &Plan) {
     for (index, layer) in layers.iter().enumerate() {
         let reason = plan.planes[index].is_none().then(|| match plan.reason(index) {
             Some(refusal) => refusal.to_string(),

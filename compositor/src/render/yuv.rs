@@ -151,7 +151,7 @@ fn p010(
 }
 
 fn samples(plane: &PlaneBytes<'_>) -> Result<Vec<u16>, YuvError> {
-    if plane.stride % 2 != 0 {
+    if !plane.stride.is_multiple_of(2) {
         return Err(YuvError::Alignment);
     }
     Ok(plane.bytes.chunks_exact(2).map(|s| u16::from_le_bytes([s[0], s[1]])).collect())

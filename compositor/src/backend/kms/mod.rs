@@ -203,6 +203,12 @@ impl Kms {
         let still: HashSet<_> = connected.iter().map(connector::Info::handle).collect();
         let removed: Vec<OutputId> =
             self.outputs.iter().filter(|o| !still.contains(&o.connector)).map(|o| o.crtc.into()).collect();
+        for output in self.outputs.iter().filter(|o| !still.contains(&o.connector)) {
+            tracing::info!(output = output.name, "output gone");
+            if self.active {
+                output.disable(&self.card);
+            }
+        }
         self.outputs.retain(|o| still.contains(&o.connector));
         let mut added = Vec::new();
         for info in connected {

@@ -168,6 +168,27 @@ impl KmsOutput {
         Ok(())
     }
 
+    /// Turns the CRTC off and gives its mode blob back; the end of this output.
+    pub fn disable(&self, card: &Card) {
+        let mut req = AtomicModeReq::new();
+        for plane in &self.planes {
+            req.add_raw_property(plane.handle.into(), plane.props.fb, 0);
+            req.add_raw_property(plane.handle.into(), plane.props.crtc, 0);
+        }
+        req.add_raw_property(self.connector.into(), self.connector_crtc, 0);
+        if let Some(writeback) = &self.writeback {
+            writeback.detach(&mut req);
+        }
+        req.add_raw_property(self.crtc.into(), self.crtc_mode, 0);
+        req.add_raw_property(self.crtc.into(), self.crtc_active, 0);
+        if let Err(err) = card.atomic_commit(AtomicCommitFlags::ALLOW_MODESET, req) {
+            tracing::debug!(%err, output = self.name, "crtc not turned off");
+        }
+        if let Err(err) = card.destroy_property_blob(self.mode_blob) {
+            tracing::debug!(%err, "mode blob not destroyed");
+        }
+    }
+
     /// Any composition buffer; see [`crate::backend::Backend::any_target`].
     ///
     /// # Errors
