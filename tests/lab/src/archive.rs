@@ -97,7 +97,12 @@ fn newest(names: &str) -> Option<String> {
         let number = name.strip_prefix("linux-source-").unwrap_or("");
         !number.is_empty() && number.chars().all(|c| c.is_ascii_digit() || c == '.')
     };
-    names.lines().map(str::trim).filter(versioned).max_by_key(|name| crate::cache::version_key(name)).map(str::to_owned)
+    names
+        .lines()
+        .map(str::trim)
+        .filter(versioned)
+        .max_by_key(|name| crate::cache::version_key(name))
+        .map(str::to_owned)
 }
 
 #[cfg(test)]
@@ -113,7 +118,8 @@ mod tests {
 
     #[test]
     fn the_mirror_is_debians_own_archive() {
-        let targets = "http://mirror.test/debian-security/\nhttps://other.test/apt/\nhttp://mirror.test/debian/\n";
+        let targets =
+            "http://mirror.test/debian-security/\nhttps://other.test/apt/\nhttp://mirror.test/debian/\n";
         assert_eq!(pick_mirror(targets).as_deref(), Some("http://mirror.test/debian"));
         assert_eq!(pick_mirror("https://other.test/apt/\n"), None);
     }

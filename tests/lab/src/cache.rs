@@ -156,7 +156,10 @@ fn open_lock(path: &Path) -> Result<File> {
 /// The folders in `dir` whose name ends with `suffix`, the highest version first.
 #[must_use]
 pub fn entries(dir: &Path, suffix: &str) -> Vec<PathBuf> {
-    let names = fs::read_dir(dir).into_iter().flatten().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let names = fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     let mut names: Vec<String> = names.filter(|name| name.ends_with(suffix)).collect();
     names.sort_by_key(|name| std::cmp::Reverse(version_key(name)));
     names.into_iter().map(|name| dir.join(name)).collect()

@@ -6,7 +6,7 @@ use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::fs::{PermissionsExt, chown};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -56,15 +56,16 @@ fn serve(run: &Path) -> Result<i32> {
         device.keep();
     }
     settle_udev()?;
-    let runtime = runtime_dirs(request.uid)?;
+    make_user_dirs(request.uid)?;
     start_seatd(request.seatd)?;
-    run_command(&request, &runtime)
+    run_command(&request)
 }
 
 fn filesystem(kind: &str, at: &Path, flags: MountFlags, data: &str) -> Result<()> {
     layout::create_dir(at)?;
     let data = CString::new(data)?;
-    mount(kind, at, kind, flags, Some(data.as_c_str())).with_context(|| format!("cannot mount {kind} at {}", at.display()))
+    mount(kind, at, kind, flags, Some(data.as_c_str()))
+        .with_context(|| format!("cannot mount {kind} at {}", at.display()))
 }
 
 /// An overlay over the folder `lower` of the host: readable as it is, writable into memory only.
@@ -76,7 +77,13 @@ fn overlay(name: &str, lower: &Path, at: &Path) -> Result<()> {
     }
     let lower_text = lower.to_str().context("a path is not UTF-8")?;
     filesystem("hostfs", &base, MountFlags::RDONLY, lower_text)?;
-    let data = format!("lowerdir={},upperdir={},workdir={}", base.display(), upper.display(), work.display());
+    // Without redirect_dir, renaming a folder of the lower layer is EXDEV, which not every program copes with.
+    let data = format!(
+        "lowerdir={},upperdir={},workdir={},redirect_dir=on",
+        base.display(),
+        upper.display(),
+        work.display()
+    );
     filesystem("overlay", at, MountFlags::empty(), &data)
 }
 
@@ -113,7 +120,8 @@ fn mount_system() -> Result<()> {
     ] {
         filesystem(kind, Path::new(at), flags, data)?;
     }
-    for (link, target) in [("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")] {
+    for (link, target) in [("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")]
+    {
         let _ = std::os::unix::fs::symlink(target, Path::new("/dev").join(link));
     }
     sys::loopback_up().context("cannot bring the loopback interface up")?;
@@ -146,7 +154,10 @@ fn console() -> Stdio {
 fn start_udev() -> Result<()> {
     let daemon = ["/lib/systemd/systemd-udevd", "/usr/lib/systemd/systemd-udevd", "/sbin/udevd"];
     let found = daemon.into_iter().find(|path| Path::new(path).exists());
-    helper(found.context("the guest has no udevd: Debian package udev")?, &["--daemon", "--resolve-names=early"])?;
+    helper(
+        found.context("the guest has no udevd: Debian package udev")?,
+        &["--daemon", "--resolve-names=early"],
+    )?;
     helper("udevadm", &["trigger", "--type=subsystems", "--action=add"])?;
     helper("udevadm", &["trigger", "--type=devices", "--action=add"])
 }
@@ -155,14 +166,16 @@ fn settle_udev() -> Result<()> {
     helper("udevadm", &["settle", "--timeout=30"])
 }
 
-fn runtime_dirs(uid: u32) -> Result<PathBuf> {
+/// XDG_RUNTIME_DIR and an empty home, so that no configuration of the host's user has a say.
+fn make_user_dirs(uid: u32) -> Result<()> {
     for id in [0, 1000, uid] {
-        let dir = PathBuf::from(format!("/run/user/{id}"));
-        layout::create_dir(&dir)?;
-        fs::set_permissions(&dir, fs::Permissions::from_mode(0o700))?;
-        chown(&dir, Some(id), Some(id))?;
+        for dir in [format!("/run/user/{id}"), format!("/run/home/{id}")] {
+            layout::create_dir(Path::new(&dir))?;
+            fs::set_permissions(&dir, fs::Permissions::from_mode(0o700))?;
+            chown(&dir, Some(id), Some(id))?;
+        }
     }
-    Ok(PathBuf::from(format!("/run/user/{uid}")))
+    Ok(())
 }
 
 /// seatd's socket is opened up to every user: the guest holds nobody else.
@@ -188,12 +201,13 @@ fn start_seatd(seatd: Seatd) -> Result<()> {
     fs::set_permissions(socket, fs::Permissions::from_mode(0o666)).context("cannot open up seatd's socket")
 }
 
-fn run_command(request: &Request, runtime: &Path) -> Result<i32> {
+fn run_command(request: &Request) -> Result<i32> {
     let (program, arguments) = request.command.split_first().context("no command")?;
     let mut command = Command::new(program);
     command.args(arguments).current_dir(&request.directory).env_clear();
     command.envs(request.environment.iter().map(|(name, value)| (name, value)));
-    command.env("XDG_RUNTIME_DIR", runtime).env("LIBSEAT_BACKEND", "seatd");
+    command.env("XDG_RUNTIME_DIR", format!("/run/user/{}", request.uid));
+    command.env("HOME", format!("/run/home/{}", request.uid)).env("LIBSEAT_BACKEND", "seatd");
     let mut pumps = Vec::new();
     if request.terminal {
         let line = || File::options().read(true).write(true).open("/dev/ttyS1").context("no serial line");

@@ -160,8 +160,15 @@ mod tests {
 
     #[test]
     fn the_options_hold_what_the_lab_promises() {
-        for name in ["DRM_VKMS", "DRM_VGEM", "UDMABUF", "DMABUF_HEAPS_SYSTEM", "SW_SYNC", "INPUT_UINPUT", "VIDEO_VIVID"]
-        {
+        for name in [
+            "DRM_VKMS",
+            "DRM_VGEM",
+            "UDMABUF",
+            "DMABUF_HEAPS_SYSTEM",
+            "SW_SYNC",
+            "INPUT_UINPUT",
+            "VIDEO_VIVID",
+        ] {
             assert!(OPTIONS.lines().any(|line| line == format!("CONFIG_{name}=y")), "{name}");
         }
     }

@@ -6,6 +6,7 @@
 
 pub mod archive;
 pub mod cache;
+pub mod demo;
 pub mod guest;
 pub mod kernel;
 pub mod layout;
@@ -13,5 +14,8 @@ pub mod packages;
 pub mod progress;
 pub mod request;
 pub mod run;
+pub mod sid;
 mod sys;
+pub mod tally;
+pub mod testing;
 pub mod vkms;

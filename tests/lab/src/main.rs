@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use lab::packages::{self, Consent};
 use lab::request::{RUN_VARIABLE, Seatd};
-use lab::{guest, kernel, progress, run};
+use lab::{cache, demo, guest, kernel, layout, progress, run, sid, testing};
 
 /// A real Linux kernel with KMS, as an ordinary process: no GPU, no /dev/dri, no KVM needed.
 #[derive(Debug, Parser)]
@@ -27,8 +27,14 @@ enum Action {
     Exec(Exec),
     /// An interactive shell inside the lab
     Shell(Machine),
+    /// Show it: real clients' dma-bufs on the display planes of a real kernel
+    Demo,
+    /// Run all tests: on the host, in the lab, in the sid guest
+    Test(Test),
     /// Only the set-up: packages and the lab kernel
     Setup,
+    /// Remove the cached kernel and sid root, and all run folders
+    Clean,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -78,7 +84,24 @@ struct Exec {
     command: Vec<String>,
 }
 
+#[derive(Debug, Args)]
+struct Test {
+    /// Only targets whose name contains this, e.g. kernel_picture
+    #[arg(long, value_name = "SUBSTRING")]
+    only: Option<String>,
+    /// Arguments for the test binaries, e.g. a part of a case's name
+    #[arg(last = true)]
+    arguments: Vec<String>,
+}
+
 impl Machine {
+    fn sid(&self, consent: Consent) -> Result<Option<PathBuf>> {
+        match self.guest {
+            Guest::Host => Ok(None),
+            Guest::Sid => sid::ensure(consent).map(Some).map_err(sid::Unavailable::into_error),
+        }
+    }
+
     fn options(&self) -> Result<run::Options> {
         let vkms: Vec<String> = self.vkms.iter().filter(|spec| *spec != "none").cloned().collect();
         for spec in &vkms {
@@ -119,16 +142,32 @@ fn act(cli: &Cli) -> Result<i32> {
             let mut options = exec.machine.options()?;
             options.command.clone_from(&exec.command);
             options.timeout = Some(Duration::try_from_secs_f64(exec.timeout).context("--timeout")?);
+            options.sid = exec.machine.sid(consent)?;
             let linux = set_up(consent)?;
             Ok(run::run(&linux, &options)?.ending.status())
         }
         Action::Shell(machine) => {
             let mut options = machine.options()?;
-            options.command = vec!["/bin/bash".to_owned(), "-l".to_owned()];
+            options.command = vec!["/bin/bash".to_owned()];
             options.timeout = None;
             options.terminal = true;
+            options.sid = machine.sid(consent)?;
             let linux = set_up(consent)?;
             Ok(run::run(&linux, &options)?.ending.status())
+        }
+        Action::Demo => {
+            packages::ensure(packages::BUILD.iter().chain(packages::CLIENTS).copied(), consent)?;
+            demo::run(&set_up(consent)?)
+        }
+        Action::Test(test) => {
+            packages::ensure(packages::BUILD.iter().chain(packages::CLIENTS).copied(), consent)?;
+            let selection = testing::Selection { only: test.only.clone(), arguments: test.arguments.clone() };
+            let tally = testing::run(&set_up(consent)?, &selection, consent)?;
+            Ok(i32::from(!tally.is_good()))
+        }
+        Action::Clean => {
+            clean()?;
+            Ok(0)
         }
         Action::Setup => {
             let linux = set_up(consent)?;
@@ -138,13 +177,34 @@ fn act(cli: &Cli) -> Result<i32> {
     }
 }
 
+/// Refuses while any run, or any set-up, is under way.
+fn clean() -> Result<()> {
+    let _runs = run::lock_all()?;
+    let cache = layout::cache()?;
+    for part in ["kernel", "sid"] {
+        let dir = cache.join(part);
+        let lock = cache::try_lock(&dir.join("lock"))?;
+        let _lock = lock.with_context(|| format!("another run is using {}", dir.display()))?;
+        if part == "sid" {
+            for root in cache::entries(&dir, "").into_iter().filter(|root| root.is_dir()) {
+                sid::remove(&root)?;
+            }
+        }
+        layout::remove_dir(&dir)?;
+        progress::say(&format!("removed {}", dir.display()));
+    }
+    layout::remove_dir(&layout::runs())?;
+    progress::say(&format!("removed {}", layout::runs().display()));
+    Ok(())
+}
+
 /// The packages for a run and the kernel; quick when both are there. `PRIMEWAY_LAB_KERNEL` names a kernel of one's own.
 fn set_up(consent: Consent) -> Result<PathBuf> {
     packages::ensure(packages::GUEST.iter().copied(), consent)?;
     if let Some(own) = std::env::var_os("PRIMEWAY_LAB_KERNEL") {
         return Ok(PathBuf::from(own));
     }
-    let dir = lab::layout::cache()?.join("kernel");
+    let dir = layout::cache()?.join("kernel");
     match kernel::cached(&dir) {
         Some(linux) => Ok(linux),
         None => {

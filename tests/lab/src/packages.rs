@@ -31,7 +31,8 @@ pub const BUILD: &[&str] = &[
 ];
 
 /// The clients that the demo and the kernel cases start.
-pub const CLIENTS: &[&str] = &["fonts-dejavu-core", "foot", "libgl1-mesa-dri", "strace", "weston", "xkb-data"];
+pub const CLIENTS: &[&str] =
+    &["fonts-dejavu-core", "foot", "libgl1-mesa-dri", "strace", "weston", "xkb-data"];
 
 /// What the sid root is made with.
 pub const SID: &[&str] = &["debian-archive-keyring", "debootstrap"];

@@ -56,11 +56,7 @@ pub fn run(what: &str, command: &mut Command, log: &Path) -> Result<()> {
         eprint!("\r\x1b[K");
     }
     if !status.success() {
-        bail!(
-            "{what} failed ({program}: {status}); the end of {}:\n{}",
-            log.display(),
-            last_lines(log, 20)
-        );
+        bail!("{what} failed ({program}: {status}); the end of {}:\n{}", log.display(), last_lines(log, 20));
     }
     say(&format!("{what}: done in {:.0} s", started.elapsed().as_secs_f32()));
     Ok(())

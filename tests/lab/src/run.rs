@@ -146,6 +146,19 @@ fn run_folder(name: Option<&str>) -> Result<(PathBuf, cache::Lock)> {
     Ok((fs::canonicalize(folder)?, lock))
 }
 
+/// Takes the lock of every run folder, so that all can be removed.
+///
+/// # Errors
+/// When one is in use.
+pub fn lock_all() -> Result<Vec<cache::Lock>> {
+    let mut locks = Vec::new();
+    for path in cache::entries(&layout::runs(), ".lock") {
+        let lock = cache::try_lock(&path)?;
+        locks.push(lock.with_context(|| format!("a run is under way ({} is held)", path.display()))?);
+    }
+    Ok(locks)
+}
+
 /// Drops the oldest unnamed runs that nobody uses any more.
 fn prune(runs: &Path) {
     let mut old = cache::entries(runs, "");
@@ -173,11 +186,9 @@ fn request(options: &Options, folder: &Path) -> Result<Request> {
         })
         .filter(|(name, _)| name != RUN_VARIABLE)
         .collect();
-    let home = if options.uid == 0 { "/root".to_owned() } else { format!("/run/user/{}", options.uid) };
     environment.extend([
         ("PRIMEWAY_LAB".to_owned(), "1".to_owned()),
         ("PRIMEWAY_ARTEFACTS".to_owned(), folder.to_string_lossy().into_owned()),
-        ("HOME".to_owned(), home),
     ]);
     environment.extend(options.environment.iter().cloned());
     Ok(Request {
@@ -207,7 +218,7 @@ impl Kernel {
         let mut command = Command::new(linux);
         command.arg(format!("mem={}M", options.memory)).arg(format!("ncpus={}", options.cpus));
         command.args(["seccomp=on", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro"]);
-        command.args(["console=ttyS0", "con=null", "ssl0=null,fd:1", "panic=-1"]);
+        command.args(["console=ttyS0", "con=null", "ssl=null", "ssl0=null,fd:1", "panic=-1"]);
         command.arg(if options.terminal { "ssl1=fd:3,fd:4" } else { "ssl1=null" });
         command.args(["vkms.create_default_dev=0", "uml_dir=uml"]);
         command.arg(quoted("init", &init)?).arg(quoted(RUN_VARIABLE, folder)?);
@@ -248,7 +259,9 @@ impl Kernel {
 fn descendants(root: i32) -> Vec<(i32, u64)> {
     let mut processes = Vec::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
+            continue;
+        };
         if let Some((parent, start)) = stat(pid) {
             processes.push((pid, parent, start));
         }
@@ -350,12 +363,18 @@ fn conclude(folder: &Path) -> Ending {
             Ending::Failed
         }
         None => {
-            let text = fs::read(&log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+            let text =
+                fs::read(&log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
             let panic = text.lines().find(|line| line.contains("Kernel panic"));
             let reason = panic.map_or("the kernel ended without an answer".to_owned(), |line| {
-                line.split_once("Kernel panic").map_or(line.to_owned(), |(_, rest)| format!("kernel panic{rest}"))
+                line.split_once("Kernel panic")
+                    .map_or(line.to_owned(), |(_, rest)| format!("kernel panic{rest}"))
             });
-            progress::say(&format!("{reason}; the end of {}:\n{}", log.display(), progress::last_lines(&log, 15)));
+            progress::say(&format!(
+                "{reason}; the end of {}:\n{}",
+                log.display(),
+                progress::last_lines(&log, 15)
+            ));
             Ending::Failed
         }
     }
@@ -406,6 +425,10 @@ impl TerminalState {
 
 impl Drop for TerminalState {
     fn drop(&mut self) {
-        let _ = rustix::termios::tcsetattr(rustix::stdio::stdin(), rustix::termios::OptionalActions::Drain, &self.0);
+        let _ = rustix::termios::tcsetattr(
+            rustix::stdio::stdin(),
+            rustix::termios::OptionalActions::Drain,
+            &self.0,
+        );
     }
 }

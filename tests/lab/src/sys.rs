@@ -64,6 +64,11 @@ pub fn own_terminal(command: &mut Command) -> &mut Command {
     }
 }
 
+/// The child leads a process group of its own.
+pub fn own_group(command: &mut Command) -> &mut Command {
+    command.process_group(0)
+}
+
 /// The child runs as `id` (user and group) without supplementary groups.
 pub fn as_user(command: &mut Command, id: u32) -> &mut Command {
     // SAFETY: the three system calls are async-signal-safe and touch no memory of ours.
@@ -106,6 +111,14 @@ pub fn signal_process(pid: i32, signal: i32) {
     if pid > 1 {
         // SAFETY: kill has no memory effects; 0, 1 and negative ids were excluded.
         unsafe { libc::kill(pid, signal) };
+    }
+}
+
+/// Sends `signal` to a process group; an absent group is fine.
+pub fn signal_group(group: i32, signal: i32) {
+    if group > 1 {
+        // SAFETY: kill has no memory effects; the special values 0 and 1 were excluded.
+        unsafe { libc::kill(-group, signal) };
     }
 }
 

@@ -20,7 +20,9 @@ const MAX_OBJECTS: usize = 31;
 #[non_exhaustive]
 pub enum VkmsError {
     /// A key that no SPEC has.
-    #[error("vkms spec: unknown item `{0}` (known: default, crtcs=N, connectors=N, connected=N, overlays=N, cursor, writeback, order=KIND+KIND+…)")]
+    #[error(
+        "vkms spec: unknown item `{0}` (known: default, crtcs=N, connectors=N, connected=N, overlays=N, cursor, writeback, order=KIND+KIND+…)"
+    )]
     UnknownItem(String),
     /// A value that is not a number, or one out of range.
     #[error("vkms spec: `{item}` needs a number from {min} to {max}")]
@@ -97,13 +99,7 @@ pub struct Spec {
 
 impl Default for Spec {
     fn default() -> Self {
-        Self {
-            crtcs: 1,
-            connectors: 1,
-            connected: 1,
-            writeback: true,
-            order: default_order(4, true),
-        }
+        Self { crtcs: 1, connectors: 1, connected: 1, writeback: true, order: default_order(4, true) }
     }
 }
 
@@ -280,16 +276,22 @@ impl Device {
     }
 
     fn dir(&mut self, path: PathBuf) -> Result<PathBuf, VkmsError> {
-        fs::create_dir(&path)
-            .map_err(|source| VkmsError::Configfs { action: "create", path: path.clone(), source })?;
+        fs::create_dir(&path).map_err(|source| VkmsError::Configfs {
+            action: "create",
+            path: path.clone(),
+            source,
+        })?;
         self.made.push(Made::Dir(path.clone()));
         Ok(path)
     }
 
     fn link(&mut self, target: &str, dir: PathBuf) -> Result<(), VkmsError> {
         let path = dir.join(target.rsplit('/').next().unwrap_or(target));
-        std::os::unix::fs::symlink(self.root.join(target), &path)
-            .map_err(|source| VkmsError::Configfs { action: "link", path: path.clone(), source })?;
+        std::os::unix::fs::symlink(self.root.join(target), &path).map_err(|source| VkmsError::Configfs {
+            action: "link",
+            path: path.clone(),
+            source,
+        })?;
         self.made.push(Made::Link(path));
         Ok(())
     }
@@ -301,7 +303,8 @@ impl Device {
                 first = Err(VkmsError::Configfs { action, path: path.to_owned(), source });
             }
         };
-        if self.root.is_dir() {
+        // A device that could not even be made may be another one's name: leave that one alone.
+        if !self.made.is_empty() {
             let enabled = self.root.join("enabled");
             note("disable", &enabled, fs::write(&enabled, "0"));
         }
@@ -321,7 +324,9 @@ impl Device {
 
 impl Drop for Device {
     fn drop(&mut self) {
-        if !self.keep && let Err(err) = self.tear_down() {
+        if !self.keep
+            && let Err(err) = self.tear_down()
+        {
             eprintln!("lab: cannot remove vkms device {}: {err}", self.name);
         }
     }
@@ -339,8 +344,11 @@ pub enum Status {
 }
 
 fn write(path: &Path, value: &str) -> Result<(), VkmsError> {
-    fs::write(path, value)
-        .map_err(|source| VkmsError::Configfs { action: "write to", path: path.to_owned(), source })
+    fs::write(path, value).map_err(|source| VkmsError::Configfs {
+        action: "write to",
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// The `/dev/dri/cardN` whose parent device in sysfs is called `name`.
@@ -412,10 +420,7 @@ mod tests {
             order("overlays=2,cursor,order=overlay+primary+cursor").unwrap(),
             [Overlay, Overlay, Primary, Cursor]
         );
-        assert_eq!(
-            order("overlays=2,order=overlay+primary+overlay").unwrap(),
-            [Overlay, Primary, Overlay]
-        );
+        assert_eq!(order("overlays=2,order=overlay+primary+overlay").unwrap(), [Overlay, Primary, Overlay]);
     }
 
     #[test]

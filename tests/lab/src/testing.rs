@@ -1,0 +1,409 @@
+//! Owns `cargo lab test`: which test binaries belong to which tier, running them, the summary.
+//! Tiers: *host* (no kernel of ours), *lab* (targets `kernel_*`, each in a boot of its own, and `lab_runs`, which boots
+//! guests itself), *sid* (targets `sid_*`, in the sid guest). Does not own the verdict on their output (see `tally`).
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+
+use crate::packages::Consent;
+use crate::run::{self, Ending};
+use crate::sid::{self, Unavailable};
+use crate::tally::{self, Skips, Tally, Verdict};
+use crate::{layout, progress, sys};
+
+/// No test binary may take longer.
+const LIMIT: Duration = Duration::from_secs(900);
+
+/// What to test.
+#[derive(Clone, Debug, Default)]
+pub struct Selection {
+    /// Only targets whose name contains this.
+    pub only: Option<String>,
+    /// Arguments for the test binaries, such as a part of a case's name.
+    pub arguments: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tier {
+    Host,
+    Lab,
+    Sid,
+}
+
+#[derive(Clone, Debug)]
+struct Target {
+    name: String,
+    package: String,
+    kind: String,
+    folder: PathBuf,
+    executable: PathBuf,
+}
+
+impl Target {
+    fn tier(&self) -> Tier {
+        match self.name.as_str() {
+            name if self.kind == "test" && name.starts_with("kernel_") => Tier::Lab,
+            name if self.kind == "test" && name.starts_with("sid_") => Tier::Sid,
+            "lab_runs" => Tier::Lab,
+            _ => Tier::Host,
+        }
+    }
+
+    fn in_guest(&self) -> bool {
+        self.name != "lab_runs"
+    }
+}
+
+/// Builds and runs the tests; prints each target's verdict, one line per tier, and the total on the last line.
+///
+/// # Errors
+/// When the build fails or the run is interrupted.
+pub fn run(linux: &Path, selection: &Selection, consent: Consent) -> Result<Tally> {
+    sys::catch_termination();
+    let targets = build()?;
+    let chosen =
+        |target: &&Target| selection.only.as_ref().is_none_or(|only| target.name.contains(only.as_str()));
+    let of = |tier: Tier| targets.iter().filter(chosen).filter(move |target| target.tier() == tier);
+
+    let mut host = Summary::new("host");
+    for target in of(Tier::Host) {
+        let output = on_host(target, selection, &[])?;
+        host.take(target, tally::judge(&output.text, output.succeeded, Skips::Allowed), &output);
+    }
+    if selection.only.is_none() && selection.arguments.is_empty() {
+        let output = documentation()?;
+        let target = Target {
+            name: "examples in the documentation".to_owned(),
+            package: "workspace".to_owned(),
+            kind: "doc".to_owned(),
+            folder: layout::workspace(),
+            executable: PathBuf::new(),
+        };
+        host.take(&target, tally::judge(&output.text, output.succeeded, Skips::Allowed), &output);
+    }
+
+    let mut lab = Summary::new("lab");
+    for target in of(Tier::Lab) {
+        let output = if target.in_guest() {
+            in_guest(target, linux, None, selection)?
+        } else {
+            on_host(target, selection, &[("PRIMEWAY_LAB_RUNS", linux)])?
+        };
+        lab.take(target, judge_guest(&output, Skips::Forbidden), &output);
+    }
+
+    let mut newer = Summary::new("sid");
+    let mut root = None;
+    for target in of(Tier::Sid) {
+        match root.get_or_insert_with(|| sid::ensure(consent)) {
+            Ok(root) => {
+                let output = in_guest(target, linux, Some(root.clone()), selection)?;
+                newer.take(target, judge_guest(&output, Skips::WithReason), &output);
+            }
+            Err(Unavailable::Unreachable(err)) => newer.skip(target, &list(target)?, &format!("{err:#}")),
+            Err(Unavailable::Failed(err)) => newer.fail(target, &format!("{err:#}")),
+        }
+    }
+
+    println!();
+    let mut total = Tally::default();
+    for summary in [host, lab, newer] {
+        summary.print();
+        total.add(summary.tally);
+    }
+    println!("{total}");
+    Ok(total)
+}
+
+/// One tier's counts.
+struct Summary {
+    tier: &'static str,
+    tally: Tally,
+    started: Instant,
+    taken: Duration,
+}
+
+impl Summary {
+    fn new(tier: &'static str) -> Self {
+        Self { tier, tally: Tally::default(), started: Instant::now(), taken: Duration::ZERO }
+    }
+
+    fn take(&mut self, target: &Target, verdict: Verdict, output: &Output) {
+        let Verdict { tally, notes } = verdict;
+        println!(
+            "{}: {} {}: {tally} ({:.1} s)",
+            self.tier,
+            target.package,
+            target.name,
+            output.taken.as_secs_f32()
+        );
+        if tally.failed > 0 {
+            println!("{}", output.text.trim_end());
+        }
+        for note in notes {
+            println!("  {note}");
+        }
+        if tally.failed > 0 {
+            println!("  everything it said: {}", output.folder.display());
+        }
+        self.tally.add(tally);
+        self.taken = self.started.elapsed();
+    }
+
+    fn skip(&mut self, target: &Target, cases: &[String], reason: &str) {
+        for case in cases {
+            println!("  skipped: {} {case}: {reason}", target.name);
+        }
+        self.tally.skipped += cases.len();
+    }
+
+    fn fail(&mut self, target: &Target, reason: &str) {
+        println!("  failed: {}: {reason}", target.name);
+        self.tally.failed += 1;
+    }
+
+    fn print(&self) {
+        println!("{}: {} ({:.0} s)", self.tier, self.tally, self.taken.as_secs_f32());
+    }
+}
+
+/// What a test binary said.
+struct Output {
+    text: String,
+    succeeded: bool,
+    taken: Duration,
+    /// Where the log, and in a guest the artefacts, are.
+    folder: PathBuf,
+    /// In a guest: how it ended, if not by the command's own end, and what the kernel complained of.
+    trouble: Vec<String>,
+}
+
+fn judge_guest(output: &Output, skips: Skips) -> Verdict {
+    let mut verdict = tally::judge(&output.text, output.succeeded, skips);
+    for trouble in &output.trouble {
+        verdict.tally.failed += 1;
+        verdict.notes.push(format!("failed: {trouble}"));
+    }
+    verdict
+}
+
+#[derive(Deserialize)]
+struct Message {
+    reason: String,
+    executable: Option<PathBuf>,
+    manifest_path: Option<PathBuf>,
+    target: Option<MessageTarget>,
+    profile: Option<MessageProfile>,
+}
+
+#[derive(Deserialize)]
+struct MessageTarget {
+    name: String,
+    kind: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct MessageProfile {
+    test: bool,
+}
+
+/// The `cargo` that runs this program.
+#[must_use]
+pub fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(layout::workspace());
+    command
+}
+
+/// Builds programs and tests of the workspace; cargo's own progress is shown.
+fn build() -> Result<Vec<Target>> {
+    progress::say("building the workspace and its tests");
+    let programs = cargo().args(["build", "--workspace", "--bins"]).status().context("cannot run cargo")?;
+    if !programs.success() {
+        bail!("the build failed");
+    }
+    let output = cargo()
+        .args(["test", "--workspace", "--no-run", "--message-format=json-render-diagnostics"])
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cannot run cargo")?;
+    if !output.status.success() {
+        bail!("the build of the tests failed");
+    }
+    let targets = targets(&String::from_utf8_lossy(&output.stdout));
+    if targets.is_empty() {
+        bail!("cargo named no test binary");
+    }
+    Ok(targets)
+}
+
+fn targets(messages: &str) -> Vec<Target> {
+    let parsed = messages.lines().filter_map(|line| serde_json::from_str::<Message>(line).ok());
+    let mut targets: Vec<Target> = parsed
+        .filter(|message| {
+            message.reason == "compiler-artifact" && message.profile.as_ref().is_some_and(|p| p.test)
+        })
+        .filter_map(|message| {
+            let folder = message.manifest_path?.parent()?.to_owned();
+            let target = message.target?;
+            let package =
+                fs::read_to_string(folder.join("Cargo.toml")).ok().and_then(|text| package_name(&text));
+            Some(Target {
+                name: target.name,
+                package: package.unwrap_or_default(),
+                kind: target.kind.first()?.clone(),
+                executable: message.executable?,
+                folder,
+            })
+        })
+        .collect();
+    targets.sort_by(|a, b| (&a.package, &a.kind, &a.name).cmp(&(&b.package, &b.kind, &b.name)));
+    targets
+}
+
+fn package_name(manifest: &str) -> Option<String> {
+    let line = manifest.lines().find_map(|line| line.trim().strip_prefix("name = "))?;
+    Some(line.trim().trim_matches('"').to_owned())
+}
+
+fn log_folder(target: &str) -> Result<PathBuf> {
+    let folder = layout::runs().join("test").join(target.replace(['/', ' '], "-"));
+    layout::remove_dir(&folder)?;
+    layout::create_dir(&folder)?;
+    Ok(folder)
+}
+
+fn on_host(target: &Target, selection: &Selection, environment: &[(&str, &Path)]) -> Result<Output> {
+    let mut command = Command::new(&target.executable);
+    command.args(&selection.arguments).current_dir(&target.folder);
+    command.env("CARGO_MANIFEST_DIR", &target.folder).env("CARGO_PKG_NAME", &target.package);
+    command.env_remove("PRIMEWAY_LAB").envs(environment.iter().copied());
+    captured(&mut command, &format!("{}-{}", target.package, target.name))
+}
+
+fn documentation() -> Result<Output> {
+    captured(cargo().args(["test", "--workspace", "--doc"]), "documentation")
+}
+
+/// Runs a command of the host with its output in a file, within the limit, in a process group of its own.
+fn captured(command: &mut Command, name: &str) -> Result<Output> {
+    let folder = log_folder(name)?;
+    let path = folder.join("output");
+    let file = File::create(&path)?;
+    let started = Instant::now();
+    command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
+    let child = sys::die_with_parent(sys::own_group(command), libc::SIGKILL).spawn();
+    let mut child = child.with_context(|| format!("cannot start {}", command.get_program().display()))?;
+    let mut trouble = Vec::new();
+    let status = loop {
+        if let Some(status) = child.try_wait()? {
+            break Some(status);
+        }
+        let interrupted = sys::caught_signal();
+        if interrupted.is_some() || started.elapsed() > LIMIT {
+            sys::signal_group(child.id().cast_signed(), libc::SIGKILL);
+            child.wait()?;
+            if let Some(signal) = interrupted {
+                bail!("stopped by signal {signal}");
+            }
+            trouble.push(format!("ended after {} s", LIMIT.as_secs()));
+            break None;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    let text = String::from_utf8_lossy(&fs::read(&path)?).into_owned();
+    let succeeded = status.is_some_and(|status| status.success());
+    Ok(Output { text, succeeded, taken: started.elapsed(), folder, trouble })
+}
+
+fn in_guest(target: &Target, linux: &Path, sid: Option<PathBuf>, selection: &Selection) -> Result<Output> {
+    let started = Instant::now();
+    let executable = target.executable.to_str().context("a path is not UTF-8")?.to_owned();
+    let mut command = vec![executable, "--test-threads=1".to_owned()];
+    command.extend(selection.arguments.iter().cloned());
+    let options = run::Options {
+        command,
+        sid,
+        timeout: Some(LIMIT),
+        name: Some(format!("test-{}", target.name)),
+        quiet: true,
+        environment: vec![("CARGO_MANIFEST_DIR".to_owned(), target.folder.to_string_lossy().into_owned())],
+        ..run::Options::default()
+    };
+    let outcome = run::run(linux, &options)?;
+    let read = |name: &str| {
+        fs::read(outcome.folder.join(name))
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .unwrap_or_default()
+    };
+    let mut trouble = tally::kernel_complaints(&read("kernel.log"));
+    match outcome.ending {
+        Ending::Exit(_) => {}
+        Ending::TimedOut => trouble.push(format!("ended after {} s", LIMIT.as_secs())),
+        Ending::Interrupted(signal) => bail!("stopped by signal {signal}"),
+        Ending::Failed => trouble.push("the guest failed; see its kernel.log".to_owned()),
+    }
+    Ok(Output {
+        text: format!("{}{}", read("stdout"), read("stderr")),
+        succeeded: outcome.ending == Ending::Exit(0),
+        taken: started.elapsed(),
+        folder: outcome.folder,
+        trouble,
+    })
+}
+
+/// The cases of a target, without running them.
+fn list(target: &Target) -> Result<Vec<String>> {
+    let output = Command::new(&target.executable).arg("--list").stdin(Stdio::null()).output();
+    let cases = tally::listed(&String::from_utf8_lossy(&output.context("cannot list the cases")?.stdout));
+    if cases.is_empty() {
+        bail!("{} lists no case", target.name);
+    }
+    Ok(cases)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn test_binaries_are_read_from_cargos_messages_and_sorted_into_tiers() {
+        let message = |name: &str, kind: &str, test: bool| {
+            format!(
+                r#"{{"reason":"compiler-artifact","manifest_path":"/w/x/Cargo.toml","executable":"/w/t/{name}","target":{{"name":"{name}","kind":["{kind}"]}},"profile":{{"test":{test}}}}}"#
+            )
+        };
+        let messages = [
+            message("kernel_picture", "test", true),
+            message("sid_clients", "test", true),
+            message("prime", "lib", true),
+            message("primeway", "bin", false),
+            message("lab_runs", "test", true),
+            "{\"reason\":\"build-finished\",\"success\":true}".to_owned(),
+        ]
+        .join("\n");
+        let found: Vec<(String, Tier)> =
+            targets(&messages).into_iter().map(|target| (target.name.clone(), target.tier())).collect();
+        let expected = [
+            ("prime", Tier::Host),
+            ("kernel_picture", Tier::Lab),
+            ("lab_runs", Tier::Lab),
+            ("sid_clients", Tier::Sid),
+        ];
+        assert_eq!(found, expected.map(|(name, tier)| (name.to_owned(), tier)));
+    }
+
+    #[test]
+    fn the_package_name_is_the_manifests_first_name() {
+        assert_eq!(
+            package_name("[package]\nname = \"drm-prime\"\n[lib]\nname = \"x\"\n").as_deref(),
+            Some("drm-prime")
+        );
+    }
+}
