@@ -16,8 +16,8 @@ use crate::ctl::{Ctl, Stats};
 use crate::debugfs::{CrcReader, DebugDevice, FramebufferState, PlaneState};
 use crate::process::{Pixels, Process};
 
-/// Frames with the same CRC that count as a picture at rest.
-const REST: usize = 3;
+/// Frames without a change that count as a picture at rest: several compositions even on a slow machine.
+const REST: u32 = 10;
 /// The longest wait for a picture at rest.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// From this share of zero-copy frames on, a client counts as scanned out by its own feedback.
@@ -266,7 +266,7 @@ mod tests {
         let plane_id = plane.map_or("null".to_owned(), |id| id.to_string());
         serde_json::from_str(&format!(
             r#"{{"outputs":[{{"name":"V","planes":[{{"id":40,"fb":71,"content":"client","surface":7}}]}}],
-                "clients":[{{"pid":12,"surfaces":[{{"surface":7,"format":"AR24","plane":{plane_id},
+                "clients":[{{"pid":12,"surfaces":[{{"surface":7,"role":"toplevel","format":"AR24","plane":{plane_id},
                 "frames_presented":100,"frames_zero_copy":{zero_copy}}}]}}]}}"#
         ))
         .unwrap()

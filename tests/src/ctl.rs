@@ -158,10 +158,10 @@ impl Stats {
         self.clients.iter().filter(|client| client.pid == pid).flat_map(|client| &client.surfaces).collect()
     }
 
-    /// The first surface of a process that has a buffer.
+    /// The first window of a process.
     #[must_use]
     pub fn surface(&self, pid: i32) -> Option<&Surface> {
-        self.surfaces(pid).into_iter().find(|surface| surface.format.is_some())
+        self.surfaces(pid).into_iter().find(|surface| surface.role.as_deref() == Some("toplevel"))
     }
 
     /// A plane of any output.

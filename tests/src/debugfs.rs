@@ -10,7 +10,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use drm::{Device as _, VblankWaitFlags, VblankWaitTarget};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::drm_node::{DrmNode, card_nodes};
 
 /// Where debugfs is mounted.
 const ROOT: &str = "/sys/kernel/debug/dri";
@@ -19,6 +22,7 @@ const ROOT: &str = "/sys/kernel/debug/dri";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DebugDevice {
     path: PathBuf,
+    node: PathBuf,
 }
 
 /// A plane in the kernel's current state.
@@ -71,18 +75,13 @@ impl DebugDevice {
     ///
     /// When debugfs cannot be read or no device has that driver.
     pub fn of_driver(driver: &str) -> Result<DebugDevice> {
-        let entries =
-            fs::read_dir(ROOT).with_context(|| format!("cannot list {ROOT}: debugfs and root are needed"))?;
-        let mut paths: Vec<PathBuf> =
-            entries.filter_map(|entry| entry.ok().map(|entry| entry.path())).collect();
-        paths.sort();
-        for path in paths {
-            let Ok(name) = fs::read_to_string(path.join("name")) else { continue };
-            if name.split_whitespace().next() == Some(driver) {
-                return Ok(DebugDevice { path });
+        for node in card_nodes()? {
+            let device = DebugDevice::of_node(&node)?;
+            if device.read("name")?.split_whitespace().next() == Some(driver) {
+                return Ok(device);
             }
         }
-        bail!("no device of driver {driver} in {ROOT}")
+        bail!("no card of driver {driver} here")
     }
 
     /// The device whose card node is `/dev/dri/cardN`.
@@ -95,9 +94,9 @@ impl DebugDevice {
         let minor = name.trim_start_matches(|c: char| !c.is_ascii_digit());
         let path = Path::new(ROOT).join(minor);
         if minor.is_empty() || !path.join("name").exists() {
-            bail!("{} has no folder in {ROOT}", node.display());
+            bail!("{} has no folder in {ROOT}: debugfs and root are needed", node.display());
         }
-        Ok(DebugDevice { path })
+        Ok(DebugDevice { path, node: node.to_owned() })
     }
 
     fn read(&self, file: &str) -> Result<String> {
@@ -138,6 +137,8 @@ impl DebugDevice {
     ///
     /// When the CRTC is off, or another reader has it.
     pub fn crc(&self, crtc: &str) -> Result<CrcReader> {
+        let pipe = crtc.trim_start_matches("crtc-").parse().with_context(|| format!("{crtc} is no CRTC"))?;
+        let node = DrmNode::open(&self.node)?;
         let folder = self.path.join(crtc).join("crc");
         fs::write(folder.join("control"), "auto")
             .with_context(|| format!("cannot choose the CRC source of {crtc}"))?;
@@ -146,7 +147,7 @@ impl DebugDevice {
             .custom_flags(libc::O_NONBLOCK)
             .open(folder.join("data"))
             .with_context(|| format!("cannot open the CRCs of {crtc} (is it on?)"))?;
-        Ok(CrcReader { file })
+        Ok(CrcReader { file, node, pipe })
     }
 
     /// The CRTCs that have a CRC source, as debugfs names them: `crtc-0`.
@@ -169,6 +170,8 @@ impl DebugDevice {
 #[derive(Debug)]
 pub struct CrcReader {
     file: File,
+    node: DrmNode,
+    pipe: u32,
 }
 
 /// The CRC of one frame.
@@ -208,44 +211,41 @@ impl CrcReader {
         }
     }
 
-    /// Throws away what was queued before now.
-    ///
-    /// # Errors
-    ///
-    /// When an entry cannot be read.
-    pub fn drain(&mut self) -> Result<()> {
-        let mut line = [0u8; 256];
-        loop {
-            match self.file.read(&mut line) {
-                Ok(0) => return Ok(()),
-                Ok(_) => {}
-                Err(err) if err.kind() == std::io::ErrorKind::WouldBlock => return Ok(()),
-                Err(err) => return Err(err).context("cannot read the CRC"),
-            }
-        }
+    /// The number of the last vblank, in the count that [`FrameCrc::frame`] uses.
+    fn vblank(&self) -> Result<u32> {
+        let reply = self
+            .node
+            .wait_vblank(VblankWaitTarget::Relative(0), VblankWaitFlags::empty(), self.pipe, 0)
+            .context("WAIT_VBLANK")?;
+        Ok(reply.frame())
     }
 
-    /// Waits until `frames` new frames in a row have the same CRC and returns it.
+    /// Waits until the picture does not change for `frames` frames and returns its CRC.
     ///
-    /// A frame that was being composed while this is called does not count.
+    /// Only frames count whose composition began after the call. A composer that falls behind reports one picture
+    /// for several frames at once, all of them with vblank numbers from before it began.
     ///
     /// # Errors
     ///
-    /// When the picture does not come to rest within `timeout`; the message has the last CRCs.
-    pub fn stable(&mut self, frames: usize, timeout: Duration) -> Result<u32> {
+    /// When the picture does not come to rest within `timeout`.
+    pub fn stable(&mut self, frames: u32, timeout: Duration) -> Result<u32> {
         let deadline = Instant::now() + timeout;
-        self.drain()?;
-        self.next(deadline)?;
-        let mut last: Vec<u32> = Vec::new();
+        // One more, because the count may lag behind by one.
+        let called = self.vblank()?.wrapping_add(1);
+        let mut run: Option<FrameCrc> = None;
         loop {
-            let crc =
-                self.next(deadline).with_context(|| format!("the picture never rested: {last:08x?}"))?.crc;
-            if last.last().is_some_and(|previous| *previous != crc) {
-                last.clear();
+            let entry =
+                self.next(deadline).with_context(|| format!("the picture never rested, last {run:08x?}"))?;
+            if entry.frame.wrapping_sub(called).cast_signed() <= 0 {
+                continue;
             }
-            last.push(crc);
-            if last.len() >= frames {
-                return Ok(crc);
+            match run {
+                Some(first) if first.crc == entry.crc => {
+                    if entry.frame.wrapping_sub(first.frame) >= frames {
+                        return Ok(entry.crc);
+                    }
+                }
+                _ => run = Some(entry),
             }
         }
     }

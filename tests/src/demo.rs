@@ -49,8 +49,8 @@ impl Row {
 ///
 /// When the demo cannot be made at all: primeway does not start, a client ends, the kernel has no vkms.
 pub fn run() -> Result<bool> {
-    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    println!("primeway demo: a display without a GPU (Linux {}, driver vkms)", kernel.trim());
+    let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
+    println!("primeway demo: a display without a GPU (Linux {kernel}, driver vkms)");
     println!();
     let real = scanned_out_part()?;
     println!();
@@ -92,7 +92,7 @@ fn scanned_out_part() -> Result<bool> {
     );
     println!();
     let verdict = judge(&compositor, &mut clients)?;
-    print_verdict(&verdict);
+    print_verdict(&verdict, "WRONG");
     compositor.check_alive()?;
     let mut good = verdict.is_consistent();
     for row in &rows {
@@ -120,7 +120,7 @@ fn copying_part() -> Result<bool> {
     wait_for_all(&mut compositor, &mut clients)?;
     std::thread::sleep(Duration::from_secs(1));
     let verdict = judge(&compositor, &mut clients)?;
-    print_verdict(&verdict);
+    print_verdict(&verdict, "caught");
     let caught =
         verdict.findings.iter().all(|finding| !finding.scanned_out && !finding.disagreements.is_empty());
     if caught {
@@ -291,7 +291,7 @@ fn judge(compositor: &Compositor, clients: &mut [RunningClient]) -> Result<Verdi
     check::check(&device, &compositor.ctl, &subjects)
 }
 
-fn print_verdict(verdict: &Verdict) {
+fn print_verdict(verdict: &Verdict, label: &str) {
     for finding in &verdict.findings {
         let seen = if finding.scanned_out {
             "the display changed: scanned out"
@@ -306,7 +306,7 @@ fn print_verdict(verdict: &Verdict) {
             );
         }
         for disagreement in &finding.disagreements {
-            println!("      WRONG: {disagreement}");
+            println!("      {label}: {disagreement}");
         }
     }
 }

@@ -12,6 +12,8 @@ use drm::Device as _;
 use drm::control::Device as _;
 use drm_fourcc::DrmFourcc;
 
+use crate::buffer::Mapping;
+
 /// An open card node.
 #[derive(Debug)]
 pub struct DrmNode {
@@ -90,6 +92,21 @@ impl DrmNode {
         let fd = self.buffer_to_prime_fd(drm::buffer::Buffer::handle(&dumb), drm::CLOEXEC | drm::RDWR);
         self.destroy_dumb_buffer(dumb).context("DESTROY_DUMB")?;
         fd.context("PRIME_HANDLE_TO_FD")
+    }
+
+    /// Maps a dma-buf that this device exported, for writing even when its descriptor is read-only: the device's
+    /// own handle of it can be mapped as a dumb buffer, a foreign one cannot.
+    ///
+    /// # Errors
+    ///
+    /// When it is not this device's memory, or an ioctl fails.
+    pub fn map_own_dmabuf(&self, dmabuf: BorrowedFd<'_>, size: u64) -> Result<Mapping> {
+        let handle = self.prime_fd_to_buffer(dmabuf).context("PRIME_FD_TO_HANDLE")?;
+        let mapping = drm_ffi::mode::dumbbuffer::map(self.as_fd(), handle.into(), 0, 0)
+            .and_then(|map| Mapping::of_dumb(self.as_fd(), size, map.offset));
+        // The mapping holds the memory; the handle is of this file alone.
+        self.close_buffer(handle).context("GEM_CLOSE")?;
+        mapping.context("MAP_DUMB")
     }
 }
 

@@ -4,13 +4,14 @@
 //! `pidfd_getfd` (needs ptrace rights: root). It knows neither Wayland nor the display.
 
 use std::fs;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, Signal};
 
 use crate::buffer::{Mapping, sync_for_cpu};
+use crate::drm_node::{DrmNode, card_nodes};
 
 /// A process that is watched, held by a pidfd so that the number cannot come to mean another.
 #[derive(Debug)]
@@ -130,23 +131,16 @@ impl Process {
                 continue;
             }
             let size = stat.st_size as u64;
-            // A keymap's memfd is sealed against writing, and cannot be a window's pixels.
-            match Mapping::shared(fd.as_fd(), size) {
-                Ok(mapping) => {
-                    found.push(Pixels {
-                        fd,
-                        inode: stat.st_ino,
-                        size,
-                        dmabuf: kind == Kind::Dmabuf,
-                        mapping,
-                    });
-                }
-                Err(err) if kind == Kind::Dmabuf => {
-                    return Err(err)
-                        .with_context(|| format!("cannot map dma-buf {number} of process {}", self.pid));
-                }
-                Err(_) => {}
-            }
+            let mapping = match kind {
+                Kind::Dmabuf => map_dmabuf(fd.as_fd(), size)
+                    .with_context(|| format!("cannot map dma-buf {number} of process {}", self.pid))?,
+                // A keymap's memfd is sealed against writing, and cannot be a window's pixels.
+                Kind::Memfd => match Mapping::shared(fd.as_fd(), size) {
+                    Ok(mapping) => mapping,
+                    Err(_) => continue,
+                },
+            };
+            found.push(Pixels { fd, inode: stat.st_ino, size, dmabuf: kind == Kind::Dmabuf, mapping });
         }
         Ok(found)
     }
@@ -170,6 +164,20 @@ impl Pixels {
         }
         Ok(())
     }
+}
+
+/// Maps a dma-buf for writing. Many clients export read-only descriptors (no `DRM_RDWR`); then the device that
+/// exported it is asked.
+fn map_dmabuf(fd: BorrowedFd<'_>, size: u64) -> Result<Mapping> {
+    let refused = match Mapping::shared(fd, size) {
+        Ok(mapping) => return Ok(mapping),
+        Err(err) => err,
+    };
+    let mut cards = card_nodes()?.into_iter().filter_map(|path| DrmNode::open(&path).ok());
+    cards
+        .find_map(|card| card.map_own_dmabuf(fd, size).ok())
+        .ok_or(refused)
+        .context("read-only, and no DRM device here exported it")
 }
 
 /// `/proc/PID/fd` shows a dma-buf as `/dmabuf:` with an optional name.

@@ -111,7 +111,7 @@ impl Stage {
         let device = DebugDevice::of_driver("vkms")?;
         let active: Vec<String> = device.planes()?.into_iter().filter_map(|plane| plane.crtc).collect();
         let crtc = active.first().context("no CRTC is on")?;
-        device.crc(crtc)?.stable(3, Duration::from_secs(10))
+        device.crc(crtc)?.stable(10, Duration::from_secs(10))
     }
 
     /// Waits until the planner has come to rest, so that plane assignments do not change any more.
@@ -159,7 +159,7 @@ fn kernel_crc_is_the_model() -> Result<()> {
     let crtc = active.first().context("no CRTC is on")?;
     let mut reader = device.crc(crtc)?;
     let mut compare = |scene: &Scene, what: &str| -> Result<()> {
-        let (wanted, shown) = (scene.crc(), reader.stable(2, Duration::from_secs(10))?);
+        let (wanted, shown) = (scene.crc(), reader.stable(10, Duration::from_secs(10))?);
         ensure!(wanted == shown, "{what}: the model says {wanted:08x}, the kernel {shown:08x}");
         Ok(())
     };

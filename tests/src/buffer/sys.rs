@@ -10,9 +10,9 @@ use std::ptr::NonNull;
 
 use rustix::mm::{MapFlags, ProtFlags};
 
-/// A shared, writable mapping of a whole memory object from offset 0. It is unmapped on drop.
+/// A shared, writable mapping of a whole memory object. It is unmapped on drop.
 ///
-/// Always from offset 0: the kernel's shmem GEM objects ignore the offset of an `mmap`.
+/// A dma-buf is always mapped from offset 0: the kernel's shmem GEM objects ignore the offset of an `mmap`.
 #[derive(Debug)]
 pub struct Mapping {
     start: NonNull<u8>,
@@ -29,6 +29,19 @@ impl Mapping {
     ///
     /// The error of `mmap`, or `InvalidInput` when the length does not fit the address space.
     pub fn shared(fd: BorrowedFd<'_>, len: u64) -> io::Result<Mapping> {
+        Mapping::at(fd, len, 0)
+    }
+
+    /// Maps `len` bytes of a DRM file at the fake offset that `MAP_DUMB` gave.
+    ///
+    /// # Errors
+    ///
+    /// As [`Mapping::shared`].
+    pub fn of_dumb(drm: BorrowedFd<'_>, len: u64, offset: u64) -> io::Result<Mapping> {
+        Mapping::at(drm, len, offset)
+    }
+
+    fn at(fd: BorrowedFd<'_>, len: u64, offset: u64) -> io::Result<Mapping> {
         let len = usize::try_from(len).map_err(|_| io::ErrorKind::InvalidInput)?;
         // SAFETY: a fresh mapping at an address that the kernel chooses aliases no memory of this process.
         let start = unsafe {
@@ -38,7 +51,7 @@ impl Mapping {
                 ProtFlags::READ | ProtFlags::WRITE,
                 MapFlags::SHARED,
                 fd,
-                0,
+                offset,
             )
         }?;
         let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::InvalidData)?;
