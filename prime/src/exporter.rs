@@ -9,22 +9,21 @@
 //! interface tells which DRM device a dma-buf came from. So `drm` counts as linear only if no DRM device of this kernel could have
 //! made anything else: every one is of a driver whose memory has no tiled layout.
 //!
-//! A driver's name comes from `DRM_IOCTL_VERSION` on a node that may be opened. Failing that from sysfs: devices on the `faux` bus
-//! (vgem and vkms are the only DRM drivers there in Linux 7.2, whatever a configfs instance is called), and the
-//! name of the bound bus driver.
+//! A device's driver comes from sysfs: the name of the bound bus driver, or the `faux` bus (vgem and vkms are the only DRM
+//! drivers there in Linux 7.2, whatever a configfs instance is called), or the device's own name for the driverless platform
+//! devices that vgem and vkms were before. `DRM_IOCTL_VERSION` would say it plainly, and is not used: opening a card
+//! node takes permission, and can make the opener master while the session is inactive.
 //!
 //! An implicit layout (`DRM_FORMAT_MOD_INVALID`) is private knowledge between an exporter's driver and itself. Exporters that
 //! are no GPU drivers have no place for it, so their memory is laid out as format, offset and stride say.
 
 use std::{
     fs, io,
-    os::fd::{AsFd, AsRawFd, BorrowedFd},
+    os::fd::{AsRawFd, BorrowedFd},
     path::Path,
 };
 
 use drm_fourcc::DrmModifier;
-
-use crate::device::kernel::driver_name;
 
 /// Exporters outside of DRM, by `exp_name`, that keep no layout: udmabuf.c, system_heap.c and cma_heap.c (the heap's
 /// name), videobuf2-vmalloc.c (CPU memory: vivid, USB cameras).
@@ -38,7 +37,7 @@ const LINEAR_EXPORTERS: &[&str] = &[
     "videobuf2_vmalloc",
 ];
 
-/// DRM drivers without any tiled layout, by `DRM_IOCTL_VERSION` name and by bus driver name: software devices and
+/// DRM drivers without any tiled layout, by bus driver name (DRM name and bus name differ for the firmware ones): software devices and
 /// display-only devices whose buffers are plain rows (shmem or a copy out of it). `faux` is the bus of vgem and vkms.
 const LINEAR_DRIVERS: &[&str] = &[
     "faux",
@@ -132,7 +131,7 @@ impl Linearity {
     }
 }
 
-/// The DRM drivers of this kernel, as of one look. Take it once and again at hotplug: it reads sysfs and opens nodes.
+/// The DRM drivers of this kernel, as of one look. Take it once and again at hotplug: it reads sysfs.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LinearExporters {
     drivers: Vec<String>,
@@ -146,10 +145,10 @@ impl LinearExporters {
     /// # Errors
     /// The errno of reading `/sys/class/drm`. A kernel without the folder has no DRM devices, which is no error.
     pub fn scan() -> io::Result<Self> {
-        Self::scan_in(Path::new("/sys/class/drm"), Path::new("/dev/dri"))
+        Self::scan_in(Path::new("/sys/class/drm"))
     }
 
-    fn scan_in(class: &Path, dev: &Path) -> io::Result<Self> {
+    fn scan_in(class: &Path) -> io::Result<Self> {
         let entries = match fs::read_dir(class) {
             Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
             entries => entries?,
@@ -158,7 +157,7 @@ impl LinearExporters {
         for entry in entries {
             let name = entry?.file_name();
             let Some(name) = name.to_str().filter(|name| is_node(name)) else { continue };
-            let driver = driver_of(&class.join(name), &dev.join(name));
+            let driver = driver_of(&class.join(name));
             if !drivers.contains(&driver) {
                 drivers.push(driver);
             }
@@ -215,43 +214,21 @@ fn is_node(name: &str) -> bool {
     })
 }
 
-/// Name of a device's driver from its node, else from sysfs, else `unknown`.
-fn driver_of(class: &Path, node: &Path) -> String {
-    // Opening a card node can make the opener master if nobody is. Render nodes cannot, and a file opened read-only
-    // still becomes it, so a card is asked through its render node where it has one, and through sysfs first.
-    if let Some(name) = sysfs_driver(class).filter(|name| LINEAR_DRIVERS.contains(&name.as_str())) {
-        return name;
+/// What identifies a device's driver in sysfs, else `unknown`.
+fn driver_of(class: &Path) -> String {
+    let name = |path: &Path| Some(fs::canonicalize(path).ok()?.file_name()?.to_str()?.to_owned());
+    let device = class.join("device");
+    if name(&device.join("subsystem")).as_deref() == Some("faux") {
+        return "faux".to_owned();
     }
-    let asked =
-        fs::OpenOptions::new().read(true).write(true).open(render_node(class).as_deref().unwrap_or(node));
-    match asked.and_then(|node| driver_name(node.as_fd())) {
-        Ok(name) => name,
-        Err(err) => {
-            tracing::debug!(%err, node = %node.display(), "cannot ask a drm node for its driver");
-            sysfs_driver(class).unwrap_or_else(|| "unknown".to_owned())
-        }
-    }
-}
-
-fn sysfs_driver(class: &Path) -> Option<String> {
-    let link = |name: &str| {
-        let target = fs::canonicalize(class.join("device").join(name)).ok()?;
-        Some(target.file_name()?.to_str()?.to_owned())
-    };
-    if link("subsystem").as_deref() == Some("faux") {
-        return Some("faux".to_owned());
-    }
-    link("driver")
-}
-
-fn render_node(class: &Path) -> Option<std::path::PathBuf> {
-    let nodes = fs::read_dir(class.join("device/drm")).ok()?;
-    let names = nodes.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    names.into_iter().find(|name| name.starts_with("renderD")).map(|name| Path::new("/dev/dri").join(name))
+    let platform = || name(&device).filter(|name| ["vgem", "vkms"].contains(&name.as_str()));
+    name(&device.join("driver")).or_else(platform).unwrap_or_else(|| "unknown".to_owned())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
+
     use super::*;
 
     fn system(drivers: &[&str]) -> LinearExporters {
@@ -321,10 +298,13 @@ mod tests {
         link("card1", "driver", "bus/pci/drivers/amdgpu");
         link("card1-HDMI-A-1", "driver", "bus/pci/drivers/other");
         fs::create_dir_all(root.join("class/card2")).unwrap();
-        let found = LinearExporters::scan_in(&root.join("class"), &root.join("dev"));
-        let missing = LinearExporters::scan_in(&root.join("nowhere"), &root.join("dev"));
+        fs::create_dir_all(root.join("platform/vgem")).unwrap();
+        fs::create_dir_all(root.join("class/renderD128")).unwrap();
+        std::os::unix::fs::symlink(root.join("platform/vgem"), root.join("class/renderD128/device")).unwrap();
+        let found = LinearExporters::scan_in(&root.join("class"));
+        let missing = LinearExporters::scan_in(&root.join("nowhere"));
         fs::remove_dir_all(&root).unwrap();
-        assert_eq!(found.unwrap().drivers(), ["amdgpu", "faux", "unknown"]);
+        assert_eq!(found.unwrap().drivers(), ["amdgpu", "faux", "unknown", "vgem"]);
         assert_eq!(missing.unwrap(), LinearExporters::default());
     }
 }

@@ -29,7 +29,7 @@ pub(crate) struct Object {
 #[derive(Debug, Default)]
 pub(crate) struct FakeState {
     pub handles: BTreeMap<NonZeroU32, Object>,
-    /// Memfds of exported objects, which keep their identity alive.
+    /// The memfd of each object that was imported or exported: its one dma-buf as long as its handle is open.
     exports: HashMap<u64, OwnedFd>,
     pub framebuffers: BTreeMap<NonZeroU32, FramebufferRequest>,
     serial: u64,
@@ -107,13 +107,17 @@ impl GemDevice for FakeDevice {
         let mut state = self.call("import")?;
         let known =
             state.handles.iter().find(|(_, object)| object.dmabuf == Some(dmabuf)).map(|(handle, _)| *handle);
-        let handle = known.unwrap_or_else(|| {
-            state.serial += 1;
-            let object = Object { serial: state.serial, size, dmabuf: Some(dmabuf) };
-            let handle = lowest_free(&state.handles);
-            state.handles.insert(handle, object);
-            handle
-        });
+        let handle = match known {
+            Some(handle) => handle,
+            None => {
+                state.serial += 1;
+                let object = Object { serial: state.serial, size, dmabuf: Some(dmabuf) };
+                state.exports.insert(object.serial, fd.try_clone_to_owned()?);
+                let handle = lowest_free(&state.handles);
+                state.handles.insert(handle, object);
+                handle
+            }
+        };
         drop(state);
         self.done();
         Ok(handle)
@@ -135,8 +139,9 @@ impl GemDevice for FakeDevice {
     fn gem_close(&self, handle: NonZeroU32) -> io::Result<()> {
         let mut state = self.call("close")?;
         let removed = state.handles.remove(&handle);
-        if removed.is_none() {
-            state.bad_closes += 1;
+        match removed {
+            Some(object) => drop(state.exports.remove(&object.serial)),
+            None => state.bad_closes += 1,
         }
         drop(state);
         self.done();

@@ -59,6 +59,16 @@ pub enum FramebufferError {
         /// `st_rdev` of the device.
         device: u64,
     },
+    /// The layout asked for reaches beyond the end of a dumb buffer.
+    #[error("buffer plane {plane} needs {needed} bytes, and the dumb buffer has {actual}")]
+    OutsideDumb {
+        /// Index of the buffer plane.
+        plane: usize,
+        /// End of the buffer plane: bytes from the start of the buffer.
+        needed: u64,
+        /// Size in bytes.
+        actual: u64,
+    },
     /// The driver does not scan out this buffer.
     #[error("device {device:#x} makes no framebuffer of {format} {modifier:#x} {width}x{height}")]
     Refused {
@@ -99,6 +109,7 @@ impl FramebufferError {
             | Self::NoOpaqueSubstitute { .. }
             | Self::ModifiersUnsupported { .. }
             | Self::OtherDevice { .. }
+            | Self::OutsideDumb { .. }
             | Self::Refused { .. } => Fault::CannotScanOut,
             Self::System { .. } => Fault::System,
         }
@@ -153,7 +164,7 @@ impl Framebuffer {
     /// Makes a framebuffer of a dumb buffer's own size in a one-plane format of the same depth.
     ///
     /// # Errors
-    /// [`FramebufferError`]: `Layout` or `Size` if the format needs more than the buffer has.
+    /// [`FramebufferError`]: `Layout` or `OutsideDumb` if the format needs more than the buffer has.
     pub fn for_dumb(
         table: &HandleTable,
         buffer: &DumbBuffer,
@@ -166,7 +177,7 @@ impl Framebuffer {
     /// Makes a framebuffer of any size and layout inside a dumb buffer, e.g. NV12 in 8-bit rows.
     ///
     /// # Errors
-    /// [`FramebufferError`]: `Layout` or `Size` if the layout does not fit the buffer.
+    /// [`FramebufferError`]: `Layout` or `OutsideDumb` if the layout does not fit the buffer.
     pub fn for_dumb_planes(
         table: &HandleTable,
         buffer: &DumbBuffer,
@@ -192,10 +203,9 @@ impl Framebuffer {
                 return Err(LayoutError::Stride { plane, stride: layout.stride, least }.into());
             }
             let needed = info.plane_end(plane, width, height, layout.offset, layout.stride);
-            if needed > buffer.size() {
-                let source = io::ErrorKind::InvalidInput.into();
-                let modifier = modifier.into();
-                return Err(FramebufferError::Refused { device, format, modifier, width, height, source });
+            let actual = buffer.size();
+            if needed > actual {
+                return Err(FramebufferError::OutsideDumb { plane, needed, actual });
             }
             planes[plane] = Some((buffer.handle().raw(), *layout));
         }

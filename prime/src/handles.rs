@@ -262,8 +262,8 @@ impl HandleTable {
         ImportError::NotImportable { dmabuf, device, exporter, source }
     }
 
-    /// Exports a handle as a dma-buf, and remembers that it did: an import of it by another table of this process
-    /// is then [`Origin::SameProcess`].
+    /// Exports a handle as a dma-buf; for an import that is the dma-buf it came from. Exports of what was allocated
+    /// here are remembered: an import by another table of this process is then [`Origin::SameProcess`].
     ///
     /// # Errors
     /// [`ExportError`]; the table is unchanged.
@@ -279,7 +279,10 @@ impl HandleTable {
         let fd = self.shared.device.prime_handle_to_fd(raw).map_err(failed)?;
         let dmabuf = DmabufId::of(std::os::fd::AsFd::as_fd(&fd)).map_err(failed)?;
         entry.dmabuf = Some(dmabuf);
-        origin::register(dmabuf, Export { table: self.shared.id, dev: device, handle: raw });
+        // The export of an import is the exporter's dma-buf, not ours.
+        if matches!(*entry.origin, Origin::Owned) {
+            origin::register(dmabuf, Export { table: self.shared.id, dev: device, handle: raw });
+        }
         Ok(fd)
     }
 

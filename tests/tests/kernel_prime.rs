@@ -668,7 +668,7 @@ fn racing_imports_and_closes_leave_nothing() -> Result<()> {
 
 fn exporters_are_named_and_judged() -> Result<()> {
     let system = LinearExporters::scan()?;
-    ensure!(!system.drivers().is_empty(), "no drivers found");
+    ensure!(system.drivers() == ["faux"], "drivers {:?}", system.drivers());
     for (allocator, name) in [
         (Allocator::Vgem, "drm"),
         (Allocator::Vkms, "drm"),

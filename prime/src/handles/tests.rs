@@ -115,6 +115,18 @@ fn origins_carry_their_evidence() {
 }
 
 #[test]
+fn the_export_of_an_import_is_nobodys_own() {
+    let (_, table) = table();
+    let (_, other) = self::table();
+    let fd = memory(4096);
+    let import = table.import(fd.as_fd()).unwrap();
+    let exported = table.export(&import).unwrap();
+    assert_eq!(DmabufId::of(exported.as_fd()).unwrap(), DmabufId::of(fd.as_fd()).unwrap());
+    let again = other.import(exported.as_fd()).unwrap();
+    assert!(matches!(again.origin(), Origin::Foreign { .. }), "{again:?}");
+}
+
+#[test]
 fn entries_tell_what_is_open() {
     let (_, table) = table();
     let fd = memory(4096);
