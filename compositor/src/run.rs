@@ -34,11 +34,8 @@ use crate::state::{DmabufPart, Protocols, Runtime, State};
 /// # Errors
 /// When it cannot start. The text says what to do.
 pub fn run(cli: &Cli) -> anyhow::Result<u8> {
-    let mut event_loop: EventLoop<'static, State> = EventLoop::try_new().context("no event loop")?;
-    let display: Display<State> = Display::new().context("no wayland display")?;
     let file_limit = raise_file_limit();
-    let mut state = start(cli, &event_loop, &display.handle())?;
-    insert_display(&event_loop.handle(), display)?;
+    let (mut event_loop, mut state) = prepare(cli)?;
     let socket = listen(&event_loop.handle(), cli.socket.as_deref())?;
     state.runtime.socket.clone_from(&socket);
     let ctl = CtlServer::listen(&event_loop.handle(), &socket)?;
@@ -55,15 +52,42 @@ pub fn run(cli: &Cli) -> anyhow::Result<u8> {
         restore_file_limit(&child, file_limit);
         watch_child(&event_loop.handle(), child)?;
     }
+    serve(&mut event_loop, &mut state)
+}
+
+/// Builds a compositor that listens nowhere yet; clients come through [`add_client`].
+///
+/// # Errors
+/// When the backend does not start.
+pub fn prepare(cli: &Cli) -> anyhow::Result<(EventLoop<'static, State>, State)> {
+    let event_loop: EventLoop<'static, State> = EventLoop::try_new().context("no event loop")?;
+    let display: Display<State> = Display::new().context("no wayland display")?;
+    let state = start(cli, &event_loop, &display.handle())?;
+    insert_display(&event_loop.handle(), display)?;
+    Ok((event_loop, state))
+}
+
+/// Handles events until [`Runtime::stop`]; returns the exit status.
+///
+/// # Errors
+/// When the event loop fails.
+pub fn serve(event_loop: &mut EventLoop<'static, State>, state: &mut State) -> anyhow::Result<u8> {
     state.queue_redraw_all();
     event_loop
-        .run(None, &mut state, |state| {
+        .run(None, state, |state| {
             if let Err(err) = state.runtime.display.flush_clients() {
                 tracing::debug!(%err, "flushing clients");
             }
         })
         .context("the event loop failed")?;
     Ok(state.runtime.exit.unwrap_or(0))
+}
+
+/// Takes a client in over its end of a socket pair.
+pub fn add_client(state: &mut State, stream: UnixStream) {
+    if let Err(err) = state.runtime.display.insert_client(stream, Arc::new(ClientState::default())) {
+        tracing::warn!(%err, "client not accepted");
+    }
 }
 
 /// Builds the state with its backend.
@@ -198,12 +222,7 @@ fn listen(handle: &LoopHandle<'static, State>, name: Option<&str>) -> anyhow::Re
     };
     let name = source.socket_name().to_string_lossy().into_owned();
     handle
-        .insert_source(source, |stream: UnixStream, (), state| {
-            let display = &mut state.runtime.display;
-            if let Err(err) = display.insert_client(stream, Arc::new(ClientState::default())) {
-                tracing::warn!(%err, "client not accepted");
-            }
-        })
+        .insert_source(source, |stream: UnixStream, (), state| add_client(state, stream))
         .map_err(|err| anyhow!("cannot watch the wayland socket: {}", err.error))?;
     Ok(name)
 }
