@@ -11,13 +11,13 @@
 pub mod backend;
 pub mod cli;
 pub mod ctl;
-mod cursor;
+pub mod cursor;
 mod handlers;
 mod input;
 pub mod output;
 pub mod render;
 pub mod run;
-mod shell;
+pub mod shell;
 pub mod state;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

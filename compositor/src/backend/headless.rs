@@ -20,6 +20,7 @@ use smithay::backend::allocator::dmabuf::{Dmabuf, WeakDmabuf};
 
 use super::kms::Flip;
 use super::kms::writeback::Picture;
+use super::swapchain::Swapchain;
 use super::{Canvas, FrameSpec, OutputId, SubmitError};
 use crate::render::{DmabufView, image, yuv};
 use crate::state::State;
@@ -34,7 +35,6 @@ const PLANES: [(u32, PlaneType); 3] =
     [(1, PlaneType::Primary), (2, PlaneType::Overlay), (3, PlaneType::Overlay)];
 /// What every plane takes, LINEAR only.
 const FORMATS: [DrmFourcc; 4] = [DrmFourcc::Xrgb8888, DrmFourcc::Argb8888, DrmFourcc::Nv12, DrmFourcc::P010];
-const MAX_TARGETS: usize = 4;
 
 /// Memory that a plane can show.
 #[derive(Debug)]
@@ -51,6 +51,12 @@ enum Content {
 }
 
 impl MemoryBuffer {
+    fn target(id: NonZeroU32, (width, height): (u32, u32)) -> Result<Rc<Self>, Errno> {
+        let image = Image::new(FormatCode::X8R8G8B8, width as usize, height as usize, true);
+        let content = Content::Target(RefCell::new(image.map_err(|_| Errno::NOMEM)?));
+        Ok(Rc::new(Self { id, format: DrmFourcc::Xrgb8888, content }))
+    }
+
     /// A number that no other buffer of the backend ever had.
     pub fn id(&self) -> NonZeroU32 {
         self.id
@@ -62,12 +68,6 @@ impl MemoryBuffer {
     }
 }
 
-#[derive(Debug)]
-struct Target {
-    buffer: Rc<MemoryBuffer>,
-    drawn_at: u64,
-}
-
 /// The backend.
 #[derive(Debug)]
 pub struct Headless {
@@ -75,8 +75,7 @@ pub struct Headless {
     size: (u32, u32),
     planes: Vec<PlaneCaps>,
     clients: HashMap<(WeakDmabuf, bool), Rc<MemoryBuffer>>,
-    targets: Vec<Target>,
-    drawn: u64,
+    targets: Swapchain<Rc<MemoryBuffer>>,
     next_id: u32,
     pending: bool,
     sequence: u32,
@@ -105,8 +104,7 @@ impl Headless {
             size,
             planes,
             clients: HashMap::new(),
-            targets: Vec::new(),
-            drawn: 0,
+            targets: Swapchain::default(),
             next_id: 1,
             pending: false,
             sequence: 0,
@@ -161,25 +159,16 @@ impl Headless {
         self.clients.retain(|(key, _), _| *key != weak && !key.is_gone());
     }
 
-    fn grow(&mut self) -> Result<usize, Errno> {
-        let (width, height) = (self.size.0 as usize, self.size.1 as usize);
-        let image = Image::new(FormatCode::X8R8G8B8, width, height, true).map_err(|_| Errno::NOMEM)?;
-        let content = Content::Target(RefCell::new(image));
-        let buffer = Rc::new(MemoryBuffer { id: self.new_id(), format: DrmFourcc::Xrgb8888, content });
-        self.targets.push(Target { buffer, drawn_at: 0 });
-        Ok(self.targets.len() - 1)
-    }
-
     /// See [`super::Backend::any_target`].
     ///
     /// # Errors
     /// When there is no memory.
     pub fn any_target(&mut self, _output: OutputId) -> Result<Rc<MemoryBuffer>, Errno> {
-        let index = if self.targets.is_empty() { self.grow()? } else { 0 };
-        Ok(self.targets[index].buffer.clone())
+        let (id, size) = (self.new_id(), self.size);
+        self.targets.any(|| MemoryBuffer::target(id, size)).cloned()
     }
 
-    /// See [`super::Backend::compose`].
+    /// See [`super::Backend::compose`]. There is no cursor plane: the pointer is composited.
     ///
     /// # Errors
     /// Busy when every target is shown or pending.
@@ -192,26 +181,16 @@ impl Headless {
         if canvas == Canvas::Cursor {
             return Err(SubmitError::Failed(Errno::NODEV));
         }
-        let free = (0..self.targets.len())
-            .filter(|&i| Rc::strong_count(&self.targets[i].buffer) == 1)
-            .max_by_key(|&i| self.targets[i].drawn_at);
-        let index = match free {
-            Some(index) => index,
-            None if self.targets.len() < MAX_TARGETS => self.grow().map_err(SubmitError::Failed)?,
-            None => return Err(SubmitError::Busy),
-        };
-        let target = &mut self.targets[index];
-        let age = if target.drawn_at == 0 { 0 } else { self.drawn - target.drawn_at + 1 };
-        let Content::Target(image) = &target.buffer.content else {
-            return Err(SubmitError::Failed(Errno::INVAL));
-        };
-        if draw(&mut image.borrow_mut(), usize::try_from(age).unwrap_or(0)) {
-            self.drawn += 1;
-            target.drawn_at = self.drawn;
-            return Ok(target.buffer.clone());
-        }
-        let last = self.targets.iter().max_by_key(|t| t.drawn_at);
-        last.map(|t| t.buffer.clone()).ok_or(SubmitError::Failed(Errno::NOENT))
+        let (id, size) = (self.new_id(), self.size);
+        let drawn = self.targets.compose(
+            |target| Rc::strong_count(target) == 1,
+            || MemoryBuffer::target(id, size),
+            |target, age| match &target.content {
+                Content::Target(image) => draw(&mut image.borrow_mut(), age),
+                Content::Client(_) => false,
+            },
+        );
+        drawn.cloned()
     }
 
     /// Planes in memory neither scale nor mirror.

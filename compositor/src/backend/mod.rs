@@ -13,6 +13,7 @@
 
 pub mod headless;
 pub mod kms;
+mod swapchain;
 
 use std::num::NonZeroU32;
 use std::rc::Rc;

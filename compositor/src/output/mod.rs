@@ -297,7 +297,7 @@ impl OutputState {
         let spec = self.spec(plan, layers, buffers, self.composed.as_ref(), parts.backend);
         let Some(mut spec) = spec else { return Ok(Drawn::Failed) };
         spec.planes.extend(cursor_plane);
-        self.submit(spec, layers, &plan, &claimed, parts)
+        self.submit(spec, layers, plan, claimed, parts)
     }
 
     fn submit(

@@ -10,10 +10,10 @@
 //! are still imported, since the PRIME file needs no mastership.
 
 pub mod buffers;
+mod canvas;
 pub mod device;
 pub mod output;
 mod session;
-mod swapchain;
 pub mod writeback;
 
 use std::collections::HashSet;
@@ -343,11 +343,7 @@ impl Kms {
     ) -> Result<Arc<Framebuffer>, SubmitError> {
         let output = self.outputs.iter_mut().find(|o| u32::from(o.crtc) == id);
         let output = output.ok_or(SubmitError::Failed(Errno::NODEV))?;
-        let swapchain = match canvas {
-            Canvas::Primary => &mut output.swapchain,
-            Canvas::Cursor => &mut output.cursor,
-        };
-        swapchain.compose(&self.buffers, draw)
+        output.compose(&self.buffers, canvas, draw)
     }
 
     /// See [`crate::backend::Backend::submit`].

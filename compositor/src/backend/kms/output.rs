@@ -4,18 +4,21 @@
 //! shows, and it does not hold frames: that is [`crate::output`].
 
 use std::num::NonZeroU32;
+use std::sync::Arc;
 
 use drm::control::atomic::AtomicModeReq;
 use drm::control::{AtomicCommitFlags, Device as _, Mode, RawResourceHandle, connector, crtc, property};
 use drm_fourcc::DrmFourcc;
+use drm_prime::Framebuffer;
 use drm_prime::scanout::{PlaneCaps, PlaneType};
 use rustix::io::Errno;
 
 use super::buffers::Buffers;
+use super::canvas::DumbCanvas;
 use super::device::{Card, CardError, KmsPlane, PlaneProps, read_planes};
-use super::swapchain::Swapchain;
 use super::writeback::Writeback;
-use crate::backend::{FrameSpec, PlaneUpdate, SubmitError};
+use crate::backend::swapchain::Swapchain;
+use crate::backend::{Canvas, FrameSpec, PlaneUpdate, SubmitError};
 use crate::cursor::PLANE_SIZE;
 
 /// Bits of the `rotation` property (drm_mode.h).
@@ -31,8 +34,8 @@ pub struct KmsOutput {
     pub(super) mode: Mode,
     pub(super) physical_mm: (u32, u32),
     pub(super) caps: Vec<PlaneCaps>,
-    pub(super) swapchain: Swapchain,
-    pub(super) cursor: Swapchain,
+    primary: Swapchain<DumbCanvas>,
+    cursor: Swapchain<DumbCanvas>,
     pub(super) writeback: Option<Writeback>,
     planes: Vec<KmsPlane>,
     mode_blob: u64,
@@ -62,7 +65,6 @@ impl KmsOutput {
         let mode = *mode.ok_or(CardError::NoOutputs)?;
         let blob = card.create_property_blob(&mode).map_err(CardError::io("creating the mode blob"))?;
         let crtc_props = card.properties(crtc)?;
-        let (width, height) = mode.size();
         Ok(Self {
             crtc,
             connector: info.handle(),
@@ -70,8 +72,8 @@ impl KmsOutput {
             mode,
             physical_mm: info.size().unwrap_or_default(),
             caps,
-            swapchain: Swapchain::new((u32::from(width), u32::from(height)), DrmFourcc::Xrgb8888),
-            cursor: Swapchain::new((PLANE_SIZE, PLANE_SIZE), DrmFourcc::Argb8888),
+            primary: Swapchain::default(),
+            cursor: Swapchain::default(),
             writeback: None,
             planes,
             mode_blob: blob.into(),
@@ -189,15 +191,45 @@ impl KmsOutput {
         }
     }
 
-    /// Any composition buffer; see [`crate::backend::Backend::any_target`].
+    fn size(&self) -> (u32, u32) {
+        let (width, height) = self.mode.size();
+        (u32::from(width), u32::from(height))
+    }
+
+    /// Any buffer of the primary canvas; see [`crate::backend::Backend::any_target`].
     ///
     /// # Errors
     /// When there is no memory.
-    pub fn any_target(
+    pub fn any_target(&mut self, buffers: &Buffers) -> Result<Arc<Framebuffer>, Errno> {
+        let size = self.size();
+        let canvas = self.primary.any(|| DumbCanvas::new(buffers, size, DrmFourcc::Xrgb8888))?;
+        Ok(canvas.framebuffer.clone())
+    }
+
+    /// See [`crate::backend::Backend::compose`].
+    ///
+    /// # Errors
+    /// Busy, or out of memory.
+    pub fn compose(
         &mut self,
         buffers: &Buffers,
-    ) -> Result<std::sync::Arc<drm_prime::framebuffer::Framebuffer>, Errno> {
-        self.swapchain.any(buffers)
+        canvas: Canvas,
+        draw: &mut dyn FnMut(&mut pixman::Image<'static, 'static>, usize) -> bool,
+    ) -> Result<Arc<Framebuffer>, SubmitError> {
+        let (size, format) = match canvas {
+            Canvas::Primary => (self.size(), DrmFourcc::Xrgb8888),
+            Canvas::Cursor => ((PLANE_SIZE, PLANE_SIZE), DrmFourcc::Argb8888),
+        };
+        let swapchain = match canvas {
+            Canvas::Primary => &mut self.primary,
+            Canvas::Cursor => &mut self.cursor,
+        };
+        let drawn = swapchain.compose(
+            DumbCanvas::is_free,
+            || DumbCanvas::new(buffers, size, format),
+            |canvas, age| draw(&mut canvas.image, age),
+        )?;
+        Ok(drawn.framebuffer.clone())
     }
 }
 
