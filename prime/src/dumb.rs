@@ -133,6 +133,11 @@ impl DumbBuffer {
         &self.mapping
     }
 
+    /// The memory, to write to.
+    pub fn mapping_mut(&mut self) -> &mut Mapping {
+        &mut self.mapping
+    }
+
     /// Exports the memory as a dma-buf that may be mapped for writing.
     ///
     /// # Errors

@@ -6,7 +6,7 @@ use std::{
     io,
     num::NonZeroU32,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    sync::{Mutex, MutexGuard},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use rustix::io::Errno;
@@ -56,7 +56,8 @@ impl FakeDevice {
     }
 
     pub(crate) fn state(&self) -> MutexGuard<'_, FakeState> {
-        self.state.lock().unwrap()
+        // A failed assertion poisons it, and drops during its unwinding must not panic on top.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn calls(&self, name: &'static str) -> usize {

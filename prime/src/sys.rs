@@ -103,8 +103,8 @@ pub struct Mapping {
 
 // SAFETY: the mapping is plain memory that belongs to no thread; munmap may be called from any of them.
 unsafe impl Send for Mapping {}
-// SAFETY: through `&Mapping` bytes are only copied with volatile-free raw copies, and the memory is shared with devices
-// anyway; who needs an order between threads brings its own lock, as the methods' docs say.
+// SAFETY: `&Mapping` only reads; writing takes `&mut`. That other parties write the same memory at the same time is what shared
+// mappings are for: every byte is a valid u8, and nothing here relies on one staying what it was.
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
@@ -173,10 +173,9 @@ impl Mapping {
         (end <= self.len).then(|| unsafe { self.address.as_ptr().add(offset) })
     }
 
-    /// Copies `bytes` to `offset`. Writers in several threads bring their own lock.
-    /// Returns false, and writes nothing, if the range or the access is not the mapping's.
+    /// Copies `bytes` to `offset`; false, and nothing written, if the range or the access is not the mapping's.
     #[must_use]
-    pub fn write(&self, offset: usize, bytes: &[u8]) -> bool {
+    pub fn write(&mut self, offset: usize, bytes: &[u8]) -> bool {
         let Some(target) = self.range(offset, bytes.len()).filter(|_| self.writable) else { return false };
         // SAFETY: `range` proved the target range; `bytes` is a Rust slice, and no Rust reference points into
         // the mapping, so the two do not overlap.
@@ -186,7 +185,7 @@ impl Mapping {
 
     /// Fills `len` bytes from `offset` with `value`; false and nothing written outside of the mapping.
     #[must_use]
-    pub fn fill(&self, offset: usize, len: usize, value: u8) -> bool {
+    pub fn fill(&mut self, offset: usize, len: usize, value: u8) -> bool {
         let Some(target) = self.range(offset, len).filter(|_| self.writable) else { return false };
         // SAFETY: `range` proved the target range.
         unsafe { target.write_bytes(value, len) };
@@ -230,7 +229,7 @@ mod tests {
 
     #[test]
     fn mapping_refuses_what_lies_outside() {
-        let mapping = Mapping::anonymous(4096).unwrap();
+        let mut mapping = Mapping::anonymous(4096).unwrap();
         assert!(mapping.write(4090, b"sixsix"));
         assert!(!mapping.write(4091, b"sixsix"));
         assert!(!mapping.write(usize::MAX, b"x"));
@@ -245,7 +244,7 @@ mod tests {
     fn read_only_mapping_is_not_written() {
         let file = rustix::fs::memfd_create("ro", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
         rustix::fs::ftruncate(&file, 4096).unwrap();
-        let mapping = Mapping::of_fd(file.as_fd(), 0, 4096, false).unwrap();
+        let mut mapping = Mapping::of_fd(file.as_fd(), 0, 4096, false).unwrap();
         assert!(!mapping.write(0, b"x"));
         assert!(!mapping.fill(0, 1, 1));
     }

@@ -326,16 +326,15 @@ fn scans_out_own(way: Way) -> Result<()> {
     let master = Master::take()?;
     let table = master.table(way)?;
     let (width, height) = master.size();
-    let dumb = table.create_dumb(width, height, 32)?;
+    let mut dumb = table.create_dumb(width, height, 32)?;
     let format = xrgb()?;
-    let draw = |seed| -> Result<()> {
+    ensure!(dumb.stride() == width * 4, "stride {}", dumb.stride());
+    let pixels = |seed| {
         let mut pixels = vec![0; format.size(width, height) as usize];
-        ensure!(dumb.stride() == width * 4, "stride {}", dumb.stride());
         master.noise(seed).draw(&format, &format.layout(width, height), &mut pixels, false);
-        ensure!(dumb.mapping().write(0, &pixels), "the mapping is too small");
-        Ok(())
+        pixels
     };
-    draw(4)?;
+    ensure!(dumb.mapping_mut().write(0, &pixels(4)), "the mapping is too small");
     let own = Framebuffer::for_dumb(&table, &dumb, DrmFourcc::Xrgb8888)?;
     master.show(own.id())?;
     master.expect_on_plane(own.id(), "XR24")?;
@@ -349,7 +348,7 @@ fn scans_out_own(way: Way) -> Result<()> {
     master.show(imported.id())?;
     master.expect_on_plane(imported.id(), "XR24")?;
     drop(own);
-    draw(5)?;
+    ensure!(dumb.mapping_mut().write(0, &pixels(5)), "the mapping is too small");
     master.expect_picture(master.noise(5), format)
 }
 

@@ -280,18 +280,8 @@ impl GemDevice for KernelDevice {
     }
 
     fn close_framebuffer(&self, id: NonZeroU32) -> io::Result<()> {
-        if !self.no_closefb.load(Ordering::Relaxed) {
-            match retry(|| sys::close_framebuffer(self.fd.as_fd(), id.get())) {
-                // An ioctl number beyond a kernel's table is EINVAL (drm_ioctl.c), which CLOSEFB itself only
-                // gives for padding.
-                Err(err) if is_missing_ioctl(&err) => {
-                    tracing::info!(%err, "no closefb on this kernel, using rmfb");
-                    self.no_closefb.store(true, Ordering::Relaxed);
-                }
-                done => return done,
-            }
-        }
-        self.remove_framebuffer(id)
+        let close = || retry(|| sys::close_framebuffer(self.fd.as_fd(), id.get()));
+        close_or_remove(&self.no_closefb, close, || self.remove_framebuffer(id))
     }
 
     fn remove_framebuffer(&self, id: NonZeroU32) -> io::Result<()> {
@@ -367,6 +357,26 @@ fn nonzero(id: u32) -> io::Result<NonZeroU32> {
     NonZeroU32::new(id).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
+/// `CLOSEFB`, or `RMFB` on a kernel that has said once that it has no `CLOSEFB`.
+fn close_or_remove(
+    no_closefb: &AtomicBool,
+    close: impl FnOnce() -> io::Result<()>,
+    remove: impl FnOnce() -> io::Result<()>,
+) -> io::Result<()> {
+    if !no_closefb.load(Ordering::Relaxed) {
+        match close() {
+            // An ioctl number beyond a kernel's table is EINVAL (drm_ioctl.c), which CLOSEFB itself only gives for
+            // padding.
+            Err(err) if is_missing_ioctl(&err) => {
+                tracing::info!(%err, "no closefb on this kernel, using rmfb");
+                no_closefb.store(true, Ordering::Relaxed);
+            }
+            done => return done,
+        }
+    }
+    remove()
+}
+
 fn is_missing_ioctl(err: &io::Error) -> bool {
     let missing = [Errno::INVAL, Errno::NOTTY, Errno::OPNOTSUPP, Errno::NOSYS];
     missing.iter().any(|errno| err.raw_os_error() == Some(errno.raw_os_error()))
@@ -396,6 +406,25 @@ mod tests {
         assert!(matches!(error, DeviceError::NotDrm(_)), "{error:?}");
         let error = KernelDevice::open_again(null.as_fd(), Path::new("/dev/zero")).unwrap_err();
         assert!(matches!(error, DeviceError::WrongNode { .. }), "{error:?}");
+    }
+
+    #[test]
+    fn a_kernel_without_closefb_is_asked_once() {
+        let missing = AtomicBool::new(false);
+        let asked = std::cell::Cell::new(0);
+        let run = |errno: Option<Errno>| {
+            let close = || {
+                asked.set(asked.get() + 1);
+                errno.map_or(Ok(()), |errno| Err(errno.into()))
+            };
+            close_or_remove(&missing, close, || Err(Errno::OVERFLOW.into())).map_err(|err| err.raw_os_error())
+        };
+        assert_eq!(run(None), Ok(()));
+        assert_eq!(run(Some(Errno::NOENT)), Err(Some(Errno::NOENT.raw_os_error())));
+        let removed = Err(Some(Errno::OVERFLOW.raw_os_error()));
+        assert_eq!(run(Some(Errno::INVAL)), removed);
+        assert_eq!(run(None), removed);
+        assert_eq!(asked.get(), 3);
     }
 
     #[test]
