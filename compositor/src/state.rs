@@ -180,13 +180,21 @@ impl State {
         if self.shell.commit(root, mapped, area) {
             self.focus(Some(root.clone()), smithay::utils::SERIAL_COUNTER.next_serial());
         }
-        self.queue_redraw_all();
+        let client = root.client().map(|c| c.id());
+        let reach = self.shell.reach(root);
+        self.queue_redraw_where(|output| {
+            reach.is_some_and(|r| r.overlaps(output.geometry())) || output.shows_client(client.as_ref())
+        });
     }
 
     /// Queues a redraw of every output.
     pub fn queue_redraw_all(&mut self) {
+        self.queue_redraw_where(|_| true);
+    }
+
+    fn queue_redraw_where(&mut self, concerned: impl Fn(&OutputState) -> bool) {
         for entry in &mut self.outputs {
-            if entry.state.want_redraw() {
+            if concerned(&entry.state) && entry.state.want_redraw() {
                 let id = entry.state.id;
                 self.runtime.handle.insert_idle(move |state| state.redraw(id));
             }

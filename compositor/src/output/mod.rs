@@ -26,6 +26,7 @@ use smithay::backend::renderer::damage::OutputDamageTracker;
 use smithay::backend::renderer::utils::Buffer;
 use smithay::output::{Mode as WlMode, Output, PhysicalProperties, Subpixel};
 use smithay::reexports::wayland_server::Resource;
+use smithay::reexports::wayland_server::backend::ClientId;
 use smithay::reexports::wayland_server::protocol::wl_surface::WlSurface;
 use smithay::utils::{Logical, Physical, Point, Rectangle, Size, Transform};
 use smithay::wayland::presentation::PresentationFeedbackCallback;
@@ -214,6 +215,11 @@ impl OutputState {
     /// How many of the layers last drawn, from the top, can be seen.
     pub fn visible(&self) -> usize {
         self.plan.as_ref().map_or(0, |p| p.plan.visible)
+    }
+
+    /// Tells whether something of a client was shown when the plan was made.
+    pub fn shows_client(&self, client: Option<&ClientId>) -> bool {
+        client.is_some() && self.entered.iter().any(|s| s.client().map(|c| c.id()).as_ref() == client)
     }
 
     /// Tells clients which of their surfaces are on this output now.

@@ -211,6 +211,14 @@ impl Shell {
         out
     }
 
+    /// Where a window, its subsurfaces and its popups can be, in the space of all outputs.
+    pub fn reach(&self, surface: &WlSurface) -> Option<Rectangle<i32, Logical>> {
+        let entry = self.find(surface)?;
+        let mut reach = entry.window.bbox_with_popups();
+        reach.loc += entry.origin();
+        Some(reach)
+    }
+
     /// Where a window's geometry is, in the space of all outputs.
     pub fn geometry(&self, surface: &WlSurface) -> Option<Rectangle<i32, Logical>> {
         self.find(surface).map(WindowEntry::geometry)

@@ -8,10 +8,15 @@ use std::num::NonZeroU32;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use drm::control::{Device as ControlDevice, PlaneType as KmsPlaneType, ResourceHandle, plane, property};
+use drm::control::atomic::AtomicModeReq;
+use drm::control::{
+    AtomicCommitFlags, Device as ControlDevice, PlaneType as KmsPlaneType, RawResourceHandle, ResourceHandle,
+    plane, property,
+};
 use drm::{ClientCapability, Device as BasicDevice};
 use drm_fourcc::{DrmFourcc, DrmModifier};
 use drm_prime::scanout::{PlaneCaps, PlaneType};
+use rustix::io::Errno;
 
 /// An open card. Clones share the file description.
 #[derive(Clone, Debug)]
@@ -64,21 +69,28 @@ impl Card {
     /// Takes a node that the session opened.
     ///
     /// # Errors
-    /// When it has no outputs, no atomic commits, or another master.
-    pub fn new(fd: OwnedFd) -> Result<Self, CardError> {
+    /// When it has no outputs, no atomic commits, or another master; the descriptor comes back for the session.
+    pub fn new(fd: OwnedFd) -> Result<Self, (Option<OwnedFd>, CardError)> {
         let card = Self(Arc::new(fd));
-        let resources = card.resource_handles().map_err(|_| CardError::NoOutputs)?;
+        match card.check() {
+            Ok(()) => Ok(card),
+            Err(err) => Err((Arc::into_inner(card.0), err)),
+        }
+    }
+
+    fn check(&self) -> Result<(), CardError> {
+        let resources = self.resource_handles().map_err(|_| CardError::NoOutputs)?;
         if resources.crtcs().is_empty() || resources.connectors().is_empty() {
             return Err(CardError::NoOutputs);
         }
         for capability in [ClientCapability::UniversalPlanes, ClientCapability::Atomic] {
-            card.set_client_capability(capability, true)
-                .map_err(|source| CardError::NoAtomic { driver: card.driver(), source })?;
+            self.set_client_capability(capability, true)
+                .map_err(|source| CardError::NoAtomic { driver: self.driver(), source })?;
         }
-        if !card.is_master() {
+        if !self.is_master() {
             return Err(CardError::NotMaster);
         }
-        Ok(card)
+        Ok(())
     }
 
     /// The driver's name; empty if it cannot be read.
@@ -100,6 +112,32 @@ impl Card {
     pub fn enable_writeback(&self) -> Result<(), CardError> {
         self.set_client_capability(ClientCapability::WritebackConnectors, true)
             .map_err(CardError::io("writeback connectors are not supported"))
+    }
+
+    /// Turns every plane, CRTC and connector off in one commit.
+    ///
+    /// # Errors
+    /// The commit's errno.
+    pub fn turn_everything_off(&self) -> Result<(), Errno> {
+        let failed = |err: std::io::Error| Errno::from_io_error(&err).unwrap_or(Errno::IO);
+        let mut req = AtomicModeReq::new();
+        let mut zero = |object: RawResourceHandle, properties: &Properties, names: &[&str]| {
+            for id in names.iter().filter_map(|name| properties.id(name)) {
+                req.add_raw_property(object, id, 0);
+            }
+        };
+        let read = |_: CardError| Errno::IO;
+        for plane in self.plane_handles().map_err(failed)? {
+            zero(plane.into(), &self.properties(plane).map_err(read)?, &["FB_ID", "CRTC_ID"]);
+        }
+        let resources = self.resource_handles().map_err(failed)?;
+        for &connector in resources.connectors() {
+            zero(connector.into(), &self.properties(connector).map_err(read)?, &["CRTC_ID"]);
+        }
+        for &crtc in resources.crtcs() {
+            zero(crtc.into(), &self.properties(crtc).map_err(read)?, &["MODE_ID", "ACTIVE"]);
+        }
+        self.atomic_commit(AtomicCommitFlags::ALLOW_MODESET, req).map_err(failed)
     }
 
     /// The properties of an object, by name.

@@ -355,7 +355,18 @@ impl Kms {
             return Err(SubmitError::Inactive);
         }
         let card = self.card.clone();
-        self.output_mut(id).ok_or(SubmitError::Failed(Errno::NODEV))?.submit(&card, frame, before)
+        let output = self.output_mut(id).ok_or(SubmitError::Failed(Errno::NODEV))?;
+        match output.submit(&card, frame, before) {
+            // Whoever had the device before may have lit CRTCs and connectors in another combination.
+            Err(SubmitError::Failed(_)) if output.needs_modeset => {
+                tracing::info!(output = output.name, "mode refused: turning everything off first");
+                card.turn_everything_off().map_err(SubmitError::Failed)?;
+                self.outputs.iter_mut().for_each(|o| o.needs_modeset = true);
+                let output = self.output_mut(id).ok_or(SubmitError::Failed(Errno::NODEV))?;
+                output.submit(&card, frame, before)
+            }
+            result => result,
+        }
     }
 
     /// Reads the events that are waiting on the card.
@@ -399,6 +410,13 @@ fn open_card(session: &mut LibSeatSession, node: &Path) -> Result<(Card, u64), S
     let open = |reason: String| StartError::Open { node: node.to_path_buf(), reason };
     let fd = session.open(node, flags).map_err(|err| open(err.to_string()))?;
     let stat = rustix::fs::fstat(&fd).map_err(|err| open(err.to_string()))?;
-    let card = Card::new(fd).map_err(|source| StartError::Card { node: node.to_path_buf(), source })?;
-    Ok((card, stat.st_rdev))
+    match Card::new(fd) {
+        Ok(card) => Ok((card, stat.st_rdev)),
+        Err((fd, source)) => {
+            if let Some(Err(err)) = fd.map(|fd| session.close(fd)) {
+                tracing::debug!(%err, node = %node.display(), "device not given back");
+            }
+            Err(StartError::Card { node: node.to_path_buf(), source })
+        }
+    }
 }
