@@ -42,6 +42,11 @@ pub fn run(what: &str, command: &mut Command, log: &Path) -> Result<()> {
         if let Some(status) = child.try_wait()? {
             break status;
         }
+        if let Some(signal) = sys::caught_signal() {
+            sys::signal_process(child.id().cast_signed(), libc::SIGTERM);
+            child.wait()?;
+            bail!("{what}: stopped by signal {signal}");
+        }
         if terminal {
             let line: String = last_lines(log, 1).chars().filter(|c| !c.is_control()).take(60).collect();
             eprint!("\r\x1b[Klab: {what} {} s  {line}", started.elapsed().as_secs());

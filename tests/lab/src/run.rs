@@ -124,6 +124,7 @@ pub fn run(linux: &Path, options: &Options) -> Result<Outcome> {
     kernel.end();
     drop(terminal);
     let _ = layout::remove_dir(&folder.join("uml"));
+    let _ = fs::remove_file(folder.join("init"));
     Ok(Outcome { ending: ending?, folder })
 }
 
@@ -140,7 +141,9 @@ fn run_folder(name: Option<&str>) -> Result<(PathBuf, cache::Lock)> {
     };
     let file = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let lock = cache::try_lock(&runs.join(format!(".{file}.lock")))?;
-    let Some(lock) = lock else { bail!("another run uses {}; choose another --name", folder.display()) };
+    let Some(lock) = lock else {
+        bail!("another run uses {}; wait for its end, or choose another --name", folder.display())
+    };
     layout::remove_dir(&folder)?;
     layout::create_dir(&folder)?;
     Ok((fs::canonicalize(folder)?, lock))
@@ -213,7 +216,9 @@ struct Kernel {
 
 impl Kernel {
     fn start(linux: &Path, options: &Options, folder: &Path) -> Result<Self> {
-        let init = std::env::current_exe().context("cannot find the lab's own binary")?;
+        // A copy, because a build under way (`cargo lab test` starts one) may replace the binary that runs now.
+        let init = folder.join("init");
+        fs::copy("/proc/self/exe", &init).context("cannot copy the lab's own binary")?;
         let log = File::create(folder.join("kernel.log"))?;
         let mut command = Command::new(linux);
         command.arg(format!("mem={}M", options.memory)).arg(format!("ncpus={}", options.cpus));

@@ -1,6 +1,6 @@
 //! Owns `cargo lab test`: which test binaries belong to which tier, running them, the summary.
 //! Tiers: *host* (no kernel of ours), *lab* (targets `kernel_*`, each in a boot of its own, and `lab_runs`, which boots
-//! guests itself), *sid* (targets `sid_*`, in the sid guest). Does not own the verdict on their output (see `tally`).
+//! guests itself, and ignored host cases whose reason says `in the lab`), *sid* (targets `sid_*`, in the sid guest). Does not own the verdict on their output (see `tally`).
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use crate::packages::Consent;
 use crate::run::{self, Ending};
 use crate::sid::{self, Unavailable};
 use crate::tally::{self, Skips, Tally, Verdict};
-use crate::{layout, progress, sys};
+use crate::{cache, layout, progress, sys};
 
 /// No test binary may take longer.
 const LIMIT: Duration = Duration::from_secs(900);
@@ -65,15 +65,22 @@ impl Target {
 /// When the build fails or the run is interrupted.
 pub fn run(linux: &Path, selection: &Selection, consent: Consent) -> Result<Tally> {
     sys::catch_termination();
+    let waiting = "another `cargo lab test` is under way in this workspace; waiting for it";
+    let _lock = cache::lock(&layout::runs().join(".test.lock"), waiting)?;
     let targets = build()?;
     let chosen =
         |target: &&Target| selection.only.as_ref().is_none_or(|only| target.name.contains(only.as_str()));
     let of = |tier: Tier| targets.iter().filter(chosen).filter(move |target| target.tier() == tier);
 
     let mut host = Summary::new("host");
+    let mut deferred = Vec::new();
     for target in of(Tier::Host) {
         let output = on_host(target, selection, &[])?;
-        host.take(target, tally::judge(&output.text, output.succeeded, Skips::Allowed), &output);
+        let verdict = tally::judge(&output.text, output.succeeded, Skips::Allowed);
+        if !verdict.deferred.is_empty() {
+            deferred.push((target, verdict.deferred.clone()));
+        }
+        host.take(target, verdict, &output);
     }
     if selection.only.is_none() && selection.arguments.is_empty() {
         let output = documentation()?;
@@ -88,9 +95,21 @@ pub fn run(linux: &Path, selection: &Selection, consent: Consent) -> Result<Tall
     }
 
     let mut lab = Summary::new("lab");
+    for (target, cases) in deferred {
+        let mut arguments = vec!["--ignored".to_owned(), "--exact".to_owned()];
+        arguments.extend(cases.iter().cloned());
+        let output = in_guest(target, linux, None, &arguments)?;
+        let mut verdict = judge_guest(&output, Skips::Forbidden);
+        let ran = verdict.tally.passed + verdict.tally.failed;
+        if ran < cases.len() {
+            verdict.tally.failed += cases.len() - ran;
+            verdict.notes.push(format!("failed: of {} only {ran} ran in the lab", cases.join(", ")));
+        }
+        lab.take(target, verdict, &output);
+    }
     for target in of(Tier::Lab) {
         let output = if target.in_guest() {
-            in_guest(target, linux, None, selection)?
+            in_guest(target, linux, None, &selection.arguments)?
         } else {
             on_host(target, selection, &[("PRIMEWAY_LAB_RUNS", linux)])?
         };
@@ -102,7 +121,7 @@ pub fn run(linux: &Path, selection: &Selection, consent: Consent) -> Result<Tall
     for target in of(Tier::Sid) {
         match root.get_or_insert_with(|| sid::ensure(consent)) {
             Ok(root) => {
-                let output = in_guest(target, linux, Some(root.clone()), selection)?;
+                let output = in_guest(target, linux, Some(root.clone()), &selection.arguments)?;
                 newer.take(target, judge_guest(&output, Skips::WithReason), &output);
             }
             Err(Unavailable::Unreachable(err)) => newer.skip(target, &list(target)?, &format!("{err:#}")),
@@ -134,7 +153,10 @@ impl Summary {
     }
 
     fn take(&mut self, target: &Target, verdict: Verdict, output: &Output) {
-        let Verdict { tally, notes } = verdict;
+        let Verdict { tally, notes, .. } = verdict;
+        if tally == Tally::default() {
+            return; // a program without unit tests
+        }
         println!(
             "{}: {} {}: {tally} ({:.1} s)",
             self.tier,
@@ -223,18 +245,15 @@ pub fn cargo() -> Command {
 /// Builds programs and tests of the workspace; cargo's own progress is shown.
 fn build() -> Result<Vec<Target>> {
     progress::say("building the workspace and its tests");
-    let programs = cargo().args(["build", "--workspace", "--bins"]).status().context("cannot run cargo")?;
-    if !programs.success() {
-        bail!("the build failed");
-    }
+    // One call for both, so that cargo settles on one set of features and builds each dependency once.
     let output = cargo()
-        .args(["test", "--workspace", "--no-run", "--message-format=json-render-diagnostics"])
+        .args(["build", "--workspace", "--bins", "--tests", "--message-format=json-render-diagnostics"])
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
         .output()
         .context("cannot run cargo")?;
     if !output.status.success() {
-        bail!("the build of the tests failed");
+        bail!("the build failed");
     }
     let targets = targets(&String::from_utf8_lossy(&output.stdout));
     if targets.is_empty() {
@@ -322,11 +341,11 @@ fn captured(command: &mut Command, name: &str) -> Result<Output> {
     Ok(Output { text, succeeded, taken: started.elapsed(), folder, trouble })
 }
 
-fn in_guest(target: &Target, linux: &Path, sid: Option<PathBuf>, selection: &Selection) -> Result<Output> {
+fn in_guest(target: &Target, linux: &Path, sid: Option<PathBuf>, arguments: &[String]) -> Result<Output> {
     let started = Instant::now();
     let executable = target.executable.to_str().context("a path is not UTF-8")?.to_owned();
     let mut command = vec![executable, "--test-threads=1".to_owned()];
-    command.extend(selection.arguments.iter().cloned());
+    command.extend(arguments.iter().cloned());
     let options = run::Options {
         command,
         sid,
