@@ -25,7 +25,7 @@ use crate::backend::{Backend, FrameSpec, OutputId};
 use crate::input::Input;
 use crate::output::{Drawn, OutputState, Redraw, RedrawParts, frame_done};
 use crate::render::Painter;
-use crate::shell::Shell;
+use crate::shell::{Scene, Shell};
 
 /// smithay's protocol states.
 #[derive(Debug)]
@@ -213,7 +213,7 @@ impl State {
             return;
         }
         let area = output.geometry();
-        let layers = self.shell.layers(area);
+        let Scene { layers, backdrop } = self.shell.scene(area);
         let at = self.input.position().filter(|at| area.to_f64().contains(*at));
         let cursor = at.and_then(|at| {
             let at = (at - area.loc.to_f64()).to_physical(1.0);
@@ -223,6 +223,7 @@ impl State {
             backend: &mut self.backend,
             painter: &mut self.painter,
             cursor,
+            backdrop,
             copy_on_purpose: self.runtime.copy_on_purpose,
         };
         let drawn = output.draw(&layers, &mut parts);
@@ -342,6 +343,13 @@ impl State {
             entry.state.reset();
         }
         self.queue_redraw_all();
+    }
+
+    /// A DRM device came or went.
+    pub fn exporters_changed(&mut self) {
+        if let Some(kms) = self.backend.kms() {
+            kms.buffers.look_at_exporters();
+        }
     }
 
     /// Connectors may have changed.

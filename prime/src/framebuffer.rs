@@ -380,6 +380,17 @@ impl<K: Hash + Eq> FramebufferCache<K> {
         self.outcomes.remove(key);
     }
 
+    /// Forgets the buffers for which `keep` says no, e.g. those whose owner is gone.
+    pub fn retain(&mut self, mut keep: impl FnMut(&K) -> bool) {
+        self.outcomes.retain(|key, _| keep(key));
+    }
+
+    /// Number of framebuffers remembered, refusals not counted.
+    #[must_use]
+    pub fn framebuffers(&self) -> usize {
+        self.outcomes.values().flatten().filter(|outcome| matches!(outcome, Some(Ok(_)))).count()
+    }
+
     /// Forgets all buffers, e.g. when the device's capabilities changed.
     pub fn clear(&mut self) {
         self.outcomes.clear();

@@ -16,9 +16,14 @@
 //! ```
 
 use std::collections::HashSet;
+use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::num::NonZeroU32;
+use std::sync::Arc;
 
 use drm_fourcc::{DrmFourcc, DrmModifier};
+
+use crate::framebuffer::FramebufferError;
 
 /// A rectangle of CRTC pixels.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -113,6 +118,37 @@ pub struct Layer {
     pub content: Result<Scannable, Refusal>,
 }
 
+/// The error for which a buffer has no framebuffer. Two of them are equal if they are the same occurrence.
+#[derive(Clone, Debug)]
+pub struct FramebufferRefusal(pub Arc<FramebufferError>);
+
+impl PartialEq for FramebufferRefusal {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for FramebufferRefusal {}
+
+impl Hash for FramebufferRefusal {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        Arc::as_ptr(&self.0).hash(state);
+    }
+}
+
+impl fmt::Display for FramebufferRefusal {
+    /// The error with all its sources.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut source = std::error::Error::source(&*self.0);
+        while let Some(err) = source {
+            write!(f, ": {err}")?;
+            source = err.source();
+        }
+        Ok(())
+    }
+}
+
 /// Why a layer is not on a plane.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
@@ -121,11 +157,8 @@ pub enum Refusal {
     #[error("the buffer is not a dma-buf")]
     NotDmabuf,
     /// No framebuffer could be made of it.
-    #[error("no framebuffer: {reason}")]
-    Framebuffer {
-        /// The error that [`crate::framebuffer`] gave, as text.
-        reason: String,
-    },
+    #[error("{0}")]
+    Framebuffer(FramebufferRefusal),
     /// The plane's IN_FORMATS lacks the pair.
     #[error("{format} with modifier {modifier:#x} is not among the plane's formats")]
     Format {

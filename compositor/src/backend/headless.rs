@@ -7,12 +7,14 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use calloop::LoopHandle;
 use calloop::timer::{TimeoutAction, Timer};
 use drm_fourcc::{DrmFourcc, DrmModifier};
-use drm_prime::scanout::{PlaneCaps, PlaneType, Refusal};
+use drm_prime::FramebufferError;
+use drm_prime::scanout::{FramebufferRefusal, PlaneCaps, PlaneType, Refusal};
 use pixman::{FormatCode, Image, Operation};
 use rustix::io::Errno;
 use smithay::backend::allocator::Buffer as _;
@@ -143,8 +145,11 @@ impl Headless {
             return Ok(buffer.clone());
         }
         let code = dmabuf.format().code;
-        let info = drm_prime::format::info(code)
-            .ok_or_else(|| Refusal::Framebuffer { reason: format!("unknown format {code}") })?;
+        let info = drm_prime::format::info(code).ok_or_else(|| {
+            Refusal::Framebuffer(FramebufferRefusal(Arc::new(FramebufferError::UnknownFormat {
+                format: code,
+            })))
+        })?;
         let substitute = info.opaque.and_then(|f| DrmFourcc::try_from(f).ok());
         let format = substitute.filter(|_| opaque).unwrap_or(code);
         let buffer =

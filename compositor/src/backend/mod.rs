@@ -150,8 +150,8 @@ impl Backend {
     /// buffer may still be composited.
     ///
     /// # Errors
-    /// The reason, in the terms of `explain`.
-    pub fn import(&mut self, dmabuf: &Dmabuf) -> Result<(), Refusal> {
+    /// The driver's, or the system's.
+    pub fn import(&mut self, dmabuf: &Dmabuf) -> Result<(), drm_prime::ImportError> {
         match self {
             Self::Kms(kms) => kms.buffers.import(dmabuf),
             Self::Headless(_) => Ok(()),
@@ -238,6 +238,14 @@ impl Backend {
         match self {
             Self::Kms(kms) => kms.buffers.resources(),
             Self::Headless(headless) => (0, headless.buffers()),
+        }
+    }
+
+    /// Tells whether a buffer without a modifier is laid out in plain rows.
+    pub fn is_linear(&self, fd: std::os::fd::BorrowedFd<'_>) -> bool {
+        match self {
+            Self::Kms(kms) => kms.buffers.is_linear(fd),
+            Self::Headless(_) => true,
         }
     }
 

@@ -145,7 +145,7 @@ pub fn stats(state: &mut State) -> Stats {
     let mut outputs = Vec::new();
     for index in 0..state.outputs.len() {
         let area = state.outputs[index].state.geometry();
-        let layers = state.shell.layers(area);
+        let layers = state.shell.scene(area).layers;
         for layer in &layers {
             let Some(client) = layer.surface.client() else { continue };
             let Ok(credentials) = client.get_credentials(&state.runtime.display) else { continue };

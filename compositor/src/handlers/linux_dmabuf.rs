@@ -4,7 +4,6 @@
 use std::os::fd::{AsFd, BorrowedFd};
 
 use drm_fourcc::{DrmFourcc, DrmModifier};
-use drm_prime::exporter::exporter_is_linear;
 use primeway_protocols::delegate_linux_dmabuf;
 use primeway_protocols::linux_dmabuf::{
     DmabufFeedback, DmabufParams, ImportError, LinuxDmabufHandler, LinuxDmabufState, is_dmabuf,
@@ -34,7 +33,10 @@ impl LinuxDmabufHandler for State {
     fn import(&mut self, _client: &Client, params: DmabufParams) -> Result<Dmabuf, ImportError> {
         let format = DrmFourcc::try_from(params.format).map_err(|_| ImportError::InvalidFormat)?;
         let modifier = match DrmModifier::from(params.modifier) {
-            DrmModifier::Invalid => self.implicit_modifier(&params),
+            // No modifier, from an exporter that knows nothing but plain rows.
+            DrmModifier::Invalid if params.planes.iter().all(|p| self.backend.is_linear(p.fd.as_fd())) => {
+                DrmModifier::Linear
+            }
             modifier => modifier,
         };
         if modifier != DrmModifier::Linear {
@@ -51,31 +53,14 @@ impl LinuxDmabufHandler for State {
         }
         let dmabuf = builder.build().ok_or(ImportError::Incomplete)?;
         // A buffer that the device refuses is still composited; the refusal shows up in its surface's reason.
-        if let Err(refusal) = self.backend.import(&dmabuf) {
-            tracing::debug!(%refusal, "buffer will not be scanned out");
+        if let Err(err) = self.backend.import(&dmabuf) {
+            tracing::debug!(%err, "buffer will not be scanned out");
         }
         Ok(dmabuf)
     }
 
     fn new_surface_feedback(&mut self, _surface: &WlSurface) -> Option<DmabufFeedback> {
         self.dmabuf.scanout_feedback.clone()
-    }
-}
-
-impl State {
-    /// A buffer without a modifier is LINEAR if its exporter knows nothing else.
-    fn implicit_modifier(&self, params: &DmabufParams) -> DrmModifier {
-        if matches!(self.backend, Backend::Headless(_)) {
-            return DrmModifier::Linear;
-        }
-        let linear = params.planes.iter().all(|plane| match exporter_is_linear(plane.fd.as_fd()) {
-            Ok(linearity) => linearity.is_linear(),
-            Err(err) => {
-                tracing::debug!(%err, "exporter not known");
-                false
-            }
-        });
-        if linear { DrmModifier::Linear } else { DrmModifier::Invalid }
     }
 }
 

@@ -33,7 +33,7 @@ use smithay::wayland::presentation::PresentationFeedbackCallback;
 
 use crate::backend::{Backend, Canvas, FrameSpec, OutputId, PlaneUpdate, ScanoutBuffer, SubmitError};
 use crate::cursor::{CursorLayer, PLANE_SIZE};
-use crate::render::{BACKGROUND, Painter};
+use crate::render::Painter;
 
 use layers::SurfaceLayer;
 pub use present::frame_done;
@@ -135,6 +135,8 @@ pub struct RedrawParts<'a> {
     pub painter: &'a mut Painter,
     /// The pointer's image, if it is on this output.
     pub cursor: Option<CursorLayer>,
+    /// What is behind all layers.
+    pub backdrop: Color32F,
     /// Copy on purpose while claiming zero-copy: the checker of the demo must notice.
     pub copy_on_purpose: bool,
 }
@@ -477,10 +479,10 @@ impl OutputState {
                 }
             }
         }
-        let (painter, tracker) = (&mut *parts.painter, &mut self.tracker);
+        let (painter, tracker, backdrop) = (&mut *parts.painter, &mut self.tracker, parts.backdrop);
         let mut failure = None;
         let buffer = parts.backend.compose(self.id, Canvas::Primary, &mut |image, age| match painter
-            .draw(tracker, image, age, &elements, BACKGROUND)
+            .draw(tracker, image, age, &elements, backdrop)
         {
             Ok(changed) => changed,
             Err(err) => {

@@ -5,6 +5,7 @@
 
 mod place;
 
+use smithay::backend::renderer::Color32F;
 use smithay::desktop::{PopupManager, Window, WindowSurfaceType};
 use smithay::reexports::wayland_protocols::xdg::shell::server::xdg_toplevel;
 use smithay::reexports::wayland_server::protocol::wl_surface::WlSurface;
@@ -12,6 +13,7 @@ use smithay::utils::{IsAlive, Logical, Physical, Point, Rectangle, Size};
 use smithay::wayland::shell::xdg::ToplevelSurface;
 
 use crate::output::layers::{SurfaceLayer, collect_tree};
+use crate::render::BACKGROUND;
 
 /// How large a window is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +37,8 @@ pub struct WindowEntry {
     pub mapped: bool,
     /// How large it is shown.
     pub sizing: Sizing,
+    /// The corner of the output that it fills while it is not floating.
+    anchor: Point<i32, Logical>,
     /// Where it returns to after being maximized or full screen.
     restore: Option<(Point<i32, Logical>, Size<i32, Logical>)>,
 }
@@ -52,6 +56,15 @@ impl WindowEntry {
     fn toplevel_surface(&self) -> Option<&WlSurface> {
         self.window.toplevel().map(ToplevelSurface::wl_surface)
     }
+}
+
+/// What one output shows.
+#[derive(Debug)]
+pub struct Scene {
+    /// Topmost first.
+    pub layers: Vec<SurfaceLayer>,
+    /// What is behind them.
+    pub backdrop: Color32F,
 }
 
 /// All windows.
@@ -76,6 +89,7 @@ impl Shell {
             position: (0, 0).into(),
             mapped: false,
             sizing: Sizing::Floating,
+            anchor: (0, 0).into(),
             restore: None,
         });
     }
@@ -105,6 +119,11 @@ impl Shell {
             .collect();
         let Some(entry) = self.find_mut(surface) else { return false };
         entry.window.on_commit();
+        if entry.sizing == Sizing::Fullscreen {
+            // A client that insists on a smaller size is shown in the middle.
+            let spare = (area.size - entry.window.geometry().size).to_point();
+            entry.position = entry.anchor + Point::from((spare.x.max(0) / 2, spare.y.max(0) / 2));
+        }
         let mapped = std::mem::replace(&mut entry.mapped, has_buffer);
         if mapped || !has_buffer {
             return false;
@@ -154,6 +173,7 @@ impl Shell {
             }
         } else {
             entry.position = area.loc;
+            entry.anchor = area.loc;
             size = Some(area.size);
         }
         let Some(toplevel) = entry.window.toplevel() else { return };
@@ -195,20 +215,28 @@ impl Shell {
         })
     }
 
-    /// The layers of all windows on an output, topmost first.
-    pub fn layers(&self, area: Rectangle<i32, Logical>) -> Vec<SurfaceLayer> {
-        let mut out = Vec::new();
+    /// What an output shows. Below a full-screen window there is nothing but black (xdg_toplevel.set_fullscreen).
+    pub fn scene(&self, area: Rectangle<i32, Logical>) -> Scene {
+        let mut scene = Scene { layers: Vec::new(), backdrop: BACKGROUND };
         let size: Size<i32, Physical> = area.size.to_physical(1);
         for entry in self.windows.iter().rev().filter(|w| w.mapped && w.window.alive()) {
             let Some(root) = entry.toplevel_surface() else { continue };
             let origin = entry.origin() - area.loc;
             for (popup, offset) in PopupManager::popups_for_surface(root) {
                 let at = origin + entry.window.geometry().loc + offset - popup.geometry().loc;
-                collect_tree(&mut out, popup.wl_surface(), at.to_physical(1), size);
+                collect_tree(&mut scene.layers, popup.wl_surface(), at.to_physical(1), size);
             }
-            collect_tree(&mut out, root, origin.to_physical(1), size);
+            collect_tree(&mut scene.layers, root, origin.to_physical(1), size);
+            if entry.sizing == Sizing::Fullscreen && area.contains(entry.anchor) {
+                scene.backdrop = Color32F::BLACK;
+                // Blended over black, premultiplied pixels are shown as they are: no alpha is needed.
+                if let Some(bottom) = scene.layers.last_mut() {
+                    bottom.opaque |= bottom.dst == Rectangle::from_size(size);
+                }
+                break;
+            }
         }
-        out
+        scene
     }
 
     /// Where a window, its subsurfaces and its popups can be, in the space of all outputs.

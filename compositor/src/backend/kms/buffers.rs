@@ -5,34 +5,29 @@
 //! frame still shows.
 
 use std::collections::HashMap;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::sync::Arc;
 
-use drm_fourcc::{DrmFourcc, DrmModifier};
-use drm_prime::scanout::Refusal;
+use drm_fourcc::DrmFourcc;
+use drm_prime::scanout::{FramebufferRefusal, Refusal};
 use drm_prime::{
-    Acquisition, BufferPlane, DeviceError, Dmabuf as PrimeDmabuf, DumbBuffer, Framebuffer, GemHandle,
-    HandleTable, KernelDevice, Origin,
+    Acquisition, BufferPlane, DeviceError, Dmabuf as PrimeDmabuf, DumbBuffer, Framebuffer, FramebufferCache,
+    GemHandle, HandleTable, KernelDevice, LayoutError, LinearExporters, Origin,
 };
 use rustix::io::Errno;
 use smithay::backend::allocator::Buffer as _;
 use smithay::backend::allocator::dmabuf::{Dmabuf, WeakDmabuf};
-
-/// What is kept for one `wl_buffer`.
-#[derive(Debug, Default)]
-struct Entry {
-    handles: Vec<GemHandle>,
-    /// Framebuffers with and without alpha (index 1: opaque); a refusal is remembered too.
-    framebuffers: [Option<Result<Arc<Framebuffer>, Refusal>>; 2],
-}
 
 /// The buffers of one device.
 #[derive(Debug)]
 pub struct Buffers {
     table: HandleTable,
     acquisition: &'static str,
-    entries: HashMap<WeakDmabuf, Entry>,
+    /// Handles of every `wl_buffer`, held from its creation on.
+    imported: HashMap<WeakDmabuf, Vec<GemHandle>>,
+    framebuffers: FramebufferCache<WeakDmabuf>,
+    exporters: LinearExporters,
 }
 
 impl Buffers {
@@ -48,7 +43,17 @@ impl Buffers {
             Acquisition::Degraded => "degraded",
         };
         tracing::info!(acquisition, "prime file opened");
-        Ok(Self { table: HandleTable::new(Arc::new(device)), acquisition, entries: HashMap::new() })
+        let table = HandleTable::new(Arc::new(device));
+        let framebuffers = FramebufferCache::new(table.clone());
+        let mut buffers = Self {
+            table,
+            acquisition,
+            imported: HashMap::new(),
+            framebuffers,
+            exporters: LinearExporters::default(),
+        };
+        buffers.look_at_exporters();
+        Ok(buffers)
     }
 
     /// How the PRIME file was got, for people.
@@ -56,52 +61,59 @@ impl Buffers {
         self.acquisition
     }
 
+    /// Looks again which DRM drivers there are: needed when a device came or went.
+    pub fn look_at_exporters(&mut self) {
+        match LinearExporters::scan() {
+            Ok(exporters) => self.exporters = exporters,
+            Err(err) => tracing::warn!(%err, "cannot tell which exporters are linear"),
+        }
+    }
+
+    /// Tells whether a buffer of unspecified layout is known to be laid out in plain rows.
+    pub fn is_linear(&self, fd: BorrowedFd<'_>) -> bool {
+        match self.exporters.judge(fd) {
+            Ok(linearity) => linearity.is_linear(),
+            Err(err) => {
+                tracing::debug!(%err, "exporter not known");
+                false
+            }
+        }
+    }
+
     /// Imports every plane of a buffer into the PRIME file.
     ///
     /// # Errors
-    /// The driver's refusal.
-    pub fn import(&mut self, dmabuf: &Dmabuf) -> Result<(), Refusal> {
-        let mut handles = Vec::with_capacity(dmabuf.num_planes());
-        for fd in dmabuf.handles() {
-            handles
-                .push(self.table.import(fd).map_err(|err| Refusal::Framebuffer { reason: err.to_string() })?);
-        }
-        self.entries.entry(dmabuf.weak()).or_default().handles = handles;
+    /// The driver's refusal; the handles got so far are closed again.
+    pub fn import(&mut self, dmabuf: &Dmabuf) -> Result<(), drm_prime::ImportError> {
+        let handles: Result<Vec<_>, _> = dmabuf.handles().map(|fd| self.table.import(fd)).collect();
+        self.imported.insert(dmabuf.weak(), handles?);
         Ok(())
     }
 
-    /// The framebuffer of a buffer, made at first use.
+    /// The framebuffer of a buffer, made at first use. A known buffer costs no system call.
     ///
     /// # Errors
-    /// Why there is none, remembered.
+    /// Why there is none, remembered unless the system was at fault.
     pub fn framebuffer(&mut self, dmabuf: &Dmabuf, opaque: bool) -> Result<Arc<Framebuffer>, Refusal> {
-        let entry = self.entries.entry(dmabuf.weak()).or_default();
-        let slot = &mut entry.framebuffers[usize::from(opaque)];
-        slot.get_or_insert_with(|| {
-            let result = describe(dmabuf)
-                .and_then(|d| {
-                    Framebuffer::new(&self.table, &d, opaque)
-                        .map_err(|err| Refusal::Framebuffer { reason: err.to_string() })
-                })
-                .map(Arc::new);
-            match &result {
-                Ok(fb) => tracing::debug!(fb = fb.id().get(), format = %fb.format(), "framebuffer created"),
-                Err(reason) => tracing::debug!(%reason, "framebuffer refused"),
-            }
-            result
-        })
-        .clone()
+        let key = dmabuf.weak();
+        let known = self.framebuffers.get(&key, opaque);
+        let outcome = known.unwrap_or_else(|| match describe(dmabuf) {
+            Ok(description) => self.framebuffers.get_or_import(key, &description, opaque),
+            Err(err) => Err(Arc::new(err.into())),
+        });
+        outcome.map_err(|err| Refusal::Framebuffer(FramebufferRefusal(err)))
     }
 
     /// Forgets a buffer and every other one that is gone by now.
     pub fn forget(&mut self, dmabuf: &Dmabuf) {
-        self.entries.remove(&dmabuf.weak());
-        self.entries.retain(|weak, _| !weak.is_gone());
+        let gone = dmabuf.weak();
+        self.imported.remove(&gone);
+        self.framebuffers.retain(|key| *key != gone && !key.is_gone());
     }
 
     /// Where the buffer comes from.
     pub fn origin(&self, dmabuf: &Dmabuf) -> Option<String> {
-        let handle = self.entries.get(&dmabuf.weak())?.handles.first()?;
+        let handle = self.imported.get(&dmabuf.weak())?.first()?;
         Some(origin_text(handle.origin()))
     }
 
@@ -128,8 +140,7 @@ impl Buffers {
 
     /// Live GEM handles, and framebuffers of client buffers.
     pub fn resources(&self) -> (usize, usize) {
-        let framebuffers = self.entries.values().flat_map(|e| &e.framebuffers);
-        (self.table.stats().handles, framebuffers.filter(|f| matches!(f, Some(Ok(_)))).count())
+        (self.table.stats().handles, self.framebuffers.framebuffers())
     }
 }
 
@@ -148,14 +159,12 @@ fn origin_text(origin: &Origin) -> String {
 }
 
 /// Describes a client's buffer to the PRIME library.
-fn describe(dmabuf: &Dmabuf) -> Result<PrimeDmabuf<'_>, Refusal> {
+fn describe(dmabuf: &Dmabuf) -> Result<PrimeDmabuf<'_>, LayoutError> {
     let planes: Vec<BufferPlane<'_>> = dmabuf
         .handles()
         .zip(dmabuf.offsets().zip(dmabuf.strides()))
         .map(|(fd, (offset, stride))| BufferPlane { fd, offset, stride })
         .collect();
     let (size, format) = (dmabuf.size(), dmabuf.format());
-    let modifier: DrmModifier = format.modifier;
-    PrimeDmabuf::new(size.w.max(0) as u32, size.h.max(0) as u32, format.code, modifier, &planes)
-        .map_err(|err| Refusal::Framebuffer { reason: err.to_string() })
+    PrimeDmabuf::new(size.w.max(0) as u32, size.h.max(0) as u32, format.code, format.modifier, &planes)
 }

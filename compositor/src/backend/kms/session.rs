@@ -75,6 +75,7 @@ pub fn insert_sources(
         UdevEvent::Changed { device_id } => state.device_changed(device_id),
         UdevEvent::Added { .. } | UdevEvent::Removed { .. } => {
             tracing::debug!("a display device came or went");
+            state.exporters_changed();
         }
     })
 }
