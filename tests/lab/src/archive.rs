@@ -55,6 +55,8 @@ impl Archive {
         command
             .args(["-o", &option("Dir::Etc::sourcelist", "sources.list"), "-o", "Dir::Etc::sourceparts=-"])
             .args(["-o", &option("Dir::State::Lists", "lists"), "-o", &option("Dir::Cache", "cache")])
+            // A mirror that lags behind serves as well; what counts is the signature, which stays checked.
+            .args(["-o", "Acquire::Check-Valid-Until=false"])
             // The hooks of the system's update are no concern of a scratch folder; nor can apt's own user read it.
             .args(["-o", "APT::Sandbox::User=", "-o", "Acquire::Retries=3", "-o", "Acquire::Languages=none"])
             .env("LC_ALL", "C");

@@ -143,7 +143,7 @@ fn act(cli: &Cli) -> Result<i32> {
             options.command.clone_from(&exec.command);
             options.timeout = Some(Duration::try_from_secs_f64(exec.timeout).context("--timeout")?);
             options.sid = exec.machine.sid(consent)?;
-            let linux = set_up(consent)?;
+            let linux = set_up(consent, &[])?;
             Ok(run::run(&linux, &options)?.ending.status())
         }
         Action::Shell(machine) => {
@@ -152,17 +152,14 @@ fn act(cli: &Cli) -> Result<i32> {
             options.timeout = None;
             options.terminal = true;
             options.sid = machine.sid(consent)?;
-            let linux = set_up(consent)?;
+            let linux = set_up(consent, &[])?;
             Ok(run::run(&linux, &options)?.ending.status())
         }
-        Action::Demo => {
-            packages::ensure(packages::BUILD.iter().chain(packages::CLIENTS).copied(), consent)?;
-            demo::run(&set_up(consent)?)
-        }
+        Action::Demo => demo::run(&set_up(consent, &[packages::BUILD, packages::CLIENTS])?),
         Action::Test(test) => {
-            packages::ensure(packages::BUILD.iter().chain(packages::CLIENTS).copied(), consent)?;
+            let linux = set_up(consent, &[packages::BUILD, packages::CLIENTS])?;
             let selection = testing::Selection { only: test.only.clone(), arguments: test.arguments.clone() };
-            let tally = testing::run(&set_up(consent)?, &selection, consent)?;
+            let tally = testing::run(&linux, &selection, consent)?;
             Ok(i32::from(!tally.is_good()))
         }
         Action::Clean => {
@@ -170,7 +167,7 @@ fn act(cli: &Cli) -> Result<i32> {
             Ok(0)
         }
         Action::Setup => {
-            let linux = set_up(consent)?;
+            let linux = set_up(consent, &[])?;
             println!("{}", linux.display());
             Ok(0)
         }
@@ -198,18 +195,18 @@ fn clean() -> Result<()> {
     Ok(())
 }
 
-/// The packages for a run and the kernel; quick when both are there. `PRIMEWAY_LAB_KERNEL` names a kernel of one's own.
-fn set_up(consent: Consent) -> Result<PathBuf> {
-    packages::ensure(packages::GUEST.iter().copied(), consent)?;
-    if let Some(own) = std::env::var_os("PRIMEWAY_LAB_KERNEL") {
-        return Ok(PathBuf::from(own));
-    }
-    let dir = layout::cache()?.join("kernel");
-    match kernel::cached(&dir) {
-        Some(linux) => Ok(linux),
-        None => {
-            packages::ensure(packages::KERNEL.iter().copied(), consent)?;
-            kernel::ensure()
-        }
-    }
+/// The packages for a run, those of `more`, and the kernel; quick when all is there.
+///
+/// `PRIMEWAY_LAB_KERNEL` names a kernel of one's own.
+fn set_up(consent: Consent, more: &[&[&'static str]]) -> Result<PathBuf> {
+    let own = std::env::var_os("PRIMEWAY_LAB_KERNEL").map(PathBuf::from);
+    let ready = match own {
+        Some(own) => Some(own),
+        None => kernel::cached(&layout::cache()?.join("kernel")),
+    };
+    let for_kernel = if ready.is_some() { &[] } else { packages::KERNEL };
+    // All in one go, so that the user is asked once.
+    let wanted = packages::GUEST.iter().chain(for_kernel).chain(more.iter().copied().flatten());
+    packages::ensure(wanted.copied(), consent)?;
+    ready.map_or_else(kernel::ensure, Ok)
 }

@@ -111,9 +111,10 @@ pub fn run(linux: &Path, selection: &Selection, consent: Consent) -> Result<Tall
         let output = if target.in_guest() {
             in_guest(target, linux, None, &selection.arguments)?
         } else {
+            progress::say("starting and ending guests from the host");
             on_host(target, selection, &[("PRIMEWAY_LAB_RUNS", linux)])?
         };
-        lab.take(target, judge_guest(&output, Skips::Forbidden), &output);
+        lab.take(target, judge_lab(&output, Skips::Forbidden, selection), &output);
     }
 
     let mut newer = Summary::new("sid");
@@ -122,7 +123,7 @@ pub fn run(linux: &Path, selection: &Selection, consent: Consent) -> Result<Tall
         match root.get_or_insert_with(|| sid::ensure(consent)) {
             Ok(root) => {
                 let output = in_guest(target, linux, Some(root.clone()), &selection.arguments)?;
-                newer.take(target, judge_guest(&output, Skips::WithReason), &output);
+                newer.take(target, judge_lab(&output, Skips::WithReason, selection), &output);
             }
             Err(Unavailable::Unreachable(err)) => newer.skip(target, &list(target)?, &format!("{err:#}")),
             Err(Unavailable::Failed(err)) => newer.fail(target, &format!("{err:#}")),
@@ -210,6 +211,16 @@ fn judge_guest(output: &Output, skips: Skips) -> Verdict {
     for trouble in &output.trouble {
         verdict.tally.failed += 1;
         verdict.notes.push(format!("failed: {trouble}"));
+    }
+    verdict
+}
+
+/// As [`judge_guest`]; a target that ran no case although none was deselected has failed, too.
+fn judge_lab(output: &Output, skips: Skips, selection: &Selection) -> Verdict {
+    let mut verdict = judge_guest(output, skips);
+    if selection.arguments.is_empty() && verdict.tally == Tally::default() {
+        verdict.tally.failed = 1;
+        verdict.notes.push("failed: it ran no case".to_owned());
     }
     verdict
 }
@@ -307,6 +318,7 @@ fn on_host(target: &Target, selection: &Selection, environment: &[(&str, &Path)]
 }
 
 fn documentation() -> Result<Output> {
+    progress::say("building and running the examples in the documentation");
     captured(cargo().args(["test", "--workspace", "--doc"]), "documentation")
 }
 
@@ -346,6 +358,7 @@ fn in_guest(target: &Target, linux: &Path, sid: Option<PathBuf>, arguments: &[St
     let executable = target.executable.to_str().context("a path is not UTF-8")?.to_owned();
     let mut command = vec![executable, "--test-threads=1".to_owned()];
     command.extend(arguments.iter().cloned());
+    progress::say(&format!("running {} in a guest", target.name));
     let options = run::Options {
         command,
         sid,
