@@ -1,0 +1,115 @@
+//! Ends, wanted and not: of a client in the middle of a frame, and of primeway itself.
+//!
+//! Owns the comparison of what is left with what was there before, by the kernel's word.
+
+use std::collections::BTreeSet;
+use std::os::unix::process::ExitStatusExt;
+
+use anyhow::{Context, Result, ensure};
+use primeway_tests::debugfs::DebugDevice;
+use primeway_tests::format::Format;
+use primeway_tests::picture::{Pattern, Picture};
+use primeway_tests::process::Process;
+use rustix::process::Signal;
+
+use crate::desktop::{Launch, PATIENCE, runtime_folder, sockets};
+
+/// SIGKILL in the middle of the loop, for each kind of memory and format.
+pub fn a_killed_client_leaves_nothing() -> Result<()> {
+    let mut desktop = Launch::new("victims")?.start()?;
+    let neighbour = desktop.client("neighbour", &["--size", "200x200"])?;
+    desktop.wait_frames(&neighbour, 10)?;
+    let kinds = [
+        ("vgem", "XR24", "--fullscreen"),
+        ("udmabuf", "NV12", "--new-buffer-each-frame"),
+        ("heap", "AR24", "--redraw"),
+        ("shm", "XR24", "--redraw"),
+        ("vkms", "XR24", "--new-buffer-each-frame"),
+    ];
+    let mut before = None;
+    // The first round makes what is made once and kept.
+    for round in 0..3 {
+        for (allocator, format, more) in kinds {
+            let arguments = ["--alloc", allocator, "--format", format, more];
+            let mut victim = desktop.client("victim", &arguments)?;
+            desktop.wait_frames(&victim, 3)?;
+            Process::open(victim.pid())?.signal(Signal::KILL)?;
+            let status = victim.wait_end(PATIENCE)?;
+            ensure!(status.signal() == Some(Signal::KILL.as_raw()), "it ended by itself: {status}");
+            let gone = victim.pid();
+            desktop.wait_stats("the end of its window", |stats| stats.surface(gone).is_none())?;
+            let shown = desktop.wait_frames(&neighbour, 0)?.frames_presented;
+            desktop.wait_frames(&neighbour, shown + 10).context("the neighbour stopped")?;
+        }
+        let held = desktop.held()?;
+        let first = *before.get_or_insert(held);
+        ensure!(first == held, "round {round} left something: before {first:?}, after {held:?}");
+    }
+    desktop.check_alive()
+}
+
+/// The PRIME file, the framebuffers and the seat of a killed compositor are free for the next one.
+pub fn a_killed_compositor_leaves_nothing() -> Result<()> {
+    let device = DebugDevice::of_driver("vkms")?;
+    for round in 0..3 {
+        let mut desktop = Launch::new("killed")?.arguments(&["--writeback"]).start()?;
+        let mut still =
+            desktop.client("still", &["--static", "--pattern", "noise:8", "--size", "300x200"])?;
+        still.wait_presented(PATIENCE).with_context(|| format!("round {round}"))?;
+        let mut moving = desktop.client("moving", &["--format", "NV12", "--new-buffer-each-frame"])?;
+        desktop.wait_frames(&moving, 10)?;
+        let stats = desktop.stats()?;
+        let surface = stats.surface(still.pid()).context("no window")?;
+        let place = (surface.position[0] as u32, surface.position[1] as u32);
+        let picture = Picture { pattern: Pattern::Noise(8), width: 300, height: 200, frame: 0 };
+        let worst = desktop.capture()?.difference(&picture, &Format::named("XR24")?, place)?;
+        ensure!(worst.steps == 0.0, "round {round}: the picture is wrong: {worst:?}");
+        desktop.signal(Signal::KILL)?;
+        let status = desktop.wait_end()?;
+        ensure!(status.signal() == Some(Signal::KILL.as_raw()), "it ended by itself: {status}");
+        // Clients hear of it and end; then nothing pins the buffers.
+        for client in [&mut still, &mut moving] {
+            client.wait_end(PATIENCE)?;
+        }
+        let pid = desktop.pid();
+        let files: Vec<_> = device.files()?.into_iter().filter(|file| file.pid == pid).collect();
+        ensure!(files.is_empty(), "open files of a dead process: {files:?}");
+        // seatd holds the card a moment longer: it has the client's hang-up still to read.
+        let deadline = std::time::Instant::now() + PATIENCE;
+        while !device.files()?.is_empty() || !device.framebuffers()?.is_empty() {
+            let (files, framebuffers) = (device.files()?, device.framebuffers()?);
+            ensure!(std::time::Instant::now() < deadline, "left: {files:?} {framebuffers:?}");
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+    }
+    Ok(())
+}
+
+/// SIGTERM and SIGINT: exit status 0, no sockets, no framebuffers, the planes off.
+pub fn a_terminated_compositor_ends_cleanly() -> Result<()> {
+    let device = DebugDevice::of_driver("vkms")?;
+    let list = || -> Result<BTreeSet<_>> {
+        let entries = std::fs::read_dir(runtime_folder(0)).context("no runtime folder")?;
+        Ok(entries.filter_map(|entry| entry.ok().map(|entry| entry.file_name())).collect())
+    };
+    for signal in [Signal::TERM, Signal::INT] {
+        let before = list()?;
+        let mut desktop = Launch::new("ended")?.start()?;
+        let client = desktop.client("moving", &["--fullscreen"])?;
+        desktop.wait_frames(&client, 10)?;
+        let during = list()?;
+        for socket in sockets(&desktop.display) {
+            ensure!(during.contains(std::ffi::OsStr::new(&socket)), "no {socket} in {during:?}");
+        }
+        desktop.signal(signal)?;
+        let status = desktop.wait_end()?;
+        ensure!(status.code() == Some(0), "{signal:?}: {status}\n{}", desktop.log());
+        let left: Vec<_> = list()?.difference(&before).cloned().collect();
+        ensure!(left.is_empty(), "{signal:?} left {left:?} in the runtime folder");
+        let framebuffers = device.framebuffers()?;
+        ensure!(framebuffers.is_empty(), "{signal:?} left framebuffers: {framebuffers:?}");
+        let on: Vec<_> = device.planes()?.into_iter().filter(|plane| plane.framebuffer.is_some()).collect();
+        ensure!(on.is_empty(), "{signal:?} left planes on: {on:?}");
+    }
+    Ok(())
+}

@@ -1,0 +1,100 @@
+//! What a frame costs: the system calls of primeway while a full-screen client is scanned out.
+//!
+//! Owns the reading of strace's output. The evidence for a presented frame is the kernel's flip event.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use primeway_tests::process::Process;
+use primeway_tests::session::artefacts;
+use rustix::process::Signal;
+
+use crate::desktop::Launch;
+
+/// How long system calls are recorded.
+const INTERVAL: Duration = Duration::from_secs(2);
+/// Bytes of a flip event (`struct drm_event_vblank`).
+const FLIP_EVENT: u64 = 32;
+
+/// What a recording holds.
+#[derive(Debug, Default)]
+struct Recording {
+    calls: u64,
+    /// Flip events read from the display device.
+    flips: u64,
+    /// Every ioctl, as strace writes it, with the number of flips before it.
+    ioctls: Vec<(u64, String)>,
+}
+
+impl Recording {
+    fn parse(text: &str) -> Recording {
+        let mut recording = Recording::default();
+        for line in text.lines() {
+            // PID NAME(ARGUMENTS) = RESULT
+            let Some((_, call)) = line.trim_start().split_once(' ') else { continue };
+            let call = call.trim_start();
+            let Some((name, _)) = call.split_once('(') else { continue };
+            if !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
+                continue;
+            }
+            recording.calls += 1;
+            if name == "read" && call.contains("</dev/dri/card") {
+                let bytes = call.rsplit_once(" = ").and_then(|(_, result)| result.trim().parse::<u64>().ok());
+                recording.flips += bytes.unwrap_or(0) / FLIP_EVENT;
+            } else if name == "ioctl" {
+                recording.ioctls.push((recording.flips, call.to_owned()));
+            }
+        }
+        recording
+    }
+}
+
+fn record(pid: i32, file: &Path) -> Result<Recording> {
+    let mut strace = Command::new("strace")
+        .args(["-f", "-y", "-p", &pid.to_string(), "-o"])
+        .arg(file)
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .context("cannot start strace: apt install strace")?;
+    std::thread::sleep(INTERVAL);
+    let detached = Process::open(strace.id() as i32).and_then(|process| process.signal(Signal::TERM));
+    strace.wait().context("cannot wait for strace")?;
+    detached?;
+    let text = std::fs::read_to_string(file).with_context(|| format!("no {}", file.display()))?;
+    Ok(Recording::parse(&text))
+}
+
+/// In the steady state the only ioctl is the commit of each frame.
+pub fn one_ioctl_per_frame() -> Result<()> {
+    let mut desktop = Launch::new("frames")?.start()?;
+    let client = desktop.client("full", &["--fullscreen"])?;
+    let surface = desktop.wait_frames(&client, 60)?;
+    ensure!(surface.plane.is_some(), "not scanned out: {:?}", surface.reason);
+    let before = desktop.stats()?;
+    let recording = record(desktop.pid(), &artefacts().join("frames.strace"))?;
+    let after = desktop.wait_frames(&client, surface.frames_presented)?;
+    let shown =
+        after.frames_presented - before.surface(client.pid()).map_or(0, |surface| surface.frames_presented);
+    let Recording { calls, flips, ref ioctls } = recording;
+    ensure!(flips >= 20, "only {flips} frames in {INTERVAL:?}");
+    ensure!(flips <= shown, "the kernel counts {flips} frames, primeway {shown}");
+    let foreign: Vec<_> = ioctls.iter().filter(|(_, call)| !call.contains("DRM_IOCTL_MODE_ATOMIC")).collect();
+    ensure!(foreign.is_empty(), "ioctls beside the commits: {foreign:#?}");
+    // Between two flips there is exactly one commit; the recording may start and end between the two.
+    for flip in 1..flips {
+        let commits = ioctls.iter().filter(|(before, _)| *before == flip).count();
+        ensure!(commits == 1, "{commits} commits between flips {flip} and {}", flip + 1);
+    }
+    let per_frame = calls as f64 / flips as f64;
+    println!(
+        "one_ioctl_per_frame: {flips} frames presented, {} ioctls, {per_frame:.1} system calls per frame",
+        ioctls.len()
+    );
+    ensure!(ioctls.len().abs_diff(flips as usize) <= 1, "{} ioctls for {flips} frames", ioctls.len());
+    // An empty event loop with one client costs 17 to 22 calls a frame; much more is a regression.
+    ensure!(per_frame < 30.0, "{per_frame:.1} system calls per frame");
+    Ok(())
+}

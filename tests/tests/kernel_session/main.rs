@@ -1,0 +1,49 @@
+//! Primeway as a session on the lab's kernel: its seat and virtual terminal, its users, its input, its ends, and
+//! what it costs per frame.
+//!
+//! Owns the cases in which primeway is started, interrupted or ended in a particular way. What its pictures look
+//! like is in `kernel_picture`, how it treats buffers in `kernel_clients`. Each case starts its own primeway.
+
+mod desktop;
+mod endings;
+mod frames;
+mod input;
+mod refusals;
+mod seat_client;
+mod terminals;
+mod users;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use libtest_mimic::{Arguments, Failed, Trial};
+
+type Case = (&'static str, fn() -> Result<()>);
+
+const CASES: &[Case] = &[
+    ("one_ioctl_per_frame", frames::one_ioctl_per_frame),
+    ("as_an_unprivileged_user", users::as_an_unprivileged_user),
+    ("vt_switches_lose_and_leak_nothing", terminals::vt_switches_lose_and_leak_nothing),
+    ("ordinary_clients_start_and_draw", users::ordinary_clients_start_and_draw),
+    ("start_errors_say_what_to_do", refusals::start_errors_say_what_to_do),
+    ("a_killed_client_leaves_nothing", endings::a_killed_client_leaves_nothing),
+    ("a_killed_compositor_leaves_nothing", endings::a_killed_compositor_leaves_nothing),
+    ("a_terminated_compositor_ends_cleanly", endings::a_terminated_compositor_ends_cleanly),
+    ("keyboard_and_pointer_reach_clients", input::keyboard_and_pointer_reach_clients),
+    ("the_keyboard_switches_terminals", input::the_keyboard_switches_terminals),
+];
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // The cases share one seat.
+    arguments.test_threads = Some(1);
+    let in_lab = std::env::var_os("PRIMEWAY_LAB").is_some();
+    if !in_lab {
+        println!("kernel_session: not run here, `cargo lab test` runs it on the lab's kernel");
+    }
+    let trials = CASES.iter().map(|(name, case)| {
+        Trial::test(*name, move || case().map_err(|err| Failed::from(format!("{err:#}"))))
+            .with_ignored_flag(!in_lab)
+    });
+    libtest_mimic::run(&arguments, trials.collect()).exit_code()
+}

@@ -1,0 +1,176 @@
+//! Virtual terminals: the session is switched away and back while frames are pending.
+//!
+//! Owns the switch, by the ioctl that `chvt` uses. It believes the kernel's word about which terminal is active.
+
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use primeway_tests::client::Report;
+use primeway_tests::debugfs::DebugDevice;
+use primeway_tests::format::Format;
+use primeway_tests::picture::{Pattern, Picture};
+use primeway_tests::session::RunningClient;
+
+use crate::desktop::{Desktop, Launch, PATIENCE};
+
+/// `VT_ACTIVATE` of linux/vt.h.
+const VT_ACTIVATE: libc::Ioctl = 0x5606;
+/// How often the session is switched away and back.
+const SWITCHES: u32 = 20;
+/// A terminal that nobody uses.
+pub const ELSEWHERE: u32 = 7;
+
+/// The number of the terminal that the kernel shows.
+pub fn active_terminal() -> Result<u32> {
+    let name = std::fs::read_to_string("/sys/class/tty/tty0/active").context("no virtual terminals")?;
+    name.trim().trim_start_matches("tty").parse().with_context(|| format!("terminal {name:?}"))
+}
+
+/// Asks for a terminal and waits until it is the active one.
+pub fn switch_to(terminal: u32) -> Result<()> {
+    let console =
+        File::options().read(true).write(true).open("/dev/tty0").context("cannot open /dev/tty0")?;
+    #[allow(unsafe_code)]
+    // SAFETY: VT_ACTIVATE takes a number, no pointer, and the descriptor is open.
+    let result = unsafe { libc::ioctl(console.as_raw_fd(), VT_ACTIVATE, libc::c_ulong::from(terminal)) };
+    if result != 0 {
+        return Err(std::io::Error::last_os_error()).context("VT_ACTIVATE");
+    }
+    let deadline = Instant::now() + PATIENCE;
+    while active_terminal()? != terminal {
+        ensure!(Instant::now() < deadline, "terminal {terminal} did not become active");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    Ok(())
+}
+
+/// Waits until the session of `desktop` is active, or is not.
+pub fn wait_active(desktop: &Desktop, wanted: bool) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    while desktop.is_active()? != wanted {
+        ensure!(Instant::now() < deadline, "the session did not become active={wanted}:\n{}", desktop.log());
+    }
+    Ok(())
+}
+
+fn counts(client: &RunningClient) -> Result<Report> {
+    client.counts().with_context(|| format!("{} counts nothing: {}", client.name, client.output()))
+}
+
+/// Clients that draw all the time, and one at rest whose picture is known.
+struct Scene {
+    moving: Vec<RunningClient>,
+    still: RunningClient,
+    picture: Picture,
+}
+
+impl Scene {
+    fn start(desktop: &mut Desktop) -> Result<Scene> {
+        let picture = Picture { pattern: Pattern::Noise(3), width: 200, height: 160, frame: 0 };
+        let mut moving = Vec::new();
+        for (name, arguments) in [
+            ("vgem XR24", ["--alloc", "vgem", "--format", "XR24", "--size", "240x200"]),
+            ("udmabuf NV12", ["--alloc", "udmabuf", "--format", "NV12", "--size", "240x200"]),
+        ] {
+            let client = desktop.client(name, &arguments)?;
+            desktop.wait_frames(&client, 10)?;
+            moving.push(client);
+        }
+        let mut still =
+            desktop.client("still", &["--static", "--pattern", "noise:3", "--size", "200x160"])?;
+        still.wait_presented(PATIENCE)?;
+        Ok(Scene { moving, still, picture })
+    }
+
+    /// Every client goes on and the one at rest looks as it must.
+    fn check(&mut self, desktop: &mut Desktop) -> Result<()> {
+        for client in &mut self.moving {
+            ensure!(client.is_running(), "{} ended: {}", client.name, client.output());
+            let stats = desktop.stats()?;
+            let before = stats.surface(client.pid()).map_or(0, |surface| surface.frames_presented);
+            desktop.wait_frames(client, before + 5).context("frames do not go on")?;
+        }
+        let stats = desktop.stats()?;
+        let surface = stats.surface(self.still.pid()).context("the window at rest is gone")?;
+        let place = (surface.position[0] as u32, surface.position[1] as u32);
+        let worst = desktop.capture()?.difference(&self.picture, &Format::named("XR24")?, place)?;
+        ensure!(worst.steps == 0.0, "the picture is wrong: {worst:?}");
+        Ok(())
+    }
+
+    /// Nothing a client committed has got lost: it was shown or discarded, but for what is under way.
+    fn check_nothing_lost(&self) -> Result<()> {
+        for client in &self.moving {
+            let report = counts(client)?;
+            let open = report.frames.saturating_sub(report.presented + report.discarded);
+            ensure!(open <= 3, "{}: {open} frames without an answer: {report:?}", client.name);
+            ensure!(report.errors.is_empty(), "{}: {report:?}", client.name);
+        }
+        Ok(())
+    }
+}
+
+/// While another terminal is active: no frames, no master, and imports go on.
+fn check_inactive(desktop: &mut Desktop, scene: &Scene, round: u32) -> Result<()> {
+    let device = DebugDevice::of_driver("vkms")?;
+    let masters: Vec<_> = device.files()?.into_iter().filter(|file| file.master).collect();
+    ensure!(masters.is_empty(), "still master while inactive: {masters:?}");
+    let before = desktop.stats()?;
+    let first = &scene.moving[0];
+    let shown = before.surface(first.pid()).map_or(0, |surface| surface.frames_presented);
+    let held = desktop.stats()?.resources.gem_handles;
+    let name = format!("newcomer {round}");
+    let newcomer = desktop.client(&name, &["--static", "--format", "NV12", "--size", "64x64"])?;
+    let pid = newcomer.pid();
+    desktop
+        .wait_stats("an import while inactive", |stats| {
+            stats.surface(pid).is_some() && stats.resources.gem_handles > held
+        })
+        .with_context(|| newcomer.output())?;
+    let mut churn = desktop.client(&format!("churn {round}"), &["--churn", "64"])?;
+    let status = churn.wait_end(PATIENCE)?;
+    let report = counts(&churn)?;
+    ensure!(status.success() && report.buffers_created == 64, "churn while inactive: {}", churn.output());
+    let after = desktop.stats()?;
+    let now = after.surface(first.pid()).map_or(0, |surface| surface.frames_presented);
+    ensure!(now == shown, "{} frames were presented while inactive", now - shown);
+    drop(newcomer);
+    desktop.wait_stats("the end of the newcomer", |stats| stats.resources.gem_handles == held)?;
+    Ok(())
+}
+
+/// Twenty switches while flips are pending.
+pub fn vt_switches_lose_and_leak_nothing() -> Result<()> {
+    let home = active_terminal()?;
+    if home == ELSEWHERE {
+        bail!("terminal {ELSEWHERE} should be free");
+    }
+    let mut desktop = Launch::new("terminals")?.arguments(&["--writeback"]).start()?;
+    let mut scene = Scene::start(&mut desktop)?;
+    ensure!(desktop.is_active()?, "the session is not active to begin with");
+    // Both forms of a new client once, so that what is made once and kept is there.
+    let mut warm_up = desktop.client("warm-up", &["--churn", "64"])?;
+    warm_up.wait_end(PATIENCE)?;
+    scene.check(&mut desktop)?;
+    let before = desktop.held()?;
+    for round in 0..SWITCHES {
+        // A frame is pending nearly all the time; the moment within the frame varies.
+        std::thread::sleep(Duration::from_millis(u64::from(round * 7 % 17)));
+        switch_to(ELSEWHERE)?;
+        let inactive = wait_active(&desktop, false)
+            .and_then(|()| check_inactive(&mut desktop, &scene, round))
+            .with_context(|| format!("switch {round}, away"));
+        // Whatever happened, the other cases need their terminal.
+        switch_to(home)?;
+        inactive?;
+        wait_active(&desktop, true)?;
+        scene.check(&mut desktop).with_context(|| format!("switch {round}, back"))?;
+    }
+    let after = desktop.held()?;
+    ensure!(before == after, "{SWITCHES} switches left something: before {before:?}, after {after:?}");
+    scene.check_nothing_lost()?;
+    println!("vt_switches_lose_and_leak_nothing: {SWITCHES} switches, {after:?}");
+    desktop.check_alive()
+}
