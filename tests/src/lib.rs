@@ -3,7 +3,7 @@
 //! This crate sees the compositor only as a user does: through Wayland, through its control socket, and
 //! through what the kernel says about it. `client` and `buffer` make the clients, `picture` and `crc` say what
 //! must be seen, `debugfs` and `process` look at the kernel and at other processes, `check` judges and `session`
-//! starts everything.
+//! starts everything. Only `headless` looks inside: it runs the compositor on a thread of the test.
 
 pub mod buffer;
 pub mod check;
@@ -14,8 +14,10 @@ pub mod debugfs;
 pub mod demo;
 pub mod drm_node;
 pub mod format;
+pub mod headless;
 pub mod kms_master;
 pub mod picture;
 pub mod process;
 pub mod screen;
 pub mod session;
+pub mod stage;
