@@ -124,6 +124,8 @@ fn mount_system() -> Result<()> {
     {
         let _ = std::os::unix::fs::symlink(target, Path::new("/dev").join(link));
     }
+    // A kernel thread that is stuck for good (21 s) ends the run, rather than failing every later step in its own way.
+    fs::write("/proc/sys/kernel/panic_on_rcu_stall", "1").context("cannot ask for a panic on a stall")?;
     sys::loopback_up().context("cannot bring the loopback interface up")?;
     rustix::system::sethostname(b"lab").context("cannot set the host name")
 }

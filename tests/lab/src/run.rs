@@ -21,6 +21,9 @@ pub const TIMED_OUT: i32 = 124;
 /// How many unnamed runs are kept under target/lab.
 const KEPT_RUNS: usize = 30;
 
+/// How long the guest may take from its answer to its power-off.
+const POWER_OFF: Duration = Duration::from_secs(10);
+
 /// How often the host looks for output and for the end.
 const POLL: Duration = Duration::from_millis(5);
 
@@ -331,12 +334,20 @@ fn supervise(kernel: &mut Kernel, options: &Options, folder: &Path) -> Result<En
         Tail::new(request::stream(folder, "stdout"), options.quiet, false),
         Tail::new(request::stream(folder, "stderr"), options.quiet, true),
     ];
+    let mut answered: Option<Instant> = None;
     loop {
         let ended = kernel.ended()?;
         for stream in &mut streams {
             stream.pass_on();
         }
         if ended.is_some() {
+            return Ok(conclude(folder));
+        }
+        if answered.is_none() && folder.join(ANSWER).exists() {
+            answered = Some(Instant::now());
+        }
+        if answered.is_some_and(|since| since.elapsed() > POWER_OFF) {
+            progress::say("the guest does not power off after its answer; it is killed");
             return Ok(conclude(folder));
         }
         if let Some(signal) = sys::caught_signal() {

@@ -154,7 +154,7 @@ pub fn listed(output: &str) -> Vec<String> {
 #[must_use]
 pub fn kernel_complaints(log: &str) -> Vec<String> {
     let marks =
-        ["WARNING: ", "BUG: ", "kernel BUG at", "Oops", "Kernel panic", "INFO: task ", "refcount_t: "];
+        ["WARNING: ", "BUG: ", "kernel BUG at", "Oops", "Kernel panic", "rcu: INFO: ", "refcount_t: "];
     let lines = log.lines().skip_while(|line| !line.contains(" as init process")).skip(1);
     let lines = lines.filter(|line| marks.iter().any(|mark| line.contains(mark)));
     lines.map(|line| line.trim().to_owned()).collect()
