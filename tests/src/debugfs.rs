@@ -251,6 +251,22 @@ impl CrcReader {
     }
 }
 
+/// How many dma-bufs exist in the whole system. A GEM handle that somebody forgot to close keeps one.
+///
+/// # Errors
+///
+/// When `dma_buf/bufinfo` cannot be read.
+pub fn dmabufs() -> Result<usize> {
+    let path = "/sys/kernel/debug/dma_buf/bufinfo";
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
+    parse_dmabufs(&text).with_context(|| format!("{path} has no total"))
+}
+
+/// `Total 3 objects, 12288 bytes` at the end.
+fn parse_dmabufs(text: &str) -> Option<usize> {
+    text.lines().rev().find_map(|line| line.strip_prefix("Total ")?.split_whitespace().next()?.parse().ok())
+}
+
 fn parse_crc(line: &str) -> Result<FrameCrc> {
     let mut words =
         line.split_whitespace().map(|word| u32::from_str_radix(word.trim_start_matches("0x"), 16));
@@ -407,6 +423,13 @@ mod tests {
         let files = parse_files(text);
         assert_eq!(files[0], DeviceFile { command: "primeway".into(), pid: 112, master: true });
         assert_eq!(files[1], DeviceFile { command: "a b weston".into(), pid: 99, master: false });
+    }
+
+    #[test]
+    fn dmabuf_total_is_parsed() {
+        let text = "Dma-buf Objects:\nsize\tflags\n00012288\t...\n\nTotal 3 objects, 36864 bytes\n";
+        assert_eq!(parse_dmabufs(text), Some(3));
+        assert_eq!(parse_dmabufs("nothing"), None);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use primeway_tests::check::{Subject, Verdict, check};
 use primeway_tests::client::Report;
 use primeway_tests::client::bad::{self, BadCase};
 use primeway_tests::ctl::Resources;
-use primeway_tests::debugfs::DebugDevice;
+use primeway_tests::debugfs::{DebugDevice, dmabufs};
 use primeway_tests::process::Process;
 use primeway_tests::session::{Compositor, RunningClient, sibling_program};
 
@@ -211,6 +211,7 @@ fn bad_name(case: BadCase) -> String {
 struct Held {
     fds: usize,
     framebuffers: usize,
+    dmabufs: usize,
     claimed: Resources,
 }
 
@@ -219,7 +220,8 @@ fn held(compositor: &Compositor) -> Result<Held> {
     std::thread::sleep(Duration::from_millis(500));
     let fds = Process::open(compositor.pid())?.open_files()?;
     let framebuffers = DebugDevice::of_driver("vkms")?.framebuffers()?.len();
-    Ok(Held { fds, framebuffers, claimed: compositor.ctl.stats()?.resources })
+    let dmabufs = dmabufs()?;
+    Ok(Held { fds, framebuffers, dmabufs, claimed: compositor.ctl.stats()?.resources })
 }
 
 fn buffer_churn_leaves_nothing_behind() -> Result<()> {

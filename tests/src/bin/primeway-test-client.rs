@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
-use primeway_tests::buffer::Allocator;
+use primeway_tests::buffer::{Allocator, Placement};
 use primeway_tests::client::bad::{self, BadCase};
 use primeway_tests::client::connection::BufferRequest;
 use primeway_tests::client::{self, Options};
@@ -25,6 +25,12 @@ struct Cli {
     /// Pixel format by its four characters: XR24 AR24 NV12 P010 ...
     #[arg(long, default_value = "XR24")]
     format: String,
+    /// Put each plane into a memory object of its own.
+    #[arg(long)]
+    separate_planes: bool,
+    /// Leave so many bytes before the first plane of an object.
+    #[arg(long, default_value_t = 0)]
+    offset: u32,
     /// Buffer size, WIDTHxHEIGHT [default: 256x256, or the output's size in full screen].
     #[arg(long, value_parser = parse_size)]
     size: Option<(u32, u32)>,
@@ -160,6 +166,7 @@ fn run(cli: &Cli) -> Result<ExitCode> {
     let options = Options {
         allocator: cli.alloc,
         format: Format::named(&cli.format)?,
+        placement: Placement { separate: cli.separate_planes, offset: cli.offset },
         size: cli.size,
         pattern: cli.pattern,
         fullscreen: cli.fullscreen,

@@ -43,61 +43,91 @@ impl Allocator {
     }
 }
 
-/// One buffer: a single memory object that holds all planes of a format.
+/// How the planes of a buffer lie in memory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Placement {
+    /// Each plane in a memory object of its own.
+    pub separate: bool,
+    /// Bytes before the first plane of every object.
+    pub offset: u32,
+}
+
+/// One buffer with all planes of a format.
 #[derive(Debug)]
 pub struct ClientBuffer {
-    fd: OwnedFd,
-    mapping: Mapping,
+    objects: Vec<Object>,
     /// The pixel format.
     pub format: Format,
     /// In pixels.
     pub width: u32,
     /// In pixels.
     pub height: u32,
-    /// Where each plane lies in the object.
+    /// Where each plane lies in its object.
     pub layout: Vec<PlaneLayout>,
     /// Where the memory came from.
     pub allocator: Allocator,
 }
 
+#[derive(Debug)]
+struct Object {
+    fd: OwnedFd,
+    mapping: Mapping,
+}
+
 impl ClientBuffer {
-    /// Allocates and maps a buffer. The content is undefined (zero from every allocator here).
+    /// Allocates and maps a buffer with all planes in one object, from offset 0. The content is undefined (zero
+    /// from every allocator here).
     ///
     /// # Errors
     ///
     /// When the device of `allocator` is absent or an ioctl fails.
     pub fn allocate(allocator: Allocator, format: Format, width: u32, height: u32) -> Result<ClientBuffer> {
-        let size = format.size(width, height);
-        let fd = match allocator {
-            Allocator::Vgem => DrmNode::of_driver("vgem")?.dumb_dmabuf(size)?,
-            Allocator::Vkms => DrmNode::of_driver("vkms")?.dumb_dmabuf(size)?,
-            Allocator::Udmabuf => udmabuf(size)?,
-            Allocator::Heap => {
-                let heap = File::options()
-                    .read(true)
-                    .write(true)
-                    .open("/dev/dma_heap/system")
-                    .context("cannot open /dev/dma_heap/system")?;
-                sys::heap_allocate(heap.as_fd(), size).context("DMA_HEAP_IOCTL_ALLOC")?
-            }
-            Allocator::Memfd | Allocator::Shm => memfd(size)?,
-        };
-        let mapping = Mapping::shared(fd.as_fd(), size).context("cannot map the buffer")?;
-        Ok(ClientBuffer {
-            fd,
-            mapping,
-            format,
-            width,
-            height,
-            layout: format.layout(width, height),
-            allocator,
-        })
+        ClientBuffer::allocate_placed(allocator, format, (width, height), Placement::default())
     }
 
-    /// Bytes of the memory object.
+    /// Allocates and maps a buffer with its planes placed as asked for.
+    ///
+    /// # Errors
+    ///
+    /// When the device of `allocator` is absent or an ioctl fails.
+    pub fn allocate_placed(
+        allocator: Allocator,
+        format: Format,
+        (width, height): (u32, u32),
+        placement: Placement,
+    ) -> Result<ClientBuffer> {
+        let mut layout = format.layout(width, height);
+        let start = u64::from(placement.offset);
+        let sizes: Vec<u64> = if placement.separate {
+            layout.iter().map(|plane| start + u64::from(plane.stride) * u64::from(plane.rows)).collect()
+        } else {
+            vec![start + format.size(width, height)]
+        };
+        for plane in &mut layout {
+            plane.offset = placement.offset + if placement.separate { 0 } else { plane.offset };
+        }
+        let objects = sizes
+            .into_iter()
+            .map(|size| {
+                let size = size.next_multiple_of(4096);
+                let fd = memory(allocator, size)?;
+                let mapping = Mapping::shared(fd.as_fd(), size).context("cannot map the buffer")?;
+                Ok(Object { fd, mapping })
+            })
+            .collect::<Result<_>>()?;
+        Ok(ClientBuffer { objects, format, width, height, layout, allocator })
+    }
+
+    /// Bytes of the first memory object.
     #[must_use]
     pub fn size(&self) -> u64 {
-        self.mapping.len() as u64
+        self.objects[0].mapping.len() as u64
+    }
+
+    /// The object that holds a plane.
+    #[must_use]
+    pub fn plane_fd(&self, plane: usize) -> BorrowedFd<'_> {
+        self.objects.get(plane).unwrap_or(&self.objects[0]).fd.as_fd()
     }
 
     /// Draws a picture, between the begin and end of CPU access that a dma-buf wants.
@@ -106,21 +136,51 @@ impl ClientBuffer {
     ///
     /// When `DMA_BUF_IOCTL_SYNC` fails.
     pub fn draw(&mut self, picture: &Picture, y_invert: bool) -> Result<()> {
-        let is_dmabuf = self.allocator.is_dmabuf();
-        if is_dmabuf {
-            sync_for_cpu(self.fd.as_fd(), true).context("DMA_BUF_IOCTL_SYNC start")?;
+        self.sync(true).context("DMA_BUF_IOCTL_SYNC start")?;
+        if let [object] = &mut self.objects[..] {
+            picture.draw(&self.format, &self.layout, object.mapping.bytes_mut(), y_invert);
+        } else {
+            let together = self.format.layout(self.width, self.height);
+            let mut pixels = vec![0; self.format.size(self.width, self.height) as usize];
+            picture.draw(&self.format, &together, &mut pixels, y_invert);
+            for (index, object) in self.objects.iter_mut().enumerate() {
+                let bytes = (together[index].stride * together[index].rows) as usize;
+                let (from, to) = (together[index].offset as usize, self.layout[index].offset as usize);
+                object.mapping.bytes_mut()[to..to + bytes].copy_from_slice(&pixels[from..from + bytes]);
+            }
         }
-        picture.draw(&self.format, &self.layout, self.mapping.bytes_mut(), y_invert);
-        if is_dmabuf {
-            sync_for_cpu(self.fd.as_fd(), false).context("DMA_BUF_IOCTL_SYNC end")?;
+        self.sync(false).context("DMA_BUF_IOCTL_SYNC end")
+    }
+
+    fn sync(&self, begin: bool) -> std::io::Result<()> {
+        if !self.allocator.is_dmabuf() {
+            return Ok(());
         }
-        Ok(())
+        self.objects.iter().try_for_each(|object| sync_for_cpu(object.fd.as_fd(), begin))
     }
 }
 
 impl AsFd for ClientBuffer {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+        self.plane_fd(0)
+    }
+}
+
+/// A memory object of `size` bytes, a multiple of the page size.
+fn memory(allocator: Allocator, size: u64) -> Result<OwnedFd> {
+    match allocator {
+        Allocator::Vgem => DrmNode::of_driver("vgem")?.dumb_dmabuf(size),
+        Allocator::Vkms => DrmNode::of_driver("vkms")?.dumb_dmabuf(size),
+        Allocator::Udmabuf => udmabuf(size),
+        Allocator::Heap => {
+            let heap = File::options()
+                .read(true)
+                .write(true)
+                .open("/dev/dma_heap/system")
+                .context("cannot open /dev/dma_heap/system")?;
+            sys::heap_allocate(heap.as_fd(), size).context("DMA_HEAP_IOCTL_ALLOC")
+        }
+        Allocator::Memfd | Allocator::Shm => memfd(size),
     }
 }
 
@@ -155,5 +215,23 @@ mod tests {
         rustix::io::pread(&buffer, &mut first, 0).unwrap();
         assert_eq!(first, [3, 2, 1, 0]);
         assert_eq!(buffer.size(), 4096);
+    }
+
+    #[test]
+    fn separate_planes_hold_what_one_object_holds() {
+        let format = Format::named("NV12").unwrap();
+        let picture = Picture { pattern: Pattern::Noise(1), width: 64, height: 4, frame: 0 };
+        let mut together = ClientBuffer::allocate(Allocator::Memfd, format, 64, 4).unwrap();
+        let placement = Placement { separate: true, offset: 8192 };
+        let mut apart = ClientBuffer::allocate_placed(Allocator::Memfd, format, (64, 4), placement).unwrap();
+        together.draw(&picture, false).unwrap();
+        apart.draw(&picture, false).unwrap();
+        for plane in 0..2 {
+            let (mut one, mut other) = ([0u8; 128], [1u8; 128]);
+            rustix::io::pread(together.plane_fd(plane), &mut one, u64::from(together.layout[plane].offset))
+                .unwrap();
+            rustix::io::pread(apart.plane_fd(plane), &mut other, 8192).unwrap();
+            assert_eq!(one, other, "plane {plane}");
+        }
     }
 }

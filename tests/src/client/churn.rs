@@ -10,7 +10,6 @@ use wayland_client::Proxy;
 use wayland_client::protocol::wl_buffer::WlBuffer;
 
 use super::Script;
-use crate::buffer::ClientBuffer;
 
 /// A shown buffer per so many.
 const SHOWN: u64 = 16;
@@ -21,7 +20,7 @@ impl Script<'_> {
     /// Creates and destroys `count` buffers.
     pub(super) fn churn(&mut self, count: u64) -> Result<()> {
         let (width, height) = self.size;
-        let mut buffer = ClientBuffer::allocate(self.options.allocator, self.options.format, width, height)?;
+        let mut buffer = self.allocate((width, height))?;
         buffer.draw(&self.picture(0), self.options.request.y_invert)?;
         let mut shown: Vec<WlBuffer> = Vec::new();
         for n in 0..count {

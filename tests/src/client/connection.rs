@@ -285,7 +285,7 @@ impl Wire {
         let params = self.params()?;
         for (index, plane) in buffer.layout.iter().enumerate() {
             let (hi, lo) = ((how.modifier >> 32) as u32, how.modifier as u32);
-            params.add(buffer.as_fd(), index as u32, plane.offset, plane.stride, hi, lo);
+            params.add(buffer.plane_fd(index), index as u32, plane.offset, plane.stride, hi, lo);
         }
         let flags = if how.y_invert { Flags::YInvert } else { Flags::empty() };
         let (width, height) = (buffer.width as i32, buffer.height as i32);

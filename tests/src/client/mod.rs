@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use wayland_client::Proxy;
 use wayland_client::protocol::wl_buffer::WlBuffer;
 
-use crate::buffer::{Allocator, ClientBuffer};
+use crate::buffer::{Allocator, ClientBuffer, Placement};
 use crate::format::Format;
 use crate::picture::{Pattern, Picture};
 use connection::{BufferRequest, Window, Wire};
@@ -27,6 +27,8 @@ pub struct Options {
     pub allocator: Allocator,
     /// Their format.
     pub format: Format,
+    /// Where their planes lie.
+    pub placement: Placement,
     /// Their size; `None` is 256x256, or the output's size in full screen.
     pub size: Option<(u32, u32)>,
     /// What is drawn.
@@ -178,12 +180,20 @@ impl Script<'_> {
         Picture { pattern: self.options.pattern, width, height, frame }
     }
 
+    fn allocate(&self, size: (u32, u32)) -> Result<ClientBuffer> {
+        ClientBuffer::allocate_placed(
+            self.options.allocator,
+            self.options.format,
+            size,
+            self.options.placement,
+        )
+    }
+
     fn allocate_slots(&mut self, count: usize) -> Result<Vec<Slot>> {
         let (width, height) = self.size;
         (0..count.max(1))
             .map(|index| {
-                let mut buffer =
-                    ClientBuffer::allocate(self.options.allocator, self.options.format, width, height)?;
+                let mut buffer = self.allocate((width, height))?;
                 buffer.draw(&self.picture(index as u32 * 8), self.options.request.y_invert)?;
                 Ok(Slot { buffer, wl: None, busy: false })
             })
@@ -193,7 +203,7 @@ impl Script<'_> {
     fn add_subsurface(&mut self) -> Result<()> {
         let Some(place) = self.options.subsurface else { return Ok(()) };
         let (width, height) = ((self.size.0 / 2).max(1), (self.size.1 / 2).max(1));
-        let mut buffer = ClientBuffer::allocate(self.options.allocator, self.options.format, width, height)?;
+        let mut buffer = self.allocate((width, height))?;
         let picture = Picture { pattern: self.options.pattern, width, height, frame: 0 };
         buffer.draw(&picture, self.options.request.y_invert)?;
         let wl = self.wire.create_buffer(&buffer, &self.options.request)?;
