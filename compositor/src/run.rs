@@ -1,6 +1,7 @@
 //! Start, run, end.
 
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::sync::Arc;
 
@@ -80,6 +81,7 @@ pub fn serve(event_loop: &mut EventLoop<'static, State>, state: &mut State) -> a
             }
         })
         .context("the event loop failed")?;
+    state.leave();
     Ok(state.runtime.exit.unwrap_or(0))
 }
 
@@ -170,7 +172,7 @@ fn dmabuf_part(display: &DisplayHandle, backend: &Backend) -> anyhow::Result<Dma
     let Backend::Kms(kms) = backend else {
         // No device to name: version 3, formats and modifiers as events.
         let global = LinuxDmabufState::new::<State>(display, all, None);
-        return Ok(DmabufPart { global, scanout_feedback: None });
+        return Ok(DmabufPart { global, scanout_feedback: None, dying: Vec::new() });
     };
     let device = kms.device_id();
     let plane_formats = kms.scanout_formats();
@@ -185,7 +187,7 @@ fn dmabuf_part(display: &DisplayHandle, backend: &Backend) -> anyhow::Result<Dma
         .build()
         .context("no memory for the format table")?;
     let global = LinuxDmabufState::new::<State>(display, all, Some(default));
-    Ok(DmabufPart { global, scanout_feedback: Some(scanout_feedback) })
+    Ok(DmabufPart { global, scanout_feedback: Some(scanout_feedback), dying: Vec::new() })
 }
 
 fn insert_display(handle: &LoopHandle<'static, State>, display: Display<State>) -> anyhow::Result<()> {
@@ -209,16 +211,18 @@ fn dispatch(display: &mut calloop::generic::NoIoDrop<Display<State>>, state: &mu
 }
 
 fn listen(handle: &LoopHandle<'static, State>, name: Option<&str>) -> anyhow::Result<String> {
-    if std::env::var_os("XDG_RUNTIME_DIR").is_none() {
-        return Err(anyhow!(
-            "XDG_RUNTIME_DIR is not set: log in properly, or set it to a folder of your own"
-        ));
-    }
+    let folder = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    let folder = folder.filter(|f| f.is_dir()).with_context(|| {
+        let value =
+            std::env::var("XDG_RUNTIME_DIR").map_or("not set".to_owned(), |v| format!("{v}, no folder"));
+        format!("XDG_RUNTIME_DIR is {value}: log in properly, or set it to a folder of your own")
+    })?;
+    let folder = folder.display();
     let source = match name {
         Some(name) => ListeningSocketSource::with_name(name)
-            .map_err(|err| anyhow!("cannot listen on the wayland socket {name}: {err}"))?,
+            .map_err(|err| anyhow!("cannot listen on the wayland socket {name} in {folder}: {err}"))?,
         None => ListeningSocketSource::new_auto()
-            .map_err(|err| anyhow!("no free wayland socket in XDG_RUNTIME_DIR: {err}"))?,
+            .map_err(|err| anyhow!("no free wayland socket in {folder}: {err}"))?,
     };
     let name = source.socket_name().to_string_lossy().into_owned();
     handle

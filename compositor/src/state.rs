@@ -5,6 +5,7 @@ use std::time::Duration;
 use calloop::timer::{TimeoutAction, Timer};
 use calloop::{LoopHandle, LoopSignal};
 use primeway_protocols::linux_dmabuf::{DmabufFeedback, LinuxDmabufState};
+use smithay::backend::allocator::dmabuf::WeakDmabuf;
 use smithay::input::SeatState;
 use smithay::output::Output;
 use smithay::reexports::wayland_server::backend::GlobalId;
@@ -25,7 +26,7 @@ use crate::backend::{Backend, FrameSpec, OutputId};
 use crate::input::Input;
 use crate::output::{Drawn, OutputState, Redraw, RedrawParts, frame_done};
 use crate::render::Painter;
-use crate::shell::{Scene, Shell};
+use crate::shell::{Mapping, Scene, Shell};
 
 /// smithay's protocol states.
 #[derive(Debug)]
@@ -63,6 +64,8 @@ pub struct DmabufPart {
     pub global: LinuxDmabufState,
     /// The feedback of surfaces, with a scanout tranche; `None` where the protocol stays at version 3.
     pub scanout_feedback: Option<DmabufFeedback>,
+    /// Buffers whose `wl_buffer` is destroyed and which may still be shown.
+    pub(crate) dying: Vec<WeakDmabuf>,
 }
 
 /// What the event loop needs.
@@ -176,9 +179,17 @@ impl State {
     pub fn root_committed(&mut self, root: &WlSurface) {
         self.send_initial_configure(root);
         let mapped = Self::is_mapped(root);
+        if mapped && !self.is_configured(root) {
+            // The client has been sent its error.
+            return;
+        }
         let area = self.work_area();
-        if self.shell.commit(root, mapped, area) {
-            self.focus(Some(root.clone()), smithay::utils::SERIAL_COUNTER.next_serial());
+        match self.shell.commit(root, mapped, area) {
+            Some(Mapping::Mapped) => {
+                self.focus(Some(root.clone()), smithay::utils::SERIAL_COUNTER.next_serial());
+            }
+            Some(Mapping::Unmapped) => self.focus_topmost(),
+            None => {}
         }
         let client = root.client().map(|c| c.id());
         let reach = self.shell.reach(root);
@@ -213,7 +224,7 @@ impl State {
             return;
         }
         let area = output.geometry();
-        let Scene { layers, backdrop } = self.shell.scene(area);
+        let Scene { layers, below, backdrop } = self.shell.scene(area);
         let at = self.input.position().filter(|at| area.to_f64().contains(*at));
         let cursor = at.and_then(|at| {
             let at = (at - area.loc.to_f64()).to_physical(1.0);
@@ -229,10 +240,10 @@ impl State {
         let drawn = output.draw(&layers, &mut parts);
         let visible = layers.iter().take(output.visible()).map(|l| l.surface.clone());
         let surfaces: Vec<WlSurface> = visible.chain(self.input.cursor.surface().cloned()).collect();
-        let hidden: Vec<WlSurface> =
-            layers.iter().skip(output.visible()).map(|l| l.surface.clone()).collect();
-        if !hidden.is_empty() {
-            self.throttle(id, hidden);
+        let covered = layers.iter().skip(output.visible()).chain(&below);
+        output.hidden = covered.map(|l| l.surface.clone()).collect();
+        if !output.hidden.is_empty() {
+            self.throttle(id);
         }
         match drawn {
             Drawn::Submitted => {
@@ -251,23 +262,37 @@ impl State {
     }
 
     /// Surfaces behind an opaque one draw a frame a second, so that they are not quite stopped.
-    fn throttle(&mut self, id: OutputId, hidden: Vec<WlSurface>) {
+    fn throttle(&mut self, id: OutputId) {
         let Some(entry) = self.outputs.iter_mut().find(|o| o.state.id == id) else { return };
         if std::mem::replace(&mut entry.state.throttling, true) {
             return;
         }
         let timer = Timer::from_duration(HIDDEN_INTERVAL);
         let inserted = self.runtime.handle.insert_source(timer, move |_, (), state| {
-            if let Some(entry) = state.outputs.iter_mut().find(|o| o.state.id == id) {
-                entry.state.throttling = false;
-            }
-            let time = now_ms();
+            let Some(entry) = state.outputs.iter_mut().find(|o| o.state.id == id) else {
+                return TimeoutAction::Drop;
+            };
+            entry.state.throttling = false;
+            let (time, hidden) = (now_ms(), std::mem::take(&mut entry.state.hidden));
             hidden.iter().filter(|s| s.is_alive()).for_each(|s| frame_done(s, time));
             TimeoutAction::Drop
         });
         if let Err(err) = inserted {
             tracing::error!(%err, "cannot set a timer");
         }
+    }
+
+    /// Forgets destroyed buffers that nothing shows any more.
+    pub(crate) fn forget_dead_buffers(&mut self) {
+        let (backend, painter) = (&mut self.backend, &mut self.painter);
+        self.dmabuf.dying.retain(|dmabuf| {
+            let gone = dmabuf.is_gone();
+            if gone {
+                backend.forget(dmabuf);
+                painter.forget(dmabuf);
+            }
+            !gone
+        });
     }
 
     /// Lets a timer stand in for the vertical blank: `surfaces` hear then that they may draw.
@@ -302,6 +327,7 @@ impl State {
             // Straight away, not in an idle callback: the next vertical blank should not be missed.
             self.redraw(flip.output);
         }
+        self.forget_dead_buffers();
     }
 
     /// Events are waiting on the card.
@@ -322,6 +348,15 @@ impl State {
         if let Backend::Headless(headless) = &mut self.backend {
             let flip = headless.vblank(frame);
             self.frame_shown(flip);
+        }
+    }
+
+    /// The end: nothing of the clients' pictures stays on the screen.
+    pub fn leave(&mut self) {
+        let shown: Vec<_> =
+            self.outputs.iter().flat_map(|o| o.state.planes()).map(|p| p.buffer.id()).collect();
+        if let Some(kms) = self.backend.kms() {
+            kms.leave(&shown);
         }
     }
 

@@ -380,11 +380,6 @@ impl<K: Hash + Eq> FramebufferCache<K> {
         self.outcomes.remove(key);
     }
 
-    /// Forgets the buffers for which `keep` says no, e.g. those whose owner is gone.
-    pub fn retain(&mut self, mut keep: impl FnMut(&K) -> bool) {
-        self.outcomes.retain(|key, _| keep(key));
-    }
-
     /// Number of framebuffers remembered, refusals not counted.
     #[must_use]
     pub fn framebuffers(&self) -> usize {

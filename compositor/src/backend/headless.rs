@@ -48,7 +48,8 @@ pub struct MemoryBuffer {
 
 #[derive(Debug)]
 enum Content {
-    Client(Dmabuf),
+    /// Kept by the frame that shows it.
+    Client(WeakDmabuf),
     Target(RefCell<Image<'static, 'static>>),
 }
 
@@ -153,15 +154,14 @@ impl Headless {
         let substitute = info.opaque.and_then(|f| DrmFourcc::try_from(f).ok());
         let format = substitute.filter(|_| opaque).unwrap_or(code);
         let buffer =
-            Rc::new(MemoryBuffer { id: self.new_id(), format, content: Content::Client(dmabuf.clone()) });
+            Rc::new(MemoryBuffer { id: self.new_id(), format, content: Content::Client(dmabuf.weak()) });
         self.clients.insert(key, buffer.clone());
         Ok(buffer)
     }
 
     /// See [`super::Backend::forget`].
-    pub fn forget(&mut self, dmabuf: &Dmabuf) {
-        let weak = dmabuf.weak();
-        self.clients.retain(|(key, _), _| *key != weak && !key.is_gone());
+    pub fn forget(&mut self, dmabuf: &WeakDmabuf) {
+        self.clients.retain(|(key, _), _| key != dmabuf);
     }
 
     /// See [`super::Backend::any_target`].
@@ -261,6 +261,7 @@ impl Headless {
             match &buffer.content {
                 Content::Target(target) => place(&mut out, &target.borrow()),
                 Content::Client(dmabuf) => {
+                    let dmabuf = &dmabuf.upgrade().ok_or(crate::render::ViewError::Sync)?;
                     let view = DmabufView::new(dmabuf)?;
                     let (code, size) = (buffer.format, dmabuf.size());
                     if yuv::supports(code) {

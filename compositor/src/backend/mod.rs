@@ -22,7 +22,7 @@ use std::sync::Arc;
 use drm_fourcc::{DrmFourcc, DrmModifier};
 use drm_prime::framebuffer::Framebuffer;
 use drm_prime::scanout::{PlaneCaps, Rect, Refusal, SourceRect};
-use smithay::backend::allocator::dmabuf::Dmabuf;
+use smithay::backend::allocator::dmabuf::{Dmabuf, WeakDmabuf};
 use smithay::backend::renderer::utils::CommitCounter;
 
 /// Names an output for its whole life: the CRTC's object id, or a number of the backend's own.
@@ -169,8 +169,8 @@ impl Backend {
         }
     }
 
-    /// Forgets a buffer whose `wl_buffer` is gone. What a frame still holds stays.
-    pub fn forget(&mut self, dmabuf: &Dmabuf) {
+    /// Forgets a buffer that is gone.
+    pub fn forget(&mut self, dmabuf: &WeakDmabuf) {
         match self {
             Self::Kms(kms) => kms.buffers.forget(dmabuf),
             Self::Headless(headless) => headless.forget(dmabuf),

@@ -105,10 +105,11 @@ pub(super) fn has_buffer(surface: &WlSurface) -> bool {
 
 impl BufferHandler for State {
     fn buffer_destroyed(&mut self, buffer: &WlBuffer) {
+        // The surface and the frames that show it keep the memory; what is kept for it goes after them.
         if let Ok(dmabuf) = get_dmabuf(buffer) {
-            self.backend.forget(dmabuf);
+            self.dmabuf.dying.push(dmabuf.weak());
+            self.runtime.handle.insert_idle(State::forget_dead_buffers);
         }
-        self.painter.forget_dead_buffers();
     }
 }
 

@@ -7,7 +7,7 @@ use smithay::input::pointer::Focus;
 use smithay::reexports::wayland_server::protocol::wl_output::WlOutput;
 use smithay::reexports::wayland_server::protocol::wl_seat::WlSeat;
 use smithay::reexports::wayland_server::protocol::wl_surface::WlSurface;
-use smithay::utils::Serial;
+use smithay::utils::{Logical, Rectangle, Serial};
 use smithay::wayland::shell::xdg::{
     PopupSurface, PositionerState, ToplevelSurface, XdgShellHandler, XdgShellState,
 };
@@ -34,20 +34,19 @@ impl XdgShellHandler for State {
 
     fn fullscreen_request(&mut self, surface: ToplevelSurface, output: Option<WlOutput>) {
         let area = self.area_of(output.as_ref());
-        self.shell.set_sizing(surface.wl_surface(), Sizing::Fullscreen, area);
-        self.queue_redraw_all();
+        self.resize_window(&surface, area, |sizing| sizing.fullscreen = true);
     }
 
     fn unfullscreen_request(&mut self, surface: ToplevelSurface) {
-        self.resize_window(&surface, Sizing::Floating);
+        self.resize_window(&surface, self.work_area(), |sizing| sizing.fullscreen = false);
     }
 
     fn maximize_request(&mut self, surface: ToplevelSurface) {
-        self.resize_window(&surface, Sizing::Maximized);
+        self.resize_window(&surface, self.work_area(), |sizing| sizing.maximized = true);
     }
 
     fn unmaximize_request(&mut self, surface: ToplevelSurface) {
-        self.resize_window(&surface, Sizing::Floating);
+        self.resize_window(&surface, self.work_area(), |sizing| sizing.maximized = false);
     }
 
     fn move_request(&mut self, surface: ToplevelSurface, _seat: WlSeat, serial: Serial) {
@@ -81,9 +80,13 @@ impl XdgShellHandler for State {
 }
 
 impl State {
-    fn resize_window(&mut self, surface: &ToplevelSurface, sizing: Sizing) {
-        let area = self.work_area();
-        self.shell.set_sizing(surface.wl_surface(), sizing, area);
+    fn resize_window(
+        &mut self,
+        surface: &ToplevelSurface,
+        area: Rectangle<i32, Logical>,
+        change: impl FnOnce(&mut Sizing),
+    ) {
+        self.shell.set_sizing(surface.wl_surface(), area, change);
         self.queue_redraw_all();
     }
 
@@ -128,6 +131,17 @@ impl State {
             && let Err(err) = popup.send_configure()
         {
             tracing::debug!(%err, "popup not configured");
+        }
+    }
+
+    /// Checks that a role that shows a buffer has been configured; if not, the client gets the protocol's error.
+    pub(crate) fn is_configured(&self, root: &WlSurface) -> bool {
+        if let Some(toplevel) = self.shell.find(root).and_then(|w| w.window.toplevel()) {
+            return toplevel.ensure_configured();
+        }
+        match self.shell.popups.find_popup(root) {
+            Some(PopupKind::Xdg(popup)) => popup.ensure_configured(),
+            _ => true,
         }
     }
 

@@ -68,6 +68,13 @@ pub struct Shown {
     feedback: Vec<PresentationFeedbackCallback>,
 }
 
+impl Drop for Shown {
+    /// What was never shown is discarded.
+    fn drop(&mut self) {
+        self.feedback.drain(..).for_each(PresentationFeedbackCallback::discarded);
+    }
+}
+
 /// A submitted frame with everything it keeps alive.
 #[derive(Debug, Default)]
 struct Frame {
@@ -101,6 +108,8 @@ pub struct OutputState {
     pub redraw: Redraw,
     /// Frames shown.
     pub frames: u64,
+    /// Surfaces behind an opaque one when the last frame was made.
+    pub hidden: Vec<WlSurface>,
     /// A timer for the surfaces that cannot be seen is running.
     pub throttling: bool,
     tracker: OutputDamageTracker,
@@ -165,6 +174,7 @@ impl OutputState {
             refresh,
             redraw: Redraw::Idle,
             frames: 0,
+            hidden: Vec::new(),
             throttling: false,
             tracker,
             cursor_tracker: OutputDamageTracker::new(
@@ -350,8 +360,10 @@ impl OutputState {
     /// The pending frame is on screen. Returns whether another redraw is wanted.
     pub fn frame_shown(&mut self, time: Duration, sequence: u32) -> bool {
         let Some(mut frame) = self.pending.take() else { return false };
-        for shown in frame.shown.drain(..).filter(|s| s.surface.is_alive()) {
-            stats::record_shown(&shown);
+        for shown in frame.shown.drain(..) {
+            if shown.surface.is_alive() {
+                stats::record_shown(&shown);
+            }
             present::presented(&self.output, shown, time, self.refresh, sequence);
         }
         self.current = frame;

@@ -27,12 +27,12 @@ pub fn take_feedback(surface: &WlSurface) -> Vec<PresentationFeedbackCallback> {
 }
 
 /// Tells a client that its content is on screen, and how it got there.
-pub fn presented(output: &Output, shown: Shown, time: Duration, refresh: Duration, sequence: u32) {
+pub fn presented(output: &Output, mut shown: Shown, time: Duration, refresh: Duration, sequence: u32) {
     let mut flags = Kind::Vsync | Kind::HwClock | Kind::HwCompletion;
     if shown.zero_copy {
         flags |= Kind::ZeroCopy;
     }
-    for callback in shown.feedback {
+    for callback in shown.feedback.drain(..) {
         callback.presented(output, time, Refresh::fixed(refresh), u64::from(sequence), flags);
     }
 }

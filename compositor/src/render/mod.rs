@@ -83,9 +83,9 @@ impl Painter {
         pixman::FormatCode::try_from(format).is_ok() || yuv::supports(format)
     }
 
-    /// Drops the views of buffers that are gone.
-    pub fn forget_dead_buffers(&mut self) {
-        self.views.retain(|dmabuf, _| !dmabuf.is_gone());
+    /// Drops the view of a buffer that is gone.
+    pub fn forget(&mut self, dmabuf: &WeakDmabuf) {
+        self.views.remove(dmabuf);
     }
 
     /// Number of dma-bufs that are mapped for reading.

@@ -15,15 +15,28 @@ use smithay::wayland::shell::xdg::ToplevelSurface;
 use crate::output::layers::{SurfaceLayer, collect_tree};
 use crate::render::BACKGROUND;
 
-/// How large a window is shown.
+/// How large a window is shown; without either, as the client likes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sizing {
+    /// As large as the output, with nothing but black behind it. Comes before `maximized`.
+    pub fullscreen: bool,
+    /// As large as the output.
+    pub maximized: bool,
+}
+
+impl Sizing {
+    fn is_floating(self) -> bool {
+        self == Self::default()
+    }
+}
+
+/// What a commit did to a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sizing {
-    /// As the client likes.
-    Floating,
-    /// As large as the output, with other windows below it visible around.
-    Maximized,
-    /// As large as the output, above everything.
-    Fullscreen,
+pub enum Mapping {
+    /// It has its first buffer.
+    Mapped,
+    /// It has lost its buffer.
+    Unmapped,
 }
 
 /// A toplevel window.
@@ -63,7 +76,9 @@ impl WindowEntry {
 pub struct Scene {
     /// Topmost first.
     pub layers: Vec<SurfaceLayer>,
-    /// What is behind them.
+    /// What a full-screen window keeps from being shown.
+    pub below: Vec<SurfaceLayer>,
+    /// What is behind the layers.
     pub backdrop: Color32F,
 }
 
@@ -88,7 +103,7 @@ impl Shell {
             window: Window::new_wayland_window(toplevel),
             position: (0, 0).into(),
             mapped: false,
-            sizing: Sizing::Floating,
+            sizing: Sizing::default(),
             anchor: (0, 0).into(),
             restore: None,
         });
@@ -109,29 +124,41 @@ impl Shell {
     }
 
     /// Handles a commit of a toplevel's root surface: places the window with its first buffer, takes its place away
-    /// with its last. Returns whether it has just been mapped.
-    pub fn commit(&mut self, surface: &WlSurface, has_buffer: bool, area: Rectangle<i32, Logical>) -> bool {
+    /// with its last.
+    pub fn commit(
+        &mut self,
+        surface: &WlSurface,
+        has_buffer: bool,
+        area: Rectangle<i32, Logical>,
+    ) -> Option<Mapping> {
         let taken: Vec<_> = self
             .windows
             .iter()
             .filter(|w| w.mapped && w.toplevel_surface() != Some(surface))
             .map(WindowEntry::geometry)
             .collect();
-        let Some(entry) = self.find_mut(surface) else { return false };
+        let entry = self.find_mut(surface)?;
         entry.window.on_commit();
-        if entry.sizing == Sizing::Fullscreen {
+        if entry.sizing.fullscreen {
             // A client that insists on a smaller size is shown in the middle.
             let spare = (area.size - entry.window.geometry().size).to_point();
             entry.position = entry.anchor + Point::from((spare.x.max(0) / 2, spare.y.max(0) / 2));
         }
         let mapped = std::mem::replace(&mut entry.mapped, has_buffer);
-        if mapped || !has_buffer {
-            return false;
+        if mapped && !has_buffer {
+            // To be shown again, the client starts anew.
+            if let Some(toplevel) = entry.window.toplevel() {
+                toplevel.reset_initial_configure_sent();
+            }
+            return Some(Mapping::Unmapped);
         }
-        if entry.sizing == Sizing::Floating {
+        if mapped || !has_buffer {
+            return None;
+        }
+        if entry.sizing.is_floating() {
             entry.position = place::place(entry.window.geometry().size, area, &taken);
         }
-        true
+        Some(Mapping::Mapped)
     }
 
     /// The topmost window that has a place.
@@ -157,31 +184,37 @@ impl Shell {
         }
     }
 
-    /// Changes how large a window is shown and tells the client. `area` is the output it is on.
-    pub fn set_sizing(&mut self, surface: &WlSurface, sizing: Sizing, area: Rectangle<i32, Logical>) {
+    /// Changes how large a window is shown and tells the client. `area` is the output it goes to.
+    pub fn set_sizing(
+        &mut self,
+        surface: &WlSurface,
+        area: Rectangle<i32, Logical>,
+        change: impl FnOnce(&mut Sizing),
+    ) {
         let Some(entry) = self.find_mut(surface) else { return };
-        if entry.sizing == Sizing::Floating && sizing != Sizing::Floating {
+        let before = entry.sizing;
+        change(&mut entry.sizing);
+        let sizing = entry.sizing;
+        // A window that was never shown has no size to return to.
+        let known = |size: Size<i32, Logical>| Some(size).filter(|s| s.w > 0 && s.h > 0);
+        let mut size = known(entry.window.geometry().size);
+        if before.is_floating() && !sizing.is_floating() {
             entry.restore = Some((entry.position, entry.window.geometry().size));
         }
-        entry.sizing = sizing;
-        let mut size = None;
-        if sizing == Sizing::Floating {
-            if let Some((position, before)) = entry.restore.take() {
-                entry.position = position;
-                // A window that was never shown otherwise has no size to return to.
-                size = Some(before).filter(|s| s.w > 0 && s.h > 0);
-            }
-        } else {
+        if !sizing.is_floating() {
             entry.position = area.loc;
             entry.anchor = area.loc;
             size = Some(area.size);
+        } else if let Some((position, restored)) = entry.restore.take() {
+            entry.position = position;
+            size = known(restored);
         }
         let Some(toplevel) = entry.window.toplevel() else { return };
         toplevel.with_pending_state(|state| {
             state.size = size;
             for (flag, on) in [
-                (xdg_toplevel::State::Fullscreen, sizing == Sizing::Fullscreen),
-                (xdg_toplevel::State::Maximized, sizing == Sizing::Maximized),
+                (xdg_toplevel::State::Fullscreen, sizing.fullscreen),
+                (xdg_toplevel::State::Maximized, sizing.maximized),
             ] {
                 if on {
                     state.states.set(flag)
@@ -197,7 +230,7 @@ impl Shell {
 
     /// Moves a window by hand.
     pub fn move_to(&mut self, surface: &WlSurface, position: Point<i32, Logical>) {
-        if let Some(entry) = self.find_mut(surface).filter(|e| e.sizing == Sizing::Floating) {
+        if let Some(entry) = self.find_mut(surface).filter(|e| e.sizing.is_floating()) {
             entry.position = position;
         }
     }
@@ -217,23 +250,25 @@ impl Shell {
 
     /// What an output shows. Below a full-screen window there is nothing but black (xdg_toplevel.set_fullscreen).
     pub fn scene(&self, area: Rectangle<i32, Logical>) -> Scene {
-        let mut scene = Scene { layers: Vec::new(), backdrop: BACKGROUND };
+        let mut scene = Scene { layers: Vec::new(), below: Vec::new(), backdrop: BACKGROUND };
+        let mut covered = false;
         let size: Size<i32, Physical> = area.size.to_physical(1);
         for entry in self.windows.iter().rev().filter(|w| w.mapped && w.window.alive()) {
             let Some(root) = entry.toplevel_surface() else { continue };
             let origin = entry.origin() - area.loc;
+            let out = if covered { &mut scene.below } else { &mut scene.layers };
             for (popup, offset) in PopupManager::popups_for_surface(root) {
                 let at = origin + entry.window.geometry().loc + offset - popup.geometry().loc;
-                collect_tree(&mut scene.layers, popup.wl_surface(), at.to_physical(1), size);
+                collect_tree(out, popup.wl_surface(), at.to_physical(1), size);
             }
-            collect_tree(&mut scene.layers, root, origin.to_physical(1), size);
-            if entry.sizing == Sizing::Fullscreen && area.contains(entry.anchor) {
+            collect_tree(out, root, origin.to_physical(1), size);
+            if entry.sizing.fullscreen && !covered && area.contains(entry.anchor) {
                 scene.backdrop = Color32F::BLACK;
                 // Blended over black, premultiplied pixels are shown as they are: no alpha is needed.
                 if let Some(bottom) = scene.layers.last_mut() {
                     bottom.opaque |= bottom.dst == Rectangle::from_size(size);
                 }
-                break;
+                covered = true;
             }
         }
         scene

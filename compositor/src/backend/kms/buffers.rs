@@ -5,6 +5,7 @@
 //! frame still shows.
 
 use std::collections::HashMap;
+use std::num::NonZeroU32;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::sync::Arc;
@@ -104,11 +105,10 @@ impl Buffers {
         outcome.map_err(|err| Refusal::Framebuffer(FramebufferRefusal(err)))
     }
 
-    /// Forgets a buffer and every other one that is gone by now.
-    pub fn forget(&mut self, dmabuf: &Dmabuf) {
-        let gone = dmabuf.weak();
-        self.imported.remove(&gone);
-        self.framebuffers.retain(|key| *key != gone && !key.is_gone());
+    /// Forgets a buffer that is gone.
+    pub fn forget(&mut self, dmabuf: &WeakDmabuf) {
+        self.imported.remove(dmabuf);
+        self.framebuffers.remove(dmabuf);
     }
 
     /// Where the buffer comes from.
@@ -136,6 +136,14 @@ impl Buffers {
             Errno::INVAL
         })?;
         Ok((buffer, Arc::new(framebuffer)))
+    }
+
+    /// Removes a framebuffer at once, which turns off the planes that still show it; what it belongs to is dropped
+    /// later and finds it gone.
+    pub fn remove_framebuffer(&self, id: NonZeroU32) {
+        if let Err(err) = self.table.device().remove_framebuffer(id) {
+            tracing::debug!(%err, fb = id.get(), "framebuffer not removed");
+        }
     }
 
     /// Live GEM handles, and framebuffers of client buffers.

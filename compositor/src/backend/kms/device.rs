@@ -38,7 +38,7 @@ pub enum CardError {
     NoOutputs,
     /// Universal planes or atomic commits are missing.
     #[error(
-        "its driver `{driver}` has no atomic mode setting ({source}); primeway needs Linux with an atomic KMS driver"
+        "its driver `{driver}` has no atomic mode setting; primeway needs a Linux kernel with an atomic KMS driver"
     )]
     NoAtomic {
         /// The driver's name.
@@ -50,7 +50,7 @@ pub enum CardError {
     #[error("another program controls the display; end it, or switch to a free VT, and start again")]
     NotMaster,
     /// Another ioctl failed.
-    #[error("{what}: {source}")]
+    #[error("{what}")]
     Io {
         /// What was attempted.
         what: &'static str,

@@ -17,6 +17,7 @@ mod session;
 pub mod writeback;
 
 use std::collections::HashSet;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,30 +39,44 @@ use self::output::KmsOutput;
 use self::writeback::{CaptureError, Picture, Writeback};
 use crate::backend::{Canvas, FrameSpec, OutputId, SubmitError};
 
-/// Why the backend did not start; each text says what to do.
+/// Why the backend did not start; each text, with its sources, says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// libseat has no seat for us.
-    #[error("no seat: {0}; start seatd, or log in on a text console (logind), or use --backend headless")]
-    NoSeat(String),
-    /// Nothing under /dev/dri belongs to the seat.
     #[error(
-        "no display device on {seat}: there is no usable /dev/dri/card*; load a KMS driver, or use --backend headless"
+        "no seat ({0}): start seatd or log in on a text console (logind); if one of them runs, another session holds \
+         the seat on this VT: end it or switch to a free VT; or use --backend headless"
+    )]
+    NoSeat(String),
+    /// Nothing under /dev/dri drives a display of the seat.
+    #[error(
+        "no display device on {seat}: no /dev/dri/card* has outputs; load a KMS driver, or use --backend headless"
     )]
     NoDevice {
         /// The seat's name.
         seat: String,
     },
     /// A device was there but cannot be used.
-    #[error("{}: {source}", node.display())]
+    #[error("{}", node.display())]
     Card {
         /// Its node.
         node: PathBuf,
         /// Why.
         source: CardError,
     },
+    /// A device that was asked for cannot be used.
+    #[error("{}: give --device the /dev/dri/card* node of a display, or leave it out", node.display())]
+    Asked {
+        /// The node.
+        node: PathBuf,
+        /// Why not this one.
+        source: Box<StartError>,
+    },
     /// The session did not hand the device out.
-    #[error("{}: the seat does not hand it out ({reason})", node.display())]
+    #[error(
+        "{}: the seat does not hand it out ({reason}): start seatd or log in through logind, or use --backend headless",
+        node.display()
+    )]
     Open {
         /// Its node.
         node: PathBuf,
@@ -69,7 +84,7 @@ pub enum StartError {
         reason: String,
     },
     /// No PRIME file.
-    #[error("{}: no file for buffer imports: {source}", node.display())]
+    #[error("{}: no file for buffer imports", node.display())]
     Prime {
         /// The card's node.
         node: PathBuf,
@@ -130,57 +145,65 @@ impl Kms {
     ///
     /// # Errors
     /// See [`StartError`].
-    pub fn open(
-        mut session: LibSeatSession,
-        node: Option<&Path>,
-        writeback: bool,
-    ) -> Result<Self, StartError> {
+    pub fn open(session: LibSeatSession, node: Option<&Path>, writeback: bool) -> Result<Self, StartError> {
         let seat = session.seat();
-        let candidates = match node {
-            Some(node) => vec![node.to_path_buf()],
-            None => {
-                let mut all = udev::all_gpus(&seat).unwrap_or_default();
-                all.sort();
-                all
-            }
-        };
+        if let Some(node) = node {
+            return Self::start(session, node.to_path_buf(), writeback).map_err(|err| match err {
+                err @ (StartError::Card { source: CardError::NoOutputs, .. } | StartError::Open { .. }) => {
+                    StartError::Asked { node: node.to_path_buf(), source: Box::new(err) }
+                }
+                err => err,
+            });
+        }
+        let mut candidates = udev::all_gpus(&seat).unwrap_or_default();
+        candidates.sort();
         let mut why_not = None;
         for node in candidates {
-            match open_card(&mut session, &node) {
-                Ok((card, device_id)) => {
-                    let buffers = Buffers::new(&card, &node)
-                        .map_err(|source| StartError::Prime { node: node.clone(), source })?;
-                    let driver = card.driver();
-                    let mut kms = Self {
-                        session,
-                        card,
-                        driver,
-                        device_id,
-                        active: true,
-                        writeback,
-                        outputs: Vec::new(),
-                        buffers,
-                        node: node.clone(),
-                    };
-                    if writeback {
-                        let enabled = kms.card.enable_writeback();
-                        enabled.map_err(|source| StartError::Card { node: node.clone(), source })?;
-                    }
-                    kms.scan().map_err(|source| StartError::Card { node, source })?;
-                    return Ok(kms);
-                }
+            match Self::start(session.clone(), node, writeback) {
+                Ok(kms) => return Ok(kms),
                 Err(err) => {
-                    tracing::info!(node = %node.display(), %err, "device passed over");
+                    tracing::info!(err = &err as &dyn std::error::Error, "device passed over");
                     // A device without outputs (a render-only GPU, vgem) is no news if another one explains more.
-                    let dull =
-                        |e: &StartError| matches!(e, StartError::Card { source: CardError::NoOutputs, .. });
-                    if why_not.as_ref().is_none_or(dull) {
+                    let dull = matches!(err, StartError::Card { source: CardError::NoOutputs, .. });
+                    if !dull && why_not.is_none() {
                         why_not = Some(err);
                     }
                 }
             }
         }
         Err(why_not.unwrap_or(StartError::NoDevice { seat }))
+    }
+
+    fn start(mut session: LibSeatSession, node: PathBuf, writeback: bool) -> Result<Self, StartError> {
+        open_card(&mut session, &node).and_then(|(card, device_id)| {
+            let buffers = Buffers::new(&card, &node)
+                .map_err(|source| StartError::Prime { node: node.clone(), source })?;
+            let mut kms = Self {
+                session,
+                driver: card.driver(),
+                card,
+                node: node.clone(),
+                device_id,
+                active: true,
+                writeback,
+                outputs: Vec::new(),
+                buffers,
+            };
+            let ready = if writeback { kms.card.enable_writeback() } else { Ok(()) };
+            let scanned = ready.and_then(|()| kms.scan());
+            scanned.map_err(|source| StartError::Card { node, source })?;
+            Ok(kms)
+        })
+    }
+
+    /// Leaves nothing of ours on the screen, where the next master could read it: while active by turning the outputs
+    /// off, otherwise by removing the framebuffers of the given frames.
+    pub fn leave(&mut self, shown: &[NonZeroU32]) {
+        if self.active {
+            self.outputs.iter().for_each(|output| output.disable(&self.card));
+        } else {
+            shown.iter().for_each(|id| self.buffers.remove_framebuffer(*id));
+        }
     }
 
     /// Looks at the connectors again: keeps what is driven and still connected, drops the rest, adds the new.
