@@ -3,8 +3,6 @@
 //! Owns the few KMS calls that let a test say what the kernel itself does with a buffer. With it the model in
 //! `crc` is proven against the kernel before a compositor is judged by it.
 
-use std::os::fd::AsFd;
-
 use anyhow::{Context, Result, bail};
 use drm::Device as _;
 use drm::buffer::{Handle, PlanarBuffer};
@@ -29,7 +27,7 @@ pub struct KmsMaster {
 /// A client buffer as ADDFB2 wants it.
 struct Imported<'a> {
     buffer: &'a ClientBuffer,
-    handle: Handle,
+    handles: Vec<Handle>,
 }
 
 impl PlanarBuffer for Imported<'_> {
@@ -46,7 +44,7 @@ impl PlanarBuffer for Imported<'_> {
         std::array::from_fn(|i| self.buffer.layout.get(i).map_or(0, |plane| plane.stride))
     }
     fn handles(&self) -> [Option<Handle>; 4] {
-        std::array::from_fn(|i| self.buffer.layout.get(i).map(|_| self.handle))
+        std::array::from_fn(|i| self.handles.get(i).copied())
     }
     fn offsets(&self) -> [u32; 4] {
         std::array::from_fn(|i| self.buffer.layout.get(i).map_or(0, |plane| plane.offset))
@@ -89,10 +87,16 @@ impl KmsMaster {
     }
 
     fn import(&self, buffer: &ClientBuffer) -> Result<framebuffer::Handle> {
-        let handle = self.node.prime_fd_to_buffer(buffer.as_fd()).context("PRIME_FD_TO_HANDLE")?;
-        let imported = Imported { buffer, handle };
-        let framebuffer = self.node.add_planar_framebuffer(&imported, FbCmd2Flags::MODIFIERS);
-        self.node.close_buffer(handle).context("GEM_CLOSE")?;
+        let import = |plane| self.node.prime_fd_to_buffer(buffer.plane_fd(plane));
+        let handles: Vec<Handle> =
+            (0..buffer.layout.len()).map(import).collect::<Result<_, _>>().context("PRIME_FD_TO_HANDLE")?;
+        let mut distinct = handles.clone();
+        distinct.dedup();
+        let framebuffer =
+            self.node.add_planar_framebuffer(&Imported { buffer, handles }, FbCmd2Flags::MODIFIERS);
+        for handle in distinct {
+            self.node.close_buffer(handle).context("GEM_CLOSE")?;
+        }
         framebuffer.context("ADDFB2")
     }
 
