@@ -13,6 +13,7 @@ use primeway_tests::process::Process;
 use rustix::process::Signal;
 
 use crate::desktop::{Launch, PATIENCE, runtime_folder, sockets};
+use crate::terminals::{ELSEWHERE, active_terminal, switch_to};
 
 /// SIGKILL in the middle of the loop, for each kind of memory and format.
 pub fn a_killed_client_leaves_nothing() -> Result<()> {
@@ -87,29 +88,48 @@ pub fn a_killed_compositor_leaves_nothing() -> Result<()> {
 
 /// SIGTERM and SIGINT: exit status 0, no sockets, no framebuffers, the planes off.
 pub fn a_terminated_compositor_ends_cleanly() -> Result<()> {
+    for signal in [Signal::TERM, Signal::INT] {
+        end_by(signal, &mut || Ok(())).with_context(|| format!("{signal:?}"))?;
+    }
+    Ok(())
+}
+
+/// The same while another terminal is shown, and no commit is possible any more.
+pub fn a_session_ended_while_away_leaves_nothing() -> Result<()> {
+    let home = active_terminal()?;
+    let result = end_by(Signal::TERM, &mut || switch_to(ELSEWHERE));
+    let terminal = active_terminal();
+    switch_to(home)?;
+    result?;
+    ensure!(terminal? == ELSEWHERE, "the end of a session in the background took its terminal to the front");
+    // The seat is free again.
+    Launch::new("after-away")?.start()?.check_alive()
+}
+
+fn end_by(signal: Signal, before_the_end: &mut dyn FnMut() -> Result<()>) -> Result<()> {
     let device = DebugDevice::of_driver("vkms")?;
     let list = || -> Result<BTreeSet<_>> {
         let entries = std::fs::read_dir(runtime_folder(0)).context("no runtime folder")?;
         Ok(entries.filter_map(|entry| entry.ok().map(|entry| entry.file_name())).collect())
     };
-    for signal in [Signal::TERM, Signal::INT] {
-        let before = list()?;
-        let mut desktop = Launch::new("ended")?.start()?;
-        let client = desktop.client("moving", &["--fullscreen"])?;
-        desktop.wait_frames(&client, 10)?;
-        let during = list()?;
-        for socket in sockets(&desktop.display) {
-            ensure!(during.contains(std::ffi::OsStr::new(&socket)), "no {socket} in {during:?}");
-        }
-        desktop.signal(signal)?;
-        let status = desktop.wait_end()?;
-        ensure!(status.code() == Some(0), "{signal:?}: {status}\n{}", desktop.log());
-        let left: Vec<_> = list()?.difference(&before).cloned().collect();
-        ensure!(left.is_empty(), "{signal:?} left {left:?} in the runtime folder");
-        let framebuffers = device.framebuffers()?;
-        ensure!(framebuffers.is_empty(), "{signal:?} left framebuffers: {framebuffers:?}");
-        let on: Vec<_> = device.planes()?.into_iter().filter(|plane| plane.framebuffer.is_some()).collect();
-        ensure!(on.is_empty(), "{signal:?} left planes on: {on:?}");
+    let before = list()?;
+    let mut desktop = Launch::new("ended")?.start()?;
+    let mut client = desktop.client("moving", &["--fullscreen"])?;
+    desktop.wait_frames(&client, 10)?;
+    let during = list()?;
+    for socket in sockets(&desktop.display) {
+        ensure!(during.contains(std::ffi::OsStr::new(&socket)), "no {socket} in {during:?}");
     }
+    before_the_end()?;
+    desktop.signal(signal)?;
+    let status = desktop.wait_end()?;
+    ensure!(status.code() == Some(0), "{status}\n{}", desktop.log());
+    let left: Vec<_> = list()?.difference(&before).cloned().collect();
+    ensure!(left.is_empty(), "left in the runtime folder: {left:?}");
+    client.wait_end(PATIENCE)?;
+    let framebuffers = device.framebuffers()?;
+    ensure!(framebuffers.is_empty(), "framebuffers left: {framebuffers:?}");
+    let on: Vec<_> = device.planes()?.into_iter().filter(|plane| plane.framebuffer.is_some()).collect();
+    ensure!(on.is_empty(), "planes left on: {on:?}");
     Ok(())
 }

@@ -4,17 +4,17 @@
 
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use primeway_tests::process::Process;
-use primeway_tests::session::artefacts;
+use primeway_tests::session::{RunningClient, artefacts};
 use rustix::process::Signal;
 
-use crate::desktop::Launch;
+use crate::desktop::{Launch, PATIENCE};
 
-/// How long system calls are recorded.
-const INTERVAL: Duration = Duration::from_secs(2);
+/// How many frames are recorded, by the client's count.
+const FRAMES: u64 = 90;
 /// Bytes of a flip event (`struct drm_event_vblank`).
 const FLIP_EVENT: u64 = 32;
 
@@ -51,7 +51,11 @@ impl Recording {
     }
 }
 
-fn record(pid: i32, file: &Path) -> Result<Recording> {
+/// Records `pid` while `client` is shown [`FRAMES`] frames. The client is asked, because asking the compositor would
+/// be recorded.
+fn record(pid: i32, client: &RunningClient, file: &Path) -> Result<Recording> {
+    let presented = || client.counts().map(|report| report.presented).context("the client does not count");
+    let deadline = Instant::now() + 2 * PATIENCE;
     let mut strace = Command::new("strace")
         .args(["-f", "-y", "-p", &pid.to_string(), "-o"])
         .arg(file)
@@ -59,7 +63,10 @@ fn record(pid: i32, file: &Path) -> Result<Recording> {
         .stderr(Stdio::null())
         .spawn()
         .context("cannot start strace: apt install strace")?;
-    std::thread::sleep(INTERVAL);
+    let target = presented()? + FRAMES;
+    while presented()? < target && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(50));
+    }
     let detached = Process::open(strace.id() as i32).and_then(|process| process.signal(Signal::TERM));
     strace.wait().context("cannot wait for strace")?;
     detached?;
@@ -74,12 +81,12 @@ pub fn one_ioctl_per_frame() -> Result<()> {
     let surface = desktop.wait_frames(&client, 60)?;
     ensure!(surface.plane.is_some(), "not scanned out: {:?}", surface.reason);
     let before = desktop.stats()?;
-    let recording = record(desktop.pid(), &artefacts().join("frames.strace"))?;
+    let recording = record(desktop.pid(), &client, &artefacts().join("frames.strace"))?;
     let after = desktop.wait_frames(&client, surface.frames_presented)?;
     let shown =
         after.frames_presented - before.surface(client.pid()).map_or(0, |surface| surface.frames_presented);
     let Recording { calls, flips, ref ioctls } = recording;
-    ensure!(flips >= 20, "only {flips} frames in {INTERVAL:?}");
+    ensure!(flips >= FRAMES / 2, "only {flips} frames recorded, {shown} shown meanwhile");
     ensure!(flips <= shown, "the kernel counts {flips} frames, primeway {shown}");
     let foreign: Vec<_> = ioctls.iter().filter(|(_, call)| !call.contains("DRM_IOCTL_MODE_ATOMIC")).collect();
     ensure!(foreign.is_empty(), "ioctls beside the commits: {foreign:#?}");

@@ -29,6 +29,7 @@ const CASES: &[Case] = &[
     ("a_killed_client_leaves_nothing", endings::a_killed_client_leaves_nothing),
     ("a_killed_compositor_leaves_nothing", endings::a_killed_compositor_leaves_nothing),
     ("a_terminated_compositor_ends_cleanly", endings::a_terminated_compositor_ends_cleanly),
+    ("a_session_ended_while_away_leaves_nothing", endings::a_session_ended_while_away_leaves_nothing),
     ("keyboard_and_pointer_reach_clients", input::keyboard_and_pointer_reach_clients),
     ("the_keyboard_switches_terminals", input::the_keyboard_switches_terminals),
 ];

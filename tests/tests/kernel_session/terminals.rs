@@ -13,7 +13,7 @@ use primeway_tests::format::Format;
 use primeway_tests::picture::{Pattern, Picture};
 use primeway_tests::session::RunningClient;
 
-use crate::desktop::{Desktop, Launch, PATIENCE};
+use crate::desktop::{Desktop, Launch, NodeModes, PATIENCE, USER};
 
 /// `VT_ACTIVATE` of linux/vt.h.
 const VT_ACTIVATE: libc::Ioctl = 0x5606;
@@ -141,13 +141,16 @@ fn check_inactive(desktop: &mut Desktop, scene: &Scene, round: u32) -> Result<()
     Ok(())
 }
 
-/// Twenty switches while flips are pending.
+/// Twenty switches while flips are pending, as a user who has the card from seatd only: nothing could be opened again.
 pub fn vt_switches_lose_and_leak_nothing() -> Result<()> {
     let home = active_terminal()?;
     if home == ELSEWHERE {
         bail!("terminal {ELSEWHERE} should be free");
     }
-    let mut desktop = Launch::new("terminals")?.arguments(&["--writeback"]).start()?;
+    let _modes = NodeModes::set(0o600)?;
+    let mut desktop = Launch::new("terminals")?.user(USER).arguments(&["--writeback"]).start()?;
+    let acquisition = desktop.stats()?.device.acquisition;
+    ensure!(acquisition == "empty-lease", "imports go through {acquisition}");
     let mut scene = Scene::start(&mut desktop)?;
     ensure!(desktop.is_active()?, "the session is not active to begin with");
     // Both forms of a new client once, so that what is made once and kept is there.
