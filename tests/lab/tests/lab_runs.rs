@@ -27,6 +27,7 @@ const CASES: &[Case] = &[
     ("interrupt_leaves_no_process", interrupt_leaves_no_process),
     ("the_labs_own_death_leaves_no_process", the_labs_own_death_leaves_no_process),
     ("a_panic_ends_the_run_with_a_message", a_panic_ends_the_run_with_a_message),
+    ("a_guest_that_does_not_power_off_is_killed", a_guest_that_does_not_power_off_is_killed),
     ("two_runs_at_once", two_runs_at_once),
     ("vkms_none_gives_no_vkms", vkms_none_gives_no_vkms),
 ];
@@ -280,6 +281,18 @@ fn a_panic_ends_the_run_with_a_message() -> Result<()> {
     expect(&output, 125)?;
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     ensure!(text.contains("kernel panic") && text.contains("kernel.log"), "stderr: {text}");
+    no_process_left()
+}
+
+fn a_guest_that_does_not_power_off_is_killed() -> Result<()> {
+    // The answer of process 1 is there, but the guest goes on.
+    let script = r#"echo '{"exit":3}' > $PRIMEWAY_ARTEFACTS/answer.json; sync; sleep 100"#;
+    let begin = Instant::now();
+    let output = run(&["exec", "--name", "test-lingering", "--timeout", "60", "--", "sh", "-c", script])?;
+    expect(&output, 3)?;
+    ensure!(begin.elapsed() < Duration::from_secs(30), "it took {:?}", begin.elapsed());
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(text.contains("does not power off"), "stderr: {text}");
     no_process_left()
 }
 
