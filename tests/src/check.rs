@@ -105,6 +105,7 @@ pub fn check(device: &DebugDevice, ctl: &Ctl, subjects: &[Subject]) -> Result<Ve
     let stats = ctl.stats()?;
     let planes = device.planes()?;
     let mut memory: Vec<Vec<Pixels>> = processes.iter().map(Process::pixels).collect::<Result<_>>()?;
+    let card = device.open_node()?;
     let mut findings = Vec::new();
     for (index, subject) in subjects.iter().enumerate() {
         let shared = inodes_of_others(&memory, index);
@@ -116,7 +117,8 @@ pub fn check(device: &DebugDevice, ctl: &Ctl, subjects: &[Subject]) -> Result<Ve
             disagreements.push("it shares a buffer with another client".to_owned());
         }
         let scanned_out = display.reacts_to(&mut memory[index]).with_context(|| subject.name.clone())?;
-        findings.push(judge(subject, scanned_out, &stats, &planes, disagreements));
+        let foreign = memory[index].iter().all(|pixels| pixels.dmabuf && !pixels.is_native_to(&card));
+        findings.push(judge(subject, Seen { scanned_out, foreign }, &stats, &planes, disagreements));
     }
     Ok(Verdict { findings })
 }
@@ -159,9 +161,18 @@ impl Display {
     }
 }
 
+/// What the kernel showed of a client.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    /// The display changed with its pixels.
+    scanned_out: bool,
+    /// All its memory came from other devices than the display's.
+    foreign: bool,
+}
+
 fn judge(
     subject: &Subject,
-    scanned_out: bool,
+    Seen { scanned_out, foreign }: Seen,
     stats: &Stats,
     planes: &[PlaneState],
     mut disagreements: Vec<String>,
@@ -193,6 +204,14 @@ fn judge(
             surface.and_then(|s| s.format.as_deref()),
             &mut disagreements,
         );
+    }
+    // A compositor that copies in every frame shows the change too, but from a buffer of its own.
+    if foreign
+        && let Some(framebuffer) = &framebuffer
+        && !framebuffer.imported
+    {
+        disagreements
+            .push(format!("framebuffer {} is no imported buffer, but the client's is", framebuffer.id));
     }
     let told = match (subject.feedback, surface) {
         (Some((presented, zero_copy)), _) if presented > 0 => {
@@ -273,8 +292,12 @@ mod tests {
     }
 
     fn planes(format: &str) -> Vec<PlaneState> {
-        let framebuffer =
-            FramebufferState { id: 71, format: format.to_owned(), ..FramebufferState::default() };
+        let framebuffer = FramebufferState {
+            id: 71,
+            format: format.to_owned(),
+            imported: true,
+            ..FramebufferState::default()
+        };
         vec![PlaneState { id: 40, framebuffer: Some(framebuffer), ..PlaneState::default() }]
     }
 
@@ -282,9 +305,26 @@ mod tests {
         Subject { name: "c".into(), pid: 12, feedback }
     }
 
+    fn seen(scanned_out: bool) -> Seen {
+        Seen { scanned_out, foreign: true }
+    }
+
+    #[test]
+    fn a_copy_in_every_frame_is_caught() {
+        let mut planes = planes("XR24");
+        planes[0].framebuffer.as_mut().unwrap().imported = false;
+        let judge = |foreign| {
+            let seen = Seen { scanned_out: true, foreign };
+            judge(&subject(None), seen, &stats(Some(40), 100), &planes, Vec::new()).disagreements
+        };
+        assert!(judge(true)[0].contains("no imported buffer"));
+        assert!(judge(false).is_empty());
+    }
+
     fn complaints(scanned_out: bool, plane: Option<u32>, feedback: Option<(u64, u64)>) -> Vec<String> {
         let all = if plane.is_some() { 100 } else { 0 };
-        judge(&subject(feedback), scanned_out, &stats(plane, all), &planes("XR24"), Vec::new()).disagreements
+        judge(&subject(feedback), seen(scanned_out), &stats(plane, all), &planes("XR24"), Vec::new())
+            .disagreements
     }
 
     #[test]
@@ -311,13 +351,13 @@ mod tests {
 
     #[test]
     fn another_format_on_the_plane_is_caught() {
-        let finding = judge(&subject(None), true, &stats(Some(40), 100), &planes("NV12"), Vec::new());
+        let finding = judge(&subject(None), seen(true), &stats(Some(40), 100), &planes("NV12"), Vec::new());
         assert!(finding.disagreements[0].contains("NV12"), "{finding:?}");
     }
 
     #[test]
     fn an_empty_plane_is_caught() {
-        let finding = judge(&subject(None), true, &stats(Some(40), 100), &[], Vec::new());
+        let finding = judge(&subject(None), seen(true), &stats(Some(40), 100), &[], Vec::new());
         assert!(finding.disagreements[0].contains("nothing on it"), "{finding:?}");
     }
 }

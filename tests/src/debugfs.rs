@@ -99,6 +99,15 @@ impl DebugDevice {
         Ok(DebugDevice { path, node: node.to_owned() })
     }
 
+    /// Opens its card node.
+    ///
+    /// # Errors
+    ///
+    /// When that is not permitted.
+    pub fn open_node(&self) -> Result<DrmNode> {
+        DrmNode::open(&self.node)
+    }
+
     fn read(&self, file: &str) -> Result<String> {
         let path = self.path.join(file);
         fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
@@ -138,7 +147,7 @@ impl DebugDevice {
     /// When the CRTC is off, or another reader has it.
     pub fn crc(&self, crtc: &str) -> Result<CrcReader> {
         let pipe = crtc.trim_start_matches("crtc-").parse().with_context(|| format!("{crtc} is no CRTC"))?;
-        let node = DrmNode::open(&self.node)?;
+        let node = self.open_node()?;
         let folder = self.path.join(crtc).join("crc");
         fs::write(folder.join("control"), "auto")
             .with_context(|| format!("cannot choose the CRC source of {crtc}"))?;

@@ -147,6 +147,12 @@ impl Process {
 }
 
 impl Pixels {
+    /// Whether the memory belongs to a DRM device itself, so that its framebuffers do not count as imported.
+    #[must_use]
+    pub fn is_native_to(&self, card: &DrmNode) -> bool {
+        self.dmabuf && card.map_own_dmabuf(self.fd.as_fd(), self.size).is_ok()
+    }
+
     /// Inverts every byte. Done twice, the memory is as before.
     ///
     /// # Errors
