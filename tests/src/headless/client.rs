@@ -5,7 +5,7 @@
 
 mod events;
 
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
@@ -304,9 +304,18 @@ impl Client {
     /// When the global is missing.
     pub fn subsurface(&self, parent: &WlSurface) -> Result<(WlSurface, WlSubsurface)> {
         let surface = self.surface()?;
-        let subcompositor = self.seen.subcompositor.as_ref().context("no wl_subcompositor")?;
-        let role = subcompositor.get_subsurface(&surface, parent, &self.handle(), ());
+        let role = self.subsurface_of(&surface, parent)?;
         Ok((surface, role))
+    }
+
+    /// Makes `surface` a subsurface of `parent`.
+    ///
+    /// # Errors
+    ///
+    /// When the global is missing.
+    pub fn subsurface_of(&self, surface: &WlSurface, parent: &WlSurface) -> Result<WlSubsurface> {
+        let subcompositor = self.seen.subcompositor.as_ref().context("no wl_subcompositor")?;
+        Ok(subcompositor.get_subsurface(surface, parent, &self.handle(), ()))
     }
 
     /// Says which part of a surface is opaque: x, y, width, height.
@@ -472,6 +481,11 @@ impl Client {
         params.create_immed(size.0, size.1, fourcc, flags, &self.handle(), ())
     }
 
+    /// Asks for a `wl_buffer` by `create`, whose answer is an event.
+    pub fn create(&self, params: &ZwpLinuxBufferParamsV1, size: (i32, i32), fourcc: u32, flags: Flags) {
+        params.create(size.0, size.1, fourcc, flags);
+    }
+
     /// A wl_shm buffer in a pool of its own, with a picture in it: `XR24` or `AR24`.
     ///
     /// # Errors
@@ -505,6 +519,42 @@ impl Client {
         let stride = memory.layout[0].stride as i32;
         let wl = pool.create_buffer(0, size.0 as i32, size.1 as i32, stride, code, &self.handle(), ());
         Ok((Buffer { wl, memory, picture }, pool))
+    }
+}
+
+impl Client {
+    /// A wl_shm buffer whose last row lies beyond its pool.
+    ///
+    /// # Errors
+    ///
+    /// When there is no memory or no wl_shm.
+    pub fn shm_beyond_pool(&mut self) -> Result<WlBuffer> {
+        let (buffer, pool) = self.shm_in_pool("XR24", (64, 64), Pattern::Noise(1))?;
+        let stride = buffer.memory.layout[0].stride as i32;
+        let rows = (buffer.memory.size() / u64::from(buffer.memory.layout[0].stride)) as i32 + 1;
+        Ok(pool.create_buffer(0, 64, rows, stride, wl_shm::Format::Xrgb8888, &self.handle(), ()))
+    }
+
+    /// Shows a window of wl_shm whose file can be cut short; its `wl_buffer` and file.
+    ///
+    /// # Errors
+    ///
+    /// When there is no memory or no wl_shm.
+    pub fn show_unsealed(&mut self, title: &str, size: (u32, u32)) -> Result<((WlBuffer, OwnedFd), Window)> {
+        let bytes = u64::from(size.0) * u64::from(size.1) * 4;
+        let file = rustix::fs::memfd_create("unsealed", rustix::fs::MemfdFlags::CLOEXEC).context("memfd")?;
+        rustix::fs::ftruncate(&file, bytes).context("ftruncate")?;
+        let shm = self.seen.shm.as_ref().context("no wl_shm")?;
+        let pool = shm.create_pool(file.as_fd(), bytes as i32, &self.handle(), ());
+        let (width, height) = (size.0 as i32, size.1 as i32);
+        let format = wl_shm::Format::Xrgb8888;
+        let wl = pool.create_buffer(0, width, height, width * 4, format, &self.handle(), ());
+        let window = self.open_window(title)?;
+        window.surface.attach(Some(&wl), 0, 0);
+        window.surface.damage_buffer(0, 0, i32::MAX, i32::MAX);
+        window.surface.commit();
+        self.roundtrip()?;
+        Ok(((wl, file), window))
     }
 }
 

@@ -1,0 +1,76 @@
+//! Clients against the compositor in this process, on the headless backend: no device, no root.
+//!
+//! Every case asserts what a client is told, which plane shows what, and the picture. The memory of the clients is
+//! memfds, which that backend takes for dma-bufs.
+
+mod bad;
+mod planes;
+mod release;
+mod shell;
+mod surfaces;
+mod time;
+
+use primeway_tests::headless::client::{Buffer, Client};
+use primeway_tests::headless::{BACKGROUND, Screen, Server};
+use wayland_client::protocol::wl_surface::WlSurface;
+
+/// The output of most cases, in pixels.
+const OUTPUT: (u32, u32) = (256, 192);
+
+fn start() -> (Server, Client) {
+    let server = Server::start(OUTPUT).unwrap();
+    let client = server.connect().unwrap();
+    (server, client)
+}
+
+/// Blue, green and red of a pixel of the buffer's picture, composed over `below` as Pixman does.
+fn colour(buffer: &Buffer, x: u32, y: u32, below: [u8; 3]) -> [u8; 3] {
+    let pixel = buffer.picture.rgba(&buffer.memory.format, x, y);
+    let through = 255 - u32::from(pixel.a);
+    let over = |source: u8, below: u8| {
+        let product = u32::from(below) * through + 0x80;
+        source.saturating_add(((product + (product >> 8)) >> 8) as u8)
+    };
+    [over(pixel.b, below[0]), over(pixel.g, below[1]), over(pixel.r, below[2])]
+}
+
+/// Asserts that the buffer's picture is on screen, exactly, with its top left corner at `at`, and the background
+/// everywhere else.
+fn assert_shows(screen: &Screen, at: (u32, u32), buffer: &Buffer) {
+    assert_pixels(screen, |x, y| {
+        let (width, height) = (buffer.picture.width, buffer.picture.height);
+        let inside = (at.0..at.0 + width).contains(&x) && (at.1..at.1 + height).contains(&y);
+        if inside { colour(buffer, x - at.0, y - at.1, BACKGROUND) } else { BACKGROUND }
+    });
+}
+
+fn assert_pixels(screen: &Screen, expected: impl Fn(u32, u32) -> [u8; 3]) {
+    for y in 0..screen.height {
+        for x in 0..screen.width {
+            assert_eq!(screen.at(x, y), expected(x, y), "blue, green, red at {x},{y}");
+        }
+    }
+}
+
+/// The largest difference of a full-output buffer's picture from the floating-point reference, in 255ths.
+fn worst(screen: &Screen, buffer: &Buffer, skip: impl Fn(u32, u32) -> bool) -> f64 {
+    let mut worst: f64 = 0.0;
+    for y in 0..screen.height {
+        for x in (0..screen.width).filter(|x| !skip(*x, y)) {
+            let [r, g, b] = buffer.picture.reference(&buffer.memory.format, x, y);
+            for (got, want) in screen.at(x, y).into_iter().zip([b, g, r]) {
+                worst = worst.max((f64::from(got) - want).abs());
+            }
+        }
+    }
+    worst
+}
+
+/// Commits the buffer with feedback, waits until it is on screen and says whether the ZERO_COPY flag was set.
+fn present(client: &mut Client, surface: &WlSurface, buffer: &Buffer) -> bool {
+    let token = client.feedback(surface).unwrap();
+    client.attach(surface, buffer);
+    surface.commit();
+    client.wait("presented", |seen| seen.presented_at(token).is_some()).unwrap();
+    client.seen.zero_copy(token).unwrap()
+}
