@@ -189,7 +189,7 @@ pub fn the_keyboard_switches_terminals() -> Result<()> {
     wait_active(&desktop, true)?;
     client.settle()?;
     let f7 = u32::from(KeyCode::KEY_F7.0);
-    ensure!(client.seen.keys.iter().all(|(key, _)| *key != f7), "{:?}", client.seen);
+    ensure!(client.seen.keys.iter().all(|(key, _)| *key != f7), "F7 came: {:?}", client.seen.keys);
     // The keys that were let go elsewhere must not stick: a plain key arrives, and no further switch happens.
     client.forget();
     press(&mut keyboard, KeyCode::KEY_F7, true)?;

@@ -19,6 +19,8 @@ use crate::desktop::{Desktop, Launch, NodeModes, PATIENCE, USER};
 const VT_ACTIVATE: libc::Ioctl = 0x5606;
 /// How often the session is switched away and back.
 const SWITCHES: u32 = 20;
+/// One switch in so many sees clients come while the session is inactive.
+const IMPORT_EVERY: u32 = 4;
 /// A terminal that nobody uses.
 pub const ELSEWHERE: u32 = 7;
 
@@ -112,33 +114,64 @@ impl Scene {
     }
 }
 
-/// While another terminal is active: no frames, no master, and imports go on.
-fn check_inactive(desktop: &mut Desktop, scene: &Scene, round: u32) -> Result<()> {
-    let device = DebugDevice::of_driver("vkms")?;
-    let masters: Vec<_> = device.files()?.into_iter().filter(|file| file.master).collect();
+/// While another terminal is active nobody is master, and no frame is presented.
+fn check_at_rest(desktop: &mut Desktop, scene: &Scene) -> Result<()> {
+    let masters: Vec<_> =
+        DebugDevice::of_driver("vkms")?.files()?.into_iter().filter(|file| file.master).collect();
     ensure!(masters.is_empty(), "still master while inactive: {masters:?}");
-    let before = desktop.stats()?;
-    let first = &scene.moving[0];
-    let shown = before.surface(first.pid()).map_or(0, |surface| surface.frames_presented);
+    let mut presented = || -> Result<Vec<u64>> {
+        // The flip that was pending at the switch may still come.
+        std::thread::sleep(Duration::from_millis(100));
+        let stats = desktop.stats()?;
+        let of = |client: &RunningClient| stats.surface(client.pid()).map_or(0, |s| s.frames_presented);
+        Ok(scene.moving.iter().map(of).collect())
+    };
+    let (first, second) = (presented()?, presented()?);
+    ensure!(first == second, "frames were presented while inactive: {first:?}, then {second:?}");
+    Ok(())
+}
+
+/// While another terminal is active imports go on, for a client that stays (it is returned) and for one that goes.
+fn import_while_inactive(desktop: &mut Desktop) -> Result<RunningClient> {
     let held = desktop.stats()?.resources.gem_handles;
-    let name = format!("newcomer {round}");
-    let newcomer = desktop.client(&name, &["--static", "--format", "NV12", "--size", "64x64"])?;
+    let mut churn = desktop.client("churn", &["--churn", "64"])?;
+    let status = churn.wait_end(PATIENCE)?;
+    let report = counts(&churn)?;
+    ensure!(status.success() && report.buffers_created == 64, "churn while inactive: {}", churn.output());
+    desktop.wait_stats("the end of its imports", |stats| stats.resources.gem_handles == held)?;
+    // `create` instead of `create_immed`: a refusal would be told.
+    let arguments = ["--static", "--create", "--format", "NV12", "--size", "64x64"];
+    let newcomer = desktop.client("newcomer", &arguments)?;
     let pid = newcomer.pid();
     desktop
         .wait_stats("an import while inactive", |stats| {
             stats.surface(pid).is_some() && stats.resources.gem_handles > held
         })
         .with_context(|| newcomer.output())?;
-    let mut churn = desktop.client(&format!("churn {round}"), &["--churn", "64"])?;
-    let status = churn.wait_end(PATIENCE)?;
-    let report = counts(&churn)?;
-    ensure!(status.success() && report.buffers_created == 64, "churn while inactive: {}", churn.output());
-    let after = desktop.stats()?;
-    let now = after.surface(first.pid()).map_or(0, |surface| surface.frames_presented);
-    ensure!(now == shown, "{} frames were presented while inactive", now - shown);
-    drop(newcomer);
-    desktop.wait_stats("the end of the newcomer", |stats| stats.resources.gem_handles == held)?;
-    Ok(())
+    Ok(newcomer)
+}
+
+/// One switch away and back, after `delay`. With `import`, clients come while the session is inactive.
+fn one_switch(
+    desktop: &mut Desktop,
+    scene: &mut Scene,
+    home: u32,
+    delay: Duration,
+    import: bool,
+) -> Result<()> {
+    std::thread::sleep(delay);
+    switch_to(ELSEWHERE)?;
+    let away = wait_active(desktop, false)
+        .and_then(|()| check_at_rest(desktop, scene))
+        .and_then(|()| import.then(|| import_while_inactive(desktop)).transpose());
+    // Whatever happened, the other cases need their terminal.
+    switch_to(home)?;
+    let newcomer = away.context("away")?;
+    wait_active(desktop, true)?;
+    if let Some(mut newcomer) = newcomer {
+        newcomer.wait_presented(PATIENCE).context("what was imported while inactive is not shown")?;
+    }
+    scene.check(desktop).context("back")
 }
 
 /// Twenty switches while flips are pending, as a user who has the card from seatd only: nothing could be opened again.
@@ -160,16 +193,9 @@ pub fn vt_switches_lose_and_leak_nothing() -> Result<()> {
     let before = desktop.held()?;
     for round in 0..SWITCHES {
         // A frame is pending nearly all the time; the moment within the frame varies.
-        std::thread::sleep(Duration::from_millis(u64::from(round * 7 % 17)));
-        switch_to(ELSEWHERE)?;
-        let inactive = wait_active(&desktop, false)
-            .and_then(|()| check_inactive(&mut desktop, &scene, round))
-            .with_context(|| format!("switch {round}, away"));
-        // Whatever happened, the other cases need their terminal.
-        switch_to(home)?;
-        inactive?;
-        wait_active(&desktop, true)?;
-        scene.check(&mut desktop).with_context(|| format!("switch {round}, back"))?;
+        let delay = Duration::from_millis(u64::from(round * 7 % 17));
+        one_switch(&mut desktop, &mut scene, home, delay, round % IMPORT_EVERY == 0)
+            .with_context(|| format!("switch {round}"))?;
     }
     let after = desktop.held()?;
     ensure!(before == after, "{SWITCHES} switches left something: before {before:?}, after {after:?}");
