@@ -4,6 +4,8 @@
 //! Owns the sequence and its output. It runs as root inside the lab, where seatd and the devices are. Measuring
 //! is in `process`, judging in `check`.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -12,6 +14,7 @@ use anyhow::{Context, Result, bail};
 use crate::check::{self, Subject, Verdict};
 use crate::ctl::Stats;
 use crate::debugfs::DebugDevice;
+use crate::drm_node::card_nodes;
 use crate::process::Process;
 use crate::session::{Compositor, RunningClient, artefacts};
 
@@ -43,26 +46,36 @@ impl Row {
     }
 }
 
-/// Runs the demo; `Ok(true)` when everything that should be scanned out was, and the checker agrees.
+/// Runs the demo; with `user`, primeway runs as that user, the card nodes have mode 0600, and the device comes from
+/// seatd alone. `Ok(true)` when everything that should be scanned out was, and the checker agrees.
 ///
 /// # Errors
 ///
 /// When the demo cannot be made at all: primeway does not start, a client ends, the kernel has no vkms.
-pub fn run() -> Result<bool> {
+pub fn run(user: Option<u32>) -> Result<bool> {
     let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
     println!("primeway demo: a display without a GPU (Linux {kernel}, driver vkms)");
+    if let Some(user) = user {
+        for node in card_nodes()? {
+            std::fs::set_permissions(&node, Permissions::from_mode(0o600))
+                .context("cannot close a card node")?;
+        }
+        println!(
+            "primeway runs as user {user}; the card nodes have mode 0600, the device comes from seatd alone."
+        );
+    }
     println!();
-    let real = scanned_out_part()?;
+    let real = scanned_out_part(user)?;
     println!();
-    let caught = copying_part()?;
+    let caught = copying_part(user)?;
     println!();
     let good = real && caught;
     println!("{}", if good { "DEMO PASSED" } else { "DEMO FAILED" });
     Ok(good)
 }
 
-fn scanned_out_part() -> Result<bool> {
-    let mut compositor = Compositor::start("demo", &[])?;
+fn scanned_out_part(user: Option<u32>) -> Result<bool> {
+    let mut compositor = Compositor::start_as(user, "demo", &[])?;
     let stats = compositor.ctl.stats()?;
     println!(
         "1. primeway drives {} and imports buffers by {}.",
@@ -81,7 +94,7 @@ fn scanned_out_part() -> Result<bool> {
     println!();
     println!("   {compositor_line}");
     let screen = artefacts().join("screen.png");
-    compositor.ctl.capture_writeback(&screen).context("capture through the writeback connector")?;
+    compositor.capture(&screen).context("capture through the writeback connector")?;
     println!("   What the display showed, read back from the kernel: {}", screen.display());
     println!();
     println!(
@@ -110,12 +123,12 @@ fn scanned_out_part() -> Result<bool> {
     Ok(good)
 }
 
-fn copying_part() -> Result<bool> {
+fn copying_part(user: Option<u32>) -> Result<bool> {
     println!(
         "3. The same with PRIMEWAY_TEST_COPY=1: primeway now copies every buffer but still claims zero-copy."
     );
     println!();
-    let mut compositor = Compositor::start("demo-copy", &[("PRIMEWAY_TEST_COPY", "1")])?;
+    let mut compositor = Compositor::start_as(user, "demo-copy", &[("PRIMEWAY_TEST_COPY", "1")])?;
     let mut clients = test_clients(&compositor.display, &TEST_CLIENTS[..2])?;
     wait_for_all(&mut compositor, &mut clients)?;
     std::thread::sleep(Duration::from_secs(1));

@@ -5,6 +5,8 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::symlink;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
@@ -42,6 +44,8 @@ pub fn artefacts() -> PathBuf {
 #[derive(Debug)]
 pub struct Compositor {
     child: Child,
+    user: Option<u32>,
+    links: Vec<PathBuf>,
     /// Its `WAYLAND_DISPLAY`.
     pub display: String,
     /// Its control socket.
@@ -57,26 +61,66 @@ impl Compositor {
     ///
     /// When it is not built, or not ready within 20 seconds; the message has the end of its log.
     pub fn start(name: &str, environment: &[(&str, &str)]) -> Result<Compositor> {
+        Compositor::start_as(None, name, environment)
+    }
+
+    /// The same as another user, in that user's runtime folder. Links in the runtime folder of this process make
+    /// its sockets reachable by the same names.
+    ///
+    /// # Errors
+    ///
+    /// As [`Compositor::start`].
+    pub fn start_as(user: Option<u32>, name: &str, environment: &[(&str, &str)]) -> Result<Compositor> {
         let program = sibling_program("primeway")?;
         let display = format!("wayland-{name}");
         let log = artefacts().join(format!("{name}.log"));
         let stderr = File::create(&log).with_context(|| format!("cannot create {}", log.display()))?;
-        let mut child = Command::new(&program)
+        let mut command = Command::new(&program);
+        command
             .args(["--backend", "kms", "--writeback", "--socket", &display])
             .envs(environment.iter().copied())
             .env_remove("WAYLAND_DISPLAY")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(stderr)
-            .spawn()
-            .with_context(|| format!("cannot start {}", program.display()))?;
+            .stderr(stderr);
+        if let Some(user) = user {
+            command.uid(user).gid(user).env("XDG_RUNTIME_DIR", runtime_folder(user));
+        }
+        let mut child = command.spawn().with_context(|| format!("cannot start {}", program.display()))?;
         let ready = child.stdout.take().map(first_ready_line);
         let ctl = Ctl::of_display(&display)?;
-        let compositor = Compositor { child, display, ctl, log };
+        let mut compositor = Compositor { child, user, links: Vec::new(), display, ctl, log };
         match ready.and_then(|ready| ready.recv_timeout(Duration::from_secs(20)).ok()) {
-            Some(true) => Ok(compositor),
+            Some(true) => compositor.link_sockets()?,
             _ => bail!("primeway did not get ready:\n{}", compositor.log_end()),
         }
+        Ok(compositor)
+    }
+
+    fn link_sockets(&mut self) -> Result<()> {
+        let Some(user) = self.user else { return Ok(()) };
+        let own = std::env::var_os("XDG_RUNTIME_DIR").context("XDG_RUNTIME_DIR is not set")?;
+        for socket in [self.display.clone(), format!("primeway-{}.sock", self.display)] {
+            let link = Path::new(&own).join(&socket);
+            symlink(runtime_folder(user).join(&socket), &link)
+                .with_context(|| format!("cannot link {}", link.display()))?;
+            self.links.push(link);
+        }
+        Ok(())
+    }
+
+    /// Saves what the display shows, read back through the writeback connector.
+    ///
+    /// # Errors
+    ///
+    /// When the compositor refuses, or the file cannot be written.
+    pub fn capture(&self, file: &Path) -> Result<()> {
+        let Some(user) = self.user else { return self.ctl.capture_writeback(file) };
+        // The compositor writes the file, and its user may not write to the folder of the artefacts.
+        let draft = runtime_folder(user).join("capture.png");
+        self.ctl.capture_writeback(&draft)?;
+        std::fs::copy(&draft, file).with_context(|| format!("cannot write {}", file.display()))?;
+        std::fs::remove_file(&draft).with_context(|| format!("cannot remove {}", draft.display()))
     }
 
     /// Its process id.
@@ -134,7 +178,15 @@ impl Compositor {
 impl Drop for Compositor {
     fn drop(&mut self) {
         end(&mut self.child, Duration::from_secs(3));
+        for link in &self.links {
+            std::fs::remove_file(link).ok();
+        }
     }
+}
+
+/// The runtime folder that the lab makes for a user.
+fn runtime_folder(user: u32) -> PathBuf {
+    PathBuf::from(format!("/run/user/{user}"))
 }
 
 /// Reads standard output on a thread of its own, so that the pipe never fills; sends once whether the ready

@@ -29,6 +29,7 @@ const CASES: &[Case] = &[
     ("lying_buffers_get_the_right_error", lying_buffers_get_the_right_error),
     ("buffer_churn_leaves_nothing_behind", buffer_churn_leaves_nothing_behind),
     ("client_death_leaves_nothing_behind", client_death_leaves_nothing_behind),
+    ("demo_passes_for_an_unprivileged_user", demo_passes_for_an_unprivileged_user),
 ];
 
 fn main() -> ExitCode {
@@ -252,5 +253,11 @@ fn client_death_leaves_nothing_behind() -> Result<()> {
     }
     let after = held(&compositor)?;
     ensure!(before == after, "ten dead clients left something: before {before:?}, after {after:?}");
+    Ok(())
+}
+
+/// The last case: it closes the card nodes to everybody but root.
+fn demo_passes_for_an_unprivileged_user() -> Result<()> {
+    ensure!(primeway_tests::demo::run(Some(1000))?, "the demo says what was wrong");
     Ok(())
 }
