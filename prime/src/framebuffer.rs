@@ -13,6 +13,7 @@ use crate::{
     format,
     handles::{GemHandle, HandleTable, ImportError, is_system_errno},
     origin::Origin,
+    quirks::{self, Quirk},
 };
 
 /// A framebuffer could not be made.
@@ -86,6 +87,15 @@ pub enum FramebufferError {
         #[source]
         source: io::Error,
     },
+    /// The driver would take the buffer and show it wrongly.
+    #[error("driver {driver} does not show this buffer right")]
+    Quirk {
+        /// The kernel driver.
+        driver: String,
+        /// What it gets wrong.
+        #[source]
+        source: Quirk,
+    },
     /// The system failed: memory, a device that went away.
     #[error("cannot make a framebuffer on device {device:#x}")]
     System {
@@ -109,6 +119,7 @@ impl FramebufferError {
             | Self::NoOpaqueSubstitute { .. }
             | Self::ModifiersUnsupported { .. }
             | Self::OtherDevice { .. }
+            | Self::Quirk { .. }
             | Self::OutsideDumb { .. }
             | Self::Refused { .. } => Fault::CannotScanOut,
             Self::System { .. } => Fault::System,
@@ -221,6 +232,9 @@ impl Framebuffer {
         modifier: DrmModifier,
     ) -> Result<Self, FramebufferError> {
         let FramebufferRequest { width, height, format, .. } = *request;
+        if let Some(source) = quirks::met_by(table.device().driver(), request) {
+            return Err(FramebufferError::Quirk { driver: table.device().driver().to_owned(), source });
+        }
         let id = table.device().add_framebuffer(request).map_err(|source| {
             let device = table.device().dev_id();
             if is_system_errno(&source) {

@@ -41,6 +41,7 @@ pub mod format;
 pub mod framebuffer;
 pub mod handles;
 pub mod origin;
+pub mod quirks;
 pub mod scanout;
 pub mod sys;
 

@@ -2,15 +2,18 @@
 
 use calloop::Interest;
 use smithay::backend::renderer::utils::{RendererSurfaceStateUserData, on_commit_buffer_handler};
-use smithay::delegate_compositor;
 use smithay::reexports::wayland_server::backend::{ClientData, ClientId, DisconnectReason};
 use smithay::reexports::wayland_server::protocol::wl_buffer::WlBuffer;
+use smithay::reexports::wayland_server::protocol::wl_callback::WlCallback;
+use smithay::reexports::wayland_server::protocol::wl_compositor::WlCompositor;
+use smithay::reexports::wayland_server::protocol::wl_region::WlRegion;
 use smithay::reexports::wayland_server::protocol::wl_surface::WlSurface;
-use smithay::reexports::wayland_server::{Client, Resource};
+use smithay::reexports::wayland_server::{Client, Resource, delegate_dispatch, delegate_global_dispatch};
 use smithay::wayland::buffer::BufferHandler;
 use smithay::wayland::compositor::{
-    BufferAssignment, CompositorClientState, CompositorHandler, CompositorState, SurfaceAttributes,
-    add_blocker, add_pre_commit_hook, get_parent, is_sync_subsurface, with_states,
+    BufferAssignment, CompositorClientState, CompositorHandler, CompositorState, RegionUserData,
+    SurfaceAttributes, SurfaceUserData, add_blocker, add_pre_commit_hook, get_parent, is_sync_subsurface,
+    with_states,
 };
 use smithay::wayland::dmabuf::get_dmabuf;
 
@@ -55,6 +58,7 @@ impl CompositorHandler for State {
     }
 
     fn commit(&mut self, surface: &WlSurface) {
+        super::subcompositor::place_children(surface);
         on_commit_buffer_handler::<Self>(surface);
         self.shell.popups.commit(surface);
         if is_sync_subsurface(surface) {
@@ -65,6 +69,10 @@ impl CompositorHandler for State {
             root = parent;
         }
         self.root_committed(&root);
+    }
+
+    fn destroyed(&mut self, _surface: &WlSurface) {
+        self.queue_redraw_all();
     }
 }
 
@@ -113,4 +121,9 @@ impl BufferHandler for State {
     }
 }
 
-delegate_compositor!(State);
+// As delegate_compositor!, but for what is in subcompositor.rs.
+delegate_global_dispatch!(State: [WlCompositor: ()] => CompositorState);
+delegate_dispatch!(State: [WlCompositor: ()] => CompositorState);
+delegate_dispatch!(State: [WlSurface: SurfaceUserData] => CompositorState);
+delegate_dispatch!(State: [WlRegion: RegionUserData] => CompositorState);
+delegate_dispatch!(State: [WlCallback: ()] => CompositorState);

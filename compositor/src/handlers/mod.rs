@@ -8,6 +8,7 @@ mod output;
 mod presentation;
 mod seat;
 mod shm;
+mod subcompositor;
 mod viewporter;
 mod xdg_shell;
 

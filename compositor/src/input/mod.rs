@@ -9,13 +9,15 @@
 
 mod move_grab;
 
+use std::collections::HashSet;
+
 use smithay::backend::input::{
     AbsolutePositionEvent, Axis, AxisSource, ButtonState, Event, InputBackend, InputEvent, KeyState,
     KeyboardKeyEvent, PointerAxisEvent, PointerButtonEvent, PointerMotionEvent,
 };
 use smithay::backend::libinput::LibinputInputBackend;
 use smithay::input::Seat;
-use smithay::input::keyboard::{FilterResult, Keysym, ModifiersState, XkbConfig};
+use smithay::input::keyboard::{FilterResult, Keycode, Keysym, ModifiersState, XkbConfig};
 use smithay::input::pointer::{AxisFrame, ButtonEvent, Focus, MotionEvent, RelativeMotionEvent};
 use smithay::reexports::input as libinput;
 use smithay::reexports::wayland_server::protocol::wl_surface::WlSurface;
@@ -36,6 +38,8 @@ pub struct Input {
     pub cursor: Cursor,
     /// Devices that can move the pointer; without any, no pointer is shown.
     pub pointers: usize,
+    /// Keys whose press was the compositor's, and whose release is too, whatever the modifiers are by then.
+    taken: HashSet<Keycode>,
 }
 
 /// Something that the keys ask of the compositor.
@@ -53,7 +57,7 @@ impl Input {
     pub fn new(mut seat: Seat<State>) -> Result<Self, smithay::input::keyboard::Error> {
         seat.add_keyboard(XkbConfig::default(), REPEAT.0, REPEAT.1)?;
         seat.add_pointer();
-        Ok(Self { seat, cursor: Cursor::default(), pointers: 0 })
+        Ok(Self { seat, cursor: Cursor::default(), pointers: 0, taken: HashSet::new() })
     }
 
     /// Where the pointer is, in the space of all outputs; `None` without a pointing device.
@@ -120,15 +124,20 @@ impl State {
         let Some(keyboard) = self.input.seat.get_keyboard() else { return };
         let serial = SERIAL_COUNTER.next_serial();
         let (code, pressed) = (event.key_code(), event.state());
-        let action =
-            keyboard.input(self, code, pressed, serial, event.time_msec(), |_, modifiers, key| match action(
-                modifiers,
-                key.modified_sym(),
-            ) {
-                Some(action) if pressed == KeyState::Pressed => FilterResult::Intercept(Some(action)),
-                Some(_) => FilterResult::Intercept(None),
+        let time = event.time_msec();
+        let action = keyboard.input(self, code, pressed, serial, time, |state, modifiers, key| {
+            if pressed == KeyState::Released {
+                let taken = state.input.taken.remove(&code);
+                return if taken { FilterResult::Intercept(None) } else { FilterResult::Forward };
+            }
+            match action(modifiers, key.modified_sym()) {
+                Some(action) => {
+                    state.input.taken.insert(code);
+                    FilterResult::Intercept(Some(action))
+                }
                 None => FilterResult::Forward,
-            });
+            }
+        });
         match action.flatten() {
             Some(Action::SwitchVt(vt)) => {
                 if let Some(kms) = self.backend.kms() {

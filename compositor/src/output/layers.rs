@@ -47,9 +47,35 @@ pub struct SurfaceLayer {
 }
 
 impl SurfaceLayer {
-    /// The transform from memory to picture: the buffer transform after a possible vertical flip.
+    /// How the picture was turned to get to memory: the buffer transform and then, for a buffer stored bottom row
+    /// first, a vertical flip (which turns a rotation by r into a flip and a rotation by 180 - r).
     pub fn memory_transform(&self) -> Transform {
-        if self.y_invert { Transform::Flipped180 + self.transform } else { self.transform }
+        if !self.y_invert {
+            return self.transform;
+        }
+        match self.transform {
+            Transform::Normal => Transform::Flipped180,
+            Transform::_90 => Transform::Flipped90,
+            Transform::_180 => Transform::Flipped,
+            Transform::_270 => Transform::Flipped270,
+            Transform::Flipped => Transform::_180,
+            Transform::Flipped90 => Transform::_90,
+            Transform::Flipped180 => Transform::Normal,
+            Transform::Flipped270 => Transform::_270,
+        }
+    }
+
+    /// The size in which the picture is shown, as it lies in memory, if that is not simply the source rectangle's.
+    pub fn scaled_size(&self) -> Option<Size<i32, BufferCoords>> {
+        let turned = matches!(
+            self.transform,
+            Transform::_90 | Transform::_270 | Transform::Flipped90 | Transform::Flipped270
+        );
+        let (w, h) = (self.dst.size.w, self.dst.size.h);
+        let size: Size<i32, BufferCoords> = if turned { (h, w).into() } else { (w, h).into() };
+        let whole = |v: f64| v.fract() == 0.0;
+        let plain = self.src.size == size.to_f64() && whole(self.src.loc.x) && whole(self.src.loc.y);
+        (!plain).then_some(size)
     }
 
     /// The source rectangle in 16.16 fixed point.

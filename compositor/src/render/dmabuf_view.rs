@@ -143,10 +143,10 @@ impl DmabufView {
     pub fn with_image<T>(
         &self,
         code: pixman::FormatCode,
-        f: impl FnOnce(&pixman::Image<'static, 'static>) -> T,
+        f: impl FnOnce(&mut pixman::Image<'static, 'static>) -> T,
     ) -> Result<T, ViewError> {
         let _guard = self.begin_read()?;
-        Ok(f(&self.image(code)?))
+        Ok(f(&mut self.image(code)?))
     }
 
     /// A Pixman image over plane 0, for reading only and only while `self` lives.

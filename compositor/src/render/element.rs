@@ -6,9 +6,9 @@ use smithay::backend::renderer::Frame;
 use smithay::backend::renderer::element::{Element, Id, RenderElement};
 use smithay::backend::renderer::pixman::{PixmanError, PixmanFrame, PixmanRenderer, PixmanTexture};
 use smithay::backend::renderer::utils::{CommitCounter, DamageSet, DamageSnapshot, OpaqueRegions};
-use smithay::utils::{Buffer as BufferCoords, Physical, Point, Rectangle, Scale, Transform};
+use smithay::utils::{Buffer as BufferCoords, Physical, Point, Rectangle, Scale, Size, Transform};
 
-use super::DmabufView;
+use super::{DmabufView, Texture};
 use crate::output::layers::SurfaceLayer;
 
 /// A composited layer.
@@ -17,6 +17,9 @@ pub struct LayerElement {
     id: Id,
     commit: CommitCounter,
     damage: DamageSnapshot<i32, BufferCoords>,
+    /// The part of the buffer that is shown, in which damage is given.
+    damage_src: Rectangle<f64, BufferCoords>,
+    /// The part of the texture that is drawn.
     src: Rectangle<f64, BufferCoords>,
     dst: Rectangle<i32, Physical>,
     transform: Transform,
@@ -26,17 +29,23 @@ pub struct LayerElement {
 }
 
 impl LayerElement {
-    pub(super) fn new(layer: &SurfaceLayer, texture: PixmanTexture, view: Option<Arc<DmabufView>>) -> Self {
+    /// The element of a layer; `resampled` is the size of its texture if that is not the buffer's.
+    pub(super) fn new(
+        layer: &SurfaceLayer,
+        texture: &Texture,
+        resampled: Option<Size<i32, BufferCoords>>,
+    ) -> Self {
         Self {
             id: layer.id.clone(),
             commit: layer.commit,
             damage: layer.damage.clone(),
-            src: layer.src,
+            damage_src: layer.src,
+            src: resampled.map_or(layer.src, |size| Rectangle::from_size(size.to_f64())),
             dst: layer.dst,
             transform: layer.memory_transform(),
             opaque: layer.opaque_regions.clone(),
-            texture,
-            view,
+            texture: texture.texture.clone(),
+            view: texture.view.clone(),
         }
     }
 
@@ -52,6 +61,7 @@ impl LayerElement {
             id,
             commit,
             damage: DamageSnapshot::empty(),
+            damage_src: Rectangle::from_size((w, h).into()),
             src: Rectangle::from_size((w, h).into()),
             dst: place,
             transform: Transform::Normal,
@@ -105,20 +115,20 @@ impl Element for LayerElement {
                 DamageSet::from_slice(&[whole])
             };
         };
-        if self.src.size.w <= 0.0 || self.src.size.h <= 0.0 {
+        if self.damage_src.size.w <= 0.0 || self.damage_src.size.h <= 0.0 {
             return DamageSet::default();
         }
-        let sx = f64::from(self.dst.size.w) / self.src.size.w;
-        let sy = f64::from(self.dst.size.h) / self.src.size.h;
+        let sx = f64::from(self.dst.size.w) / self.damage_src.size.w;
+        let sy = f64::from(self.dst.size.h) / self.damage_src.size.h;
         let scaled = (sx, sy) != (1.0, 1.0);
         let rects: Vec<_> = damage
             .into_iter()
-            .filter_map(|rect| rect.to_f64().intersection(self.src))
+            .filter_map(|rect| rect.to_f64().intersection(self.damage_src))
             .filter_map(|rect| {
-                let left = ((rect.loc.x - self.src.loc.x) * sx).floor() as i32;
-                let top = ((rect.loc.y - self.src.loc.y) * sy).floor() as i32;
-                let right = ((rect.loc.x + rect.size.w - self.src.loc.x) * sx).ceil() as i32;
-                let bottom = ((rect.loc.y + rect.size.h - self.src.loc.y) * sy).ceil() as i32;
+                let left = ((rect.loc.x - self.damage_src.loc.x) * sx).floor() as i32;
+                let top = ((rect.loc.y - self.damage_src.loc.y) * sy).floor() as i32;
+                let right = ((rect.loc.x + rect.size.w - self.damage_src.loc.x) * sx).ceil() as i32;
+                let bottom = ((rect.loc.y + rect.size.h - self.damage_src.loc.y) * sy).ceil() as i32;
                 // A bilinear filter reads one neighbour further.
                 let more = i32::from(scaled) * (sx.max(sy).ceil() as i32).max(1);
                 Rectangle::<i32, Physical>::new(

@@ -6,6 +6,7 @@
 mod dmabuf_view;
 mod element;
 pub mod image;
+mod resample;
 pub mod yuv;
 
 use std::collections::HashMap;
@@ -17,10 +18,12 @@ use smithay::backend::allocator::dmabuf::{Dmabuf, WeakDmabuf};
 use smithay::backend::renderer::damage::OutputDamageTracker;
 use smithay::backend::renderer::pixman::{PixmanError, PixmanRenderer, PixmanTexture};
 use smithay::backend::renderer::utils::CommitCounter;
-use smithay::backend::renderer::{Bind, Color32F, ImportMem, ImportMemWl};
+use smithay::backend::renderer::{Bind, Color32F, ImportMemWl};
 use smithay::reexports::wayland_server::Resource;
 use smithay::reexports::wayland_server::backend::ObjectId;
-use smithay::wayland::compositor::with_states;
+use smithay::utils::{Buffer as BufferCoords, Rectangle, Size};
+use smithay::wayland::compositor::{SurfaceData, with_states};
+use smithay::wayland::shm::BufferAccessError;
 
 pub use dmabuf_view::{DmabufView, ViewError};
 pub use element::LayerElement;
@@ -46,17 +49,39 @@ pub enum RenderError {
     /// Neither Pixman nor the YUV conversion knows the format.
     #[error("no CPU path for format {0}")]
     Format(DrmFourcc),
+    /// A wl_shm pool was made smaller than its buffers.
+    #[error("the wl_shm buffer cannot be read: {0}")]
+    Shm(#[from] BufferAccessError),
+    /// No memory for a scaled picture, or no picture.
+    #[error("the picture cannot be scaled")]
+    Resample,
     /// The output has no mode.
     #[error("the output has no mode")]
     NoMode,
 }
 
-/// A picture of a client buffer that the renderer can read, kept with the surface until its next buffer.
+/// A picture that the renderer can read.
+#[derive(Clone, Debug)]
+struct Texture {
+    texture: PixmanTexture,
+    /// The client's memory that the texture reads from.
+    view: Option<Arc<DmabufView>>,
+    /// The texture has pixels of its own, which do not follow the client's.
+    copied: bool,
+}
+
+/// A dma-buf on its way to a texture.
+enum Import {
+    Copy(pixman::Image<'static, 'static>),
+    View(Arc<DmabufView>, pixman::FormatCode),
+}
+
+/// The texture of a client buffer, kept with the surface until its next buffer.
 struct CachedTexture {
     buffer: ObjectId,
     commit: CommitCounter,
-    texture: PixmanTexture,
-    view: Option<Arc<DmabufView>>,
+    resampled: Option<(Rectangle<f64, BufferCoords>, Size<i32, BufferCoords>)>,
+    texture: Texture,
 }
 
 #[derive(Default)]
@@ -103,10 +128,7 @@ impl Painter {
         Ok(view)
     }
 
-    fn import_dmabuf(
-        &mut self,
-        dmabuf: &Dmabuf,
-    ) -> Result<(PixmanTexture, Option<Arc<DmabufView>>), RenderError> {
+    fn import_dmabuf(&mut self, dmabuf: &Dmabuf) -> Result<Import, RenderError> {
         let format = dmabuf.format();
         if format.modifier != DrmModifier::Linear {
             return Err(RenderError::Format(format.code));
@@ -114,12 +136,46 @@ impl Painter {
         let view = self.view(dmabuf)?;
         if yuv::supports(format.code) {
             let pixels = view.read(|planes| yuv::to_xrgb(format.code, dmabuf.size(), planes))??;
-            let texture = self.renderer.import_memory(&pixels, DrmFourcc::Xrgb8888, dmabuf.size(), false)?;
-            return Ok((texture, None));
+            let size = dmabuf.size();
+            let image = image::from_xrgb(&pixels, size.w, size.h).ok_or(RenderError::Format(format.code))?;
+            return Ok(Import::Copy(image));
         }
         let code = pixman::FormatCode::try_from(format.code).map_err(|_| RenderError::Format(format.code))?;
-        let texture = view.image(code)?;
-        Ok((PixmanTexture::from(texture), Some(view)))
+        Ok(Import::View(view, code))
+    }
+
+    /// The texture of a layer as it is, and the view that it reads from; without a view it is a copy.
+    fn import(&mut self, layer: &SurfaceLayer, states: &SurfaceData) -> Result<Texture, RenderError> {
+        match &layer.dmabuf {
+            None => {
+                let texture = self.renderer.import_shm_buffer(&layer.buffer, Some(states), &[])?;
+                Ok(Texture { texture, view: None, copied: false })
+            }
+            Some(dmabuf) => match self.import_dmabuf(dmabuf)? {
+                Import::Copy(image) => Ok(Texture { texture: image.into(), view: None, copied: true }),
+                Import::View(view, code) => {
+                    Ok(Texture { texture: view.image(code)?.into(), view: Some(view), copied: false })
+                }
+            },
+        }
+    }
+
+    /// The texture of a layer, resampled to the size that it is shown in.
+    fn resample(
+        &mut self,
+        layer: &SurfaceLayer,
+        size: Size<i32, BufferCoords>,
+    ) -> Result<Texture, RenderError> {
+        let scale = |image: &mut pixman::Image<'static, 'static>| resample::resample(image, layer.src, size);
+        let image = match &layer.dmabuf {
+            None => resample::with_shm_image(&layer.buffer, scale)?.flatten(),
+            Some(dmabuf) => match self.import_dmabuf(dmabuf)? {
+                Import::Copy(mut image) => scale(&mut image),
+                Import::View(view, code) => view.with_image(code, scale)?,
+            },
+        };
+        let image = image.ok_or(RenderError::Resample)?;
+        Ok(Texture { texture: image.into(), view: None, copied: true })
     }
 
     /// Makes the element that draws a layer.
@@ -127,27 +183,26 @@ impl Painter {
     /// # Errors
     /// When the buffer of the layer cannot be read on the CPU.
     pub fn element(&mut self, layer: &SurfaceLayer) -> Result<LayerElement, RenderError> {
+        let resampled = layer.scaled_size().map(|size| (layer.src, size));
         with_states(&layer.surface, |states| {
             let slot = states.data_map.get_or_insert_threadsafe(TextureSlot::default);
             let mut slot = slot.0.lock().unwrap_or_else(PoisonError::into_inner);
             let id = layer.buffer.id();
-            if let Some(cached) = slot.as_ref() {
-                let converted = cached.view.is_none() && layer.dmabuf.is_some();
-                if cached.buffer == id && (!converted || cached.commit == layer.commit) {
-                    return Ok(LayerElement::new(layer, cached.texture.clone(), cached.view.clone()));
-                }
-            }
-            let (texture, view) = match &layer.dmabuf {
-                Some(dmabuf) => self.import_dmabuf(dmabuf)?,
-                None => (self.renderer.import_shm_buffer(&layer.buffer, Some(states), &[])?, None),
-            };
-            *slot = Some(CachedTexture {
-                buffer: id,
-                commit: layer.commit,
-                texture: texture.clone(),
-                view: view.clone(),
+            let current = slot.as_ref().filter(|cached| {
+                cached.buffer == id
+                    && cached.resampled == resampled
+                    && (!cached.texture.copied || cached.commit == layer.commit)
             });
-            Ok(LayerElement::new(layer, texture, view))
+            let texture = match current {
+                Some(cached) => cached.texture.clone(),
+                None => match resampled {
+                    Some((_, size)) => self.resample(layer, size)?,
+                    None => self.import(layer, states)?,
+                },
+            };
+            let element = LayerElement::new(layer, &texture, resampled.map(|r| r.1));
+            *slot = Some(CachedTexture { buffer: id, commit: layer.commit, resampled, texture });
+            Ok(element)
         })
     }
 

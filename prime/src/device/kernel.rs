@@ -231,6 +231,10 @@ impl AsFd for KernelDevice {
 }
 
 impl GemDevice for KernelDevice {
+    fn driver(&self) -> &str {
+        &self.driver
+    }
+
     fn dev_id(&self) -> u64 {
         self.rdev
     }

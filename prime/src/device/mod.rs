@@ -56,6 +56,11 @@ pub trait GemDevice: fmt::Debug + Send + Sync {
     /// `st_rdev` of the node, which tells devices apart in evidence and logs.
     fn dev_id(&self) -> u64;
 
+    /// Name of the kernel driver, for [`crate::quirks`]; empty for devices that are not the kernel's.
+    fn driver(&self) -> &str {
+        ""
+    }
+
     /// Whether `ADDFB2` takes modifiers (`DRM_CAP_ADDFB2_MODIFIERS`).
     fn supports_modifiers(&self) -> bool;
 

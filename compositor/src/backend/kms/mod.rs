@@ -39,6 +39,9 @@ use self::output::KmsOutput;
 use self::writeback::{CaptureError, Picture, Writeback};
 use crate::backend::{Canvas, FrameSpec, OutputId, SubmitError};
 
+/// Major device number of DRM nodes (drm.h).
+const DRM_MAJOR: u32 = 226;
+
 /// Why the backend did not start; each text, with its sources, says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -65,12 +68,12 @@ pub enum StartError {
         source: CardError,
     },
     /// A device that was asked for cannot be used.
-    #[error("{}: give --device the /dev/dri/card* node of a display, or leave it out", node.display())]
+    #[error("{}: {reason}; give --device the /dev/dri/card* node of a display, or leave it out", node.display())]
     Asked {
         /// The node.
         node: PathBuf,
         /// Why not this one.
-        source: Box<StartError>,
+        reason: String,
     },
     /// The session did not hand the device out.
     #[error(
@@ -148,10 +151,10 @@ impl Kms {
     pub fn open(session: LibSeatSession, node: Option<&Path>, writeback: bool) -> Result<Self, StartError> {
         let seat = session.seat();
         if let Some(node) = node {
+            let asked = |reason| StartError::Asked { node: node.to_path_buf(), reason };
             return Self::start(session, node.to_path_buf(), writeback).map_err(|err| match err {
-                err @ (StartError::Card { source: CardError::NoOutputs, .. } | StartError::Open { .. }) => {
-                    StartError::Asked { node: node.to_path_buf(), source: Box::new(err) }
-                }
+                StartError::Card { source: source @ CardError::NoOutputs, .. } => asked(source.to_string()),
+                StartError::Open { reason, .. } if !node_exists(node) => asked(reason),
                 err => err,
             });
         }
@@ -426,6 +429,11 @@ impl Kms {
         let (width, height) = output.mode.size();
         writeback.capture(&self.card, &self.buffers, output.crtc, (u32::from(width), u32::from(height)))
     }
+}
+
+/// Tells whether a path names a DRM node at all.
+fn node_exists(node: &Path) -> bool {
+    rustix::fs::stat(node).is_ok_and(|stat| rustix::fs::major(stat.st_rdev) == DRM_MAJOR)
 }
 
 fn open_card(session: &mut LibSeatSession, node: &Path) -> Result<(Card, u64), StartError> {

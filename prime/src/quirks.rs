@@ -1,0 +1,61 @@
+//! Drivers that accept a framebuffer and then show it wrongly, or worse. Named here, so that such buffers are composited.
+//! What a driver refuses by itself is not here: its errno tells.
+
+use crate::device::FramebufferRequest;
+
+/// Something that a driver gets wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+#[non_exhaustive]
+pub enum Quirk {
+    /// vkms (seen in 7.2.13) adds the offset of the first buffer plane twice, in `drm_gem_fb_vmap` and in
+    /// `packed_pixels_offset`, and so reads beyond the mapping: its worker faults and the display stops.
+    #[error("it adds the offset of the first buffer plane twice")]
+    FirstPlaneOffset,
+    /// vkms (seen in 7.2.13) reads every buffer plane from the first object (`packed_pixels_addr` uses `map[0]`).
+    #[error("it reads every buffer plane from the first object")]
+    SeveralObjects,
+}
+
+/// The quirk that a framebuffer of `request` would meet on a device of `driver`, if any.
+#[must_use]
+pub fn met_by(driver: &str, request: &FramebufferRequest) -> Option<Quirk> {
+    if driver != "vkms" {
+        return None;
+    }
+    let first = request.planes.iter().flatten().next()?;
+    if first.1.offset != 0 {
+        return Some(Quirk::FirstPlaneOffset);
+    }
+    let apart = request.planes.iter().flatten().any(|(handle, _)| *handle != first.0);
+    apart.then_some(Quirk::SeveralObjects)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dmabuf::Layout;
+    use drm_fourcc::{DrmFourcc, DrmModifier};
+    use std::num::NonZeroU32;
+
+    fn request(planes: &[(u32, u32)]) -> FramebufferRequest {
+        let mut all = [None; 4];
+        for (slot, (handle, offset)) in all.iter_mut().zip(planes) {
+            let layout = Layout { offset: *offset, stride: 64 };
+            *slot = NonZeroU32::new(*handle).map(|handle| (handle, layout));
+        }
+        let (format, modifier) = (DrmFourcc::Nv12, Some(DrmModifier::Linear));
+        FramebufferRequest { width: 64, height: 64, format, modifier, planes: all }
+    }
+
+    #[test]
+    fn vkms_is_kept_from_what_it_reads_wrongly() {
+        assert_eq!(met_by("vkms", &request(&[(1, 0), (1, 4096)])), None);
+        assert_eq!(met_by("vkms", &request(&[(1, 64)])), Some(Quirk::FirstPlaneOffset));
+        assert_eq!(met_by("vkms", &request(&[(1, 0), (2, 0)])), Some(Quirk::SeveralObjects));
+    }
+
+    #[test]
+    fn other_drivers_are_not() {
+        assert_eq!(met_by("i915", &request(&[(1, 64), (2, 0)])), None);
+    }
+}
