@@ -11,7 +11,7 @@ use primeway_tests::process::Process;
 use primeway_tests::session::{RunningClient, artefacts};
 use rustix::process::Signal;
 
-use crate::desktop::{Launch, PATIENCE};
+use crate::desktop::{Desktop, Launch, PATIENCE};
 
 /// How many frames are recorded, by the client's count.
 const FRAMES: u64 = 90;
@@ -74,14 +74,21 @@ fn record(pid: i32, client: &RunningClient, file: &Path) -> Result<Recording> {
     Ok(Recording::parse(&text))
 }
 
-/// In the steady state the only ioctl is the commit of each frame.
+/// In the steady state the only ioctl is the commit of each frame: for a full-screen client, and for a window on an
+/// overlay plane above a desktop at rest.
 pub fn one_ioctl_per_frame() -> Result<()> {
     let mut desktop = Launch::new("frames")?.start()?;
-    let client = desktop.client("full", &["--fullscreen"])?;
+    one_ioctl_for(&mut desktop, "full screen", &["--fullscreen"])?;
+    one_ioctl_for(&mut desktop, "overlay", &["--format", "NV12", "--alloc", "udmabuf"])
+}
+
+fn one_ioctl_for(desktop: &mut Desktop, name: &str, arguments: &[&str]) -> Result<()> {
+    let client = desktop.client(name, arguments)?;
     let surface = desktop.wait_frames(&client, 60)?;
     ensure!(surface.plane.is_some(), "not scanned out: {:?}", surface.reason);
     let before = desktop.stats()?;
-    let recording = record(desktop.pid(), &client, &artefacts().join("frames.strace"))?;
+    let recording =
+        record(desktop.pid(), &client, &artefacts().join(format!("{}.strace", name.replace(' ', "-"))))?;
     let after = desktop.wait_frames(&client, surface.frames_presented)?;
     let shown =
         after.frames_presented - before.surface(client.pid()).map_or(0, |surface| surface.frames_presented);
@@ -97,11 +104,13 @@ pub fn one_ioctl_per_frame() -> Result<()> {
     }
     let per_frame = calls as f64 / flips as f64;
     println!(
-        "one_ioctl_per_frame: {flips} frames presented, {} ioctls, {per_frame:.1} system calls per frame",
+        "one_ioctl_per_frame: {name}: {flips} frames presented, {} ioctls, {per_frame:.1} system calls per frame",
         ioctls.len()
     );
     ensure!(ioctls.len().abs_diff(flips as usize) <= 1, "{} ioctls for {flips} frames", ioctls.len());
     // An empty event loop with one client costs 17 to 22 calls a frame; much more is a regression.
     ensure!(per_frame < 30.0, "{per_frame:.1} system calls per frame");
+    drop(client);
+    desktop.wait_stats("the end of its window", |stats| stats.clients.is_empty())?;
     Ok(())
 }

@@ -24,6 +24,7 @@ const CASES: &[Case] = &[
     ("one_ioctl_per_frame", frames::one_ioctl_per_frame),
     ("as_an_unprivileged_user", users::as_an_unprivileged_user),
     ("vt_switches_lose_and_leak_nothing", terminals::vt_switches_lose_and_leak_nothing),
+    ("a_full_screen_client_survives_switches", terminals::a_full_screen_client_survives_switches),
     ("ordinary_clients_start_and_draw", users::ordinary_clients_start_and_draw),
     ("start_errors_say_what_to_do", refusals::start_errors_say_what_to_do),
     ("a_killed_client_leaves_nothing", endings::a_killed_client_leaves_nothing),

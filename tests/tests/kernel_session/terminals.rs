@@ -203,3 +203,33 @@ pub fn vt_switches_lose_and_leak_nothing() -> Result<()> {
     println!("vt_switches_lose_and_leak_nothing: {SWITCHES} switches, {after:?}");
     desktop.check_alive()
 }
+
+/// A client on the primary plane itself: each return is a mode set with the client's own buffer.
+pub fn a_full_screen_client_survives_switches() -> Result<()> {
+    let home = active_terminal()?;
+    let mut desktop = Launch::new("full-screen-away")?.start()?;
+    let client = desktop.client("full", &["--fullscreen"])?;
+    desktop.wait_frames(&client, 10)?;
+    let before = desktop.held()?;
+    for round in 0..6u32 {
+        std::thread::sleep(Duration::from_millis(u64::from(round * 5 % 17)));
+        switch_to(ELSEWHERE)?;
+        let away = wait_active(&desktop, false);
+        switch_to(home)?;
+        away?;
+        wait_active(&desktop, true)?;
+        let back = desktop.wait_frames(&client, 0)?;
+        let later = desktop
+            .wait_frames(&client, back.frames_presented + 10)
+            .with_context(|| format!("frames do not go on after switch {round}"))?;
+        let zero_copy = later.frames_zero_copy - back.frames_zero_copy;
+        // One frame may be composited while the planes are tested anew.
+        ensure!(
+            later.plane.is_some() && zero_copy + 1 >= later.frames_presented - back.frames_presented,
+            "switch {round}: copied since: {back:?}, then {later:?}"
+        );
+    }
+    let after = desktop.held()?;
+    ensure!(before == after, "the switches left something: before {before:?}, after {after:?}");
+    desktop.check_alive()
+}
