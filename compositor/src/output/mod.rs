@@ -263,10 +263,15 @@ impl OutputState {
             .is_none_or(|p| p.layers != requests || p.cursor_on_plane != cursor_plane.is_some());
         if stale {
             let plan = self.plan(&requests, layers, &buffers, output, cursor_plane.as_ref(), parts);
-            stats::record_plan(layers, &plan);
-            self.update_entered(layers);
             let cursor_on_plane = cursor_plane.is_some();
             self.plan = Some(CachedPlan { layers: requests, cursor_on_plane, plan });
+        }
+        // Another surface may have taken the place of one with the very same request.
+        if stale || !layers.iter().map(|l| &l.surface).eq(&self.entered) {
+            self.update_entered(layers);
+            if let Some(cached) = &self.plan {
+                stats::record_plan(layers, &cached.plan);
+            }
         }
         let Some(claimed) = self.plan.as_ref().map(|p| p.plan.clone()) else { return Drawn::Failed };
         let composited = self.plan.as_ref().map(|p| Plan::composite_all(&p.layers, output));
