@@ -125,7 +125,13 @@ pub fn run(linux: &Path, selection: &Selection, consent: Consent) -> Result<Tall
                 let output = in_guest(target, linux, Some(root.clone()), &selection.arguments)?;
                 newer.take(target, judge_lab(&output, Skips::WithReason, selection), &output);
             }
-            Err(Unavailable::Unreachable(err)) => newer.skip(target, &list(target)?, &format!("{err:#}")),
+            Err(Unavailable::Unreachable(err)) => {
+                // apt's own words are many; its first error says enough, the rest is in the log.
+                let text = format!("{err:#}");
+                let cause = text.lines().find(|line| line.starts_with("E: ")).unwrap_or(text.as_str());
+                let reason = format!("the archive of Debian sid cannot be reached ({cause})");
+                newer.skip(target, &list(target)?, &reason);
+            }
             Err(Unavailable::Failed(err)) => newer.fail(target, &format!("{err:#}")),
         }
     }
