@@ -265,7 +265,11 @@ impl Client {
         requests(&toplevel);
         surface.commit();
         let id = xdg_surface.id().protocol_id();
-        self.wait("first configure", |seen| seen.configured(id))?;
+        // Object ids are used again: an older event may have the same.
+        let before = self.seen.log.len();
+        self.wait("first configure", |seen| {
+            seen.log[before..].iter().any(|e| matches!(e, Event::Configure(object, _) if *object == id))
+        })?;
         Ok(Window { surface, xdg_surface, toplevel })
     }
 

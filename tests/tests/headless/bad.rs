@@ -55,8 +55,9 @@ fn each_lie_has_its_error_and_the_other_client_goes_on() {
         add(p, fd, 1, 0, s);
     };
     type Planes<'a> = &'a dyn Fn(&ZwpLinuxBufferParamsV1, BorrowedFd<'_>, u32);
+    type Lie<'a> = (&'a str, &'a str, (i32, i32), Planes<'a>, Error);
     let one: Planes<'_> = &|p, fd, s| add(p, fd, 0, 0, s);
-    let cases: &[(&str, &str, (i32, i32), Planes<'_>, Error)] = &[
+    let cases: &[Lie<'_>] = &[
         ("width -1", "XR24", (-1, 64), one, Error::InvalidDimensions),
         ("height 0", "XR24", (64, 0), one, Error::InvalidDimensions),
         ("width beyond the stride", "XR24", (65536, 64), one, Error::OutOfBounds),

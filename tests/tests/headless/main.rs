@@ -3,6 +3,8 @@
 //! Every case asserts what a client is told, which plane shows what, and the picture. The memory of the clients is
 //! memfds, which that backend takes for dma-bufs.
 
+#![allow(clippy::unwrap_used)]
+
 mod bad;
 mod planes;
 mod release;

@@ -196,3 +196,18 @@ fn copying_on_purpose_is_seen_in_the_picture() {
     buffer.redraw(Pattern::Noise(2)).unwrap();
     assert_eq!(server.picture().unwrap(), before, "a copy does not follow the client's memory");
 }
+
+#[test]
+fn a_window_in_the_place_of_an_equal_one_is_reported_as_itself() {
+    let (server, mut client) = start();
+    let buffer = client.dmabuf("XR24", SMALL, NOISE).unwrap();
+    let before = client.show_window("before", &buffer).unwrap();
+    server.settle().unwrap();
+    let window = client.open_window("after").unwrap();
+    before.close();
+    client.show(&window.surface, &buffer).unwrap();
+    server.settle().unwrap();
+    let report = server.window("after").unwrap();
+    assert_eq!((report.plane, report.reason.as_deref(), report.position), (Some(3), None, (0, 0)));
+    assert_eq!(server.contents().unwrap(), ["composited", "none", "client"]);
+}

@@ -3,9 +3,8 @@
 use primeway_tests::headless::Server;
 use primeway_tests::headless::client::{Client, Event, Window};
 use primeway_tests::picture::Pattern;
-use wayland_client::Proxy as _;
 
-use super::{OUTPUT, assert_shows, start};
+use super::{BACKGROUND, OUTPUT, assert_pixels, assert_shows, colour, start};
 
 const SMALL: (u32, u32) = (96, 64);
 /// Values of `xdg_toplevel.state`.
@@ -199,4 +198,22 @@ fn a_click_raises_and_focuses() {
     assert_eq!(titles(), ["lower", "upper"]);
     assert_eq!(keyboard(&mut first), Some(Event::KeyboardEnter(id(&window.surface))));
     assert_eq!(server.contents().unwrap(), ["client", "none", "none"]);
+}
+
+#[test]
+fn window_geometry_leaves_the_shadow_outside() {
+    let (server, mut client) = start();
+    let buffer = client.dmabuf("XR24", (96, 80), Pattern::Noise(1)).unwrap();
+    let window = client.open_window("shadow").unwrap();
+    window.xdg_surface.set_window_geometry(8, 16, 80, 56);
+    client.show(&window.surface, &buffer).unwrap();
+    server.settle().unwrap();
+    // The geometry's corner is at the output's.
+    assert_eq!(server.window("shadow").unwrap().position, (-8, -16));
+    assert_pixels(&server.picture().unwrap(), |x, y| {
+        if x < 88 && y < 64 { colour(&buffer, x + 8, y + 16, BACKGROUND) } else { BACKGROUND }
+    });
+    // The next window stands beside the geometry, not beside the shadow.
+    show_small(&server, &mut client, "next", 2);
+    assert_eq!(server.window("next").unwrap().position, (80, 0));
 }
