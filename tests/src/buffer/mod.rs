@@ -18,6 +18,9 @@ use crate::drm_node::DrmNode;
 use crate::format::{Format, PlaneLayout};
 use crate::picture::Picture;
 
+/// Bytes per row of the XRGB8888 objects whose memory gbm gives us.
+const GBM_ROW: u32 = 4096;
+
 /// Where the memory of a client buffer comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Allocator {
@@ -29,6 +32,8 @@ pub enum Allocator {
     Heap,
     /// Dumb buffer of the display's own device, on a file of the client.
     Vkms,
+    /// Memory of the display's own device by way of gbm, as Mesa's clients get it.
+    Gbm,
     /// A memfd as if it were a dma-buf. It is not one: only a software device may take it.
     Memfd,
     /// `wl_shm`, for comparison.
@@ -110,6 +115,9 @@ impl ClientBuffer {
             .into_iter()
             .map(|size| {
                 let size = size.next_multiple_of(4096);
+                if allocator == Allocator::Gbm {
+                    return gbm_object(size);
+                }
                 let fd = memory(allocator, size)?;
                 let mapping = Mapping::shared(fd.as_fd(), size).context("cannot map the buffer")?;
                 Ok(Object { fd, mapping })
@@ -171,6 +179,7 @@ fn memory(allocator: Allocator, size: u64) -> Result<OwnedFd> {
     match allocator {
         Allocator::Vgem => DrmNode::of_driver("vgem")?.dumb_dmabuf(size),
         Allocator::Vkms => DrmNode::of_driver("vkms")?.dumb_dmabuf(size),
+        Allocator::Gbm => gbm_object(size).map(|object| object.fd),
         Allocator::Udmabuf => udmabuf(size),
         Allocator::Heap => {
             let heap = File::options()
@@ -191,6 +200,20 @@ fn memfd(size: u64) -> Result<OwnedFd> {
     rustix::fs::ftruncate(&fd, size).context("ftruncate")?;
     rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK).context("F_ADD_SEALS")?;
     Ok(fd)
+}
+
+/// Memory of a buffer object that gbm makes for scanout. Mesa exports it read-only, so it is mapped as the dumb
+/// buffer that it is; dma-buf and mapping outlive the object.
+fn gbm_object(size: u64) -> Result<Object> {
+    let device = gbm::Device::new(DrmNode::of_driver("vkms")?).context("gbm_create_device")?;
+    let rows = u32::try_from(size.div_ceil(u64::from(GBM_ROW))).context("too large for gbm")?;
+    let usage = gbm::BufferObjectFlags::SCANOUT | gbm::BufferObjectFlags::LINEAR;
+    let object = device
+        .create_buffer_object::<()>(GBM_ROW / 4, rows, gbm::Format::Xrgb8888, usage)
+        .context("gbm_bo_create")?;
+    let fd = object.fd().context("gbm_bo_get_fd")?;
+    let mapping = DrmNode::of_driver("vkms")?.map_own_dmabuf(fd.as_fd(), size)?;
+    Ok(Object { fd, mapping })
 }
 
 fn udmabuf(size: u64) -> Result<OwnedFd> {
