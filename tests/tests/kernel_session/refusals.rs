@@ -45,7 +45,7 @@ const SITUATIONS: &[Situation] = &[
     ("another primeway on the seat", another_primeway, &["seat", "VT"]),
     ("no XDG_RUNTIME_DIR", no_runtime_folder, &["XDG_RUNTIME_DIR is not set", "set it"]),
     ("a missing XDG_RUNTIME_DIR", missing_runtime_folder, &["XDG_RUNTIME_DIR", "/run/user/404"]),
-    ("a socket in use", socket_in_use, &["wayland-taken", "in use"]),
+    ("a socket in use", socket_in_use, &["wayland-taken", "in use", "--socket"]),
 ];
 
 /// Every situation is tried, so that one run shows all that is wrong.
