@@ -219,8 +219,11 @@ fn listen(handle: &LoopHandle<'static, State>, name: Option<&str>) -> anyhow::Re
     })?;
     let folder = folder.display();
     let source = match name {
-        Some(name) => ListeningSocketSource::with_name(name)
-            .map_err(|err| anyhow!("cannot listen on the wayland socket {name} in {folder}: {err}"))?,
+        Some(name) => ListeningSocketSource::with_name(name).map_err(|err| {
+            anyhow!(
+                "cannot listen on {folder}/{name}: {err}; give another name with --socket, or leave it out"
+            )
+        })?,
         None => ListeningSocketSource::new_auto()
             .map_err(|err| anyhow!("no free wayland socket in {folder}: {err}"))?,
     };

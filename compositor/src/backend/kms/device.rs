@@ -11,7 +11,7 @@ use std::sync::Arc;
 use drm::control::atomic::AtomicModeReq;
 use drm::control::{
     AtomicCommitFlags, Device as ControlDevice, PlaneType as KmsPlaneType, RawResourceHandle, ResourceHandle,
-    plane, property,
+    connector, crtc, plane, property,
 };
 use drm::{ClientCapability, Device as BasicDevice};
 use drm_fourcc::{DrmFourcc, DrmModifier};
@@ -112,6 +112,17 @@ impl Card {
     pub fn enable_writeback(&self) -> Result<(), CardError> {
         self.set_client_capability(ClientCapability::WritebackConnectors, true)
             .map_err(CardError::io("writeback connectors are not supported"))
+    }
+
+    /// The connectors that a CRTC feeds now, writeback connectors included, each with its CRTC_ID property.
+    pub fn connectors_on(&self, crtc: crtc::Handle) -> Vec<(RawResourceHandle, property::Handle)> {
+        let Ok(resources) = self.resource_handles() else { return Vec::new() };
+        let on = |connector: &connector::Handle| {
+            let properties = self.properties(*connector).ok()?;
+            let feeds = properties.value("CRTC_ID") == Some(u64::from(u32::from(crtc)));
+            Some(((*connector).into(), properties.id("CRTC_ID").filter(|_| feeds)?))
+        };
+        resources.connectors().iter().filter_map(on).collect()
     }
 
     /// Turns every plane, CRTC and connector off in one commit.

@@ -192,7 +192,9 @@ impl Kms {
                 outputs: Vec::new(),
                 buffers,
             };
-            let ready = if writeback { kms.card.enable_writeback() } else { Ok(()) };
+            // Also without --writeback: one that was left attached must be seen to be detached.
+            let seen = kms.card.enable_writeback();
+            let ready = if writeback { seen } else { Ok(()) };
             let scanned = ready.and_then(|()| kms.scan());
             scanned.map_err(|source| StartError::Card { node, source })?;
             Ok(kms)
@@ -203,10 +205,12 @@ impl Kms {
     /// off, otherwise by removing the framebuffers of the given frames.
     pub fn leave(&mut self, shown: &[NonZeroU32]) {
         if self.active {
-            self.outputs.iter().for_each(|output| output.disable(&self.card));
-        } else {
-            shown.iter().for_each(|id| self.buffers.remove_framebuffer(*id));
+            match self.card.turn_everything_off() {
+                Ok(()) => return,
+                Err(err) => tracing::warn!(%err, "outputs not turned off"),
+            }
         }
+        shown.iter().for_each(|id| self.buffers.remove_framebuffer(*id));
     }
 
     /// Looks at the connectors again: keeps what is driven and still connected, drops the rest, adds the new.

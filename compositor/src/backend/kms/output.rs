@@ -177,14 +177,13 @@ impl KmsOutput {
             req.add_raw_property(plane.handle.into(), plane.props.fb, 0);
             req.add_raw_property(plane.handle.into(), plane.props.crtc, 0);
         }
-        req.add_raw_property(self.connector.into(), self.connector_crtc, 0);
-        if let Some(writeback) = &self.writeback {
-            writeback.detach(&mut req);
+        for (connector, crtc_id) in card.connectors_on(self.crtc) {
+            req.add_raw_property(connector, crtc_id, 0);
         }
         req.add_raw_property(self.crtc.into(), self.crtc_mode, 0);
         req.add_raw_property(self.crtc.into(), self.crtc_active, 0);
         if let Err(err) = card.atomic_commit(AtomicCommitFlags::ALLOW_MODESET, req) {
-            tracing::debug!(%err, output = self.name, "crtc not turned off");
+            tracing::warn!(%err, output = self.name, "crtc not turned off");
         }
         if let Err(err) = card.destroy_property_blob(self.mode_blob) {
             tracing::debug!(%err, "mode blob not destroyed");

@@ -95,10 +95,6 @@ impl Writeback {
         req.add_raw_property(self.connector.into(), self.crtc_id, u64::from(crtc.get()));
     }
 
-    pub(super) fn detach(&self, req: &mut AtomicModeReq) {
-        req.add_raw_property(self.connector.into(), self.crtc_id, 0);
-    }
-
     /// Writes what the CRTC shows next into memory; waits for a pending flip and then for the picture, at most a
     /// second.
     ///
