@@ -81,6 +81,10 @@ pub fn serve(event_loop: &mut EventLoop<'static, State>, state: &mut State) -> a
             }
         })
         .context("the event loop failed")?;
+    // A request of the seat to let go may be waiting; seatd 0.7 does not survive a client that leaves without an answer.
+    if let Err(err) = event_loop.dispatch(Some(std::time::Duration::ZERO), &mut state) {
+        tracing::debug!(%err, "last events");
+    }
     state.leave();
     Ok(state.runtime.exit.unwrap_or(0))
 }
