@@ -82,7 +82,7 @@ pub fn serve(event_loop: &mut EventLoop<'static, State>, state: &mut State) -> a
         })
         .context("the event loop failed")?;
     // A request of the seat to let go may be waiting; seatd 0.7 does not survive a client that leaves without an answer.
-    if let Err(err) = event_loop.dispatch(Some(std::time::Duration::ZERO), &mut state) {
+    if let Err(err) = event_loop.dispatch(Some(std::time::Duration::ZERO), state) {
         tracing::debug!(%err, "last events");
     }
     state.leave();
