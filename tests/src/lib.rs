@@ -3,7 +3,8 @@
 //! This crate sees the compositor only as a user does: through Wayland, through its control socket, and
 //! through what the kernel says about it. `client` and `buffer` make the clients, `picture` and `crc` say what
 //! must be seen, `debugfs` and `process` look at the kernel and at other processes, `check` judges and `session`
-//! starts everything. Only `headless` looks inside: it runs the compositor on a thread of the test.
+//! starts everything. It builds whatever state the compositor is in: nothing here links it. The in-process cases do,
+//! and keep what they need for that in `tests/headless_support`.
 
 pub mod buffer;
 pub mod check;
@@ -14,7 +15,7 @@ pub mod debugfs;
 pub mod demo;
 pub mod drm_node;
 pub mod format;
-pub mod headless;
+pub mod kernel_cases;
 pub mod kms_master;
 pub mod picture;
 pub mod process;

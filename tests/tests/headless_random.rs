@@ -6,10 +6,13 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[allow(dead_code, reason = "the other headless cases use the rest")]
+mod headless_support;
+
 use std::time::{Duration, Instant};
 
-use primeway_tests::headless::Server;
-use primeway_tests::headless::client::{Buffer, Client, Event, Popup, Window};
+use crate::headless_support::Server;
+use crate::headless_support::client::{Buffer, Client, Event, Popup, Window};
 use primeway_tests::picture::Pattern;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
@@ -461,7 +464,7 @@ fn finish(server: &Server, mut actor: Actor) -> Result<(), TestCaseError> {
     actor.client.roundtrip().unwrap();
     server.settle().unwrap();
     let lent = actor.lent.clone();
-    let back = |seen: &primeway_tests::headless::client::Seen| {
+    let back = |seen: &crate::headless_support::client::Seen| {
         lent.iter().all(|(buffer, since)| seen.log[*since..].contains(&Event::Release(*buffer)))
     };
     let all = actor.client.wait_within(Duration::from_millis(500), back).unwrap();

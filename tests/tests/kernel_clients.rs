@@ -8,16 +8,14 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use libtest_mimic::{Arguments, Failed, Trial};
 use primeway_tests::check::{Subject, Verdict, check};
 use primeway_tests::client::Report;
 use primeway_tests::client::bad::{self, BadCase};
 use primeway_tests::ctl::Resources;
 use primeway_tests::debugfs::{DebugDevice, dmabufs};
+use primeway_tests::kernel_cases::{self, Case};
 use primeway_tests::process::Process;
 use primeway_tests::session::{Compositor, RunningClient, sibling_program};
-
-type Case = (&'static str, fn() -> Result<()>);
 
 const CASES: &[Case] = &[
     ("full_screen_is_zero_copy", full_screen_is_zero_copy),
@@ -33,21 +31,7 @@ const CASES: &[Case] = &[
 ];
 
 fn main() -> ExitCode {
-    let mut arguments = Arguments::from_args();
-    // The cases share one display.
-    arguments.test_threads = Some(1);
-    let in_lab = std::env::var_os("PRIMEWAY_LAB").is_some();
-    if !in_lab {
-        println!("kernel_clients: not run here, `cargo lab test` runs it on the lab's kernel");
-    }
-    let trials = CASES
-        .iter()
-        .map(|(name, case)| {
-            Trial::test(*name, move || case().map_err(|err| Failed::from(format!("{err:#}"))))
-                .with_ignored_flag(!in_lab)
-        })
-        .collect();
-    libtest_mimic::run(&arguments, trials).exit_code()
+    kernel_cases::run(env!("CARGO_CRATE_NAME"), CASES)
 }
 
 /// Runs a client to its end and returns its report.

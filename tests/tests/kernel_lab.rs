@@ -14,9 +14,7 @@ use anyhow::{Context, Result, bail, ensure};
 use drm::ClientCapability;
 use drm::control::{Device as ControlDevice, PlaneType};
 use lab::vkms::{self, Device, Status, card_by_driver};
-use libtest_mimic::{Arguments, Failed, Trial};
-
-type Case = (&'static str, fn() -> Result<()>);
+use primeway_tests::kernel_cases::{self, Case};
 
 const CASES: &[Case] = &[
     ("devices_are_present", devices_are_present),
@@ -32,18 +30,7 @@ const CASES: &[Case] = &[
 ];
 
 fn main() -> ExitCode {
-    let mut arguments = Arguments::from_args();
-    // Cases that build devices must not see each other's.
-    arguments.test_threads = Some(1);
-    let in_lab = std::env::var_os("PRIMEWAY_LAB").is_some();
-    if !in_lab {
-        println!("kernel_lab: not run here, `cargo lab test` runs it on the lab's kernel");
-    }
-    let trials = CASES.iter().map(|(name, case)| {
-        Trial::test(*name, move || case().map_err(|err| Failed::from(format!("{err:#}"))))
-            .with_ignored_flag(!in_lab)
-    });
-    libtest_mimic::run(&arguments, trials.collect()).exit_code()
+    kernel_cases::run(env!("CARGO_CRATE_NAME"), CASES)
 }
 
 struct Card(fs::File);

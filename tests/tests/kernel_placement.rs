@@ -6,10 +6,8 @@
 use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
-use libtest_mimic::{Arguments, Failed, Trial};
+use primeway_tests::kernel_cases::{self, Case};
 use primeway_tests::stage::Stage;
-
-type Case = (&'static str, fn() -> Result<()>);
 
 const CASES: &[Case] = &[
     ("planes_in_separate_objects_are_honoured", planes_in_separate_objects_are_honoured),
@@ -17,21 +15,7 @@ const CASES: &[Case] = &[
 ];
 
 fn main() -> ExitCode {
-    let mut arguments = Arguments::from_args();
-    // The cases share one display.
-    arguments.test_threads = Some(1);
-    let in_lab = std::env::var_os("PRIMEWAY_LAB").is_some();
-    if !in_lab {
-        println!("kernel_placement: not run here, `cargo lab test` runs it on the lab's kernel");
-    }
-    let trials = CASES
-        .iter()
-        .map(|(name, case)| {
-            Trial::test(*name, move || case().map_err(|err| Failed::from(format!("{err:#}"))))
-                .with_ignored_flag(!in_lab)
-        })
-        .collect();
-    libtest_mimic::run(&arguments, trials).exit_code()
+    kernel_cases::run(env!("CARGO_CRATE_NAME"), CASES)
 }
 
 fn is_shown(format: &str, seed: u32, argument: &[&str]) -> Result<()> {

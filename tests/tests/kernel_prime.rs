@@ -20,16 +20,14 @@ use drm_prime::{
     GemDevice, HandleTable, ImportError, KernelDevice, LinearExporters, Origin, SizeError, exporter,
     is_dmabuf,
 };
-use libtest_mimic::{Arguments, Failed, Trial};
 use primeway_tests::buffer::{Allocator, ClientBuffer};
 use primeway_tests::crc::{Layer, Scene};
 use primeway_tests::debugfs::DebugDevice;
 use primeway_tests::drm_node::DrmNode;
 use primeway_tests::format::Format;
+use primeway_tests::kernel_cases::{self, Case};
 use primeway_tests::picture::{Pattern, Picture};
 use rustix::io::Errno;
-
-type Case = (&'static str, fn() -> Result<()>);
 
 const CASES: &[Case] = &[
     ("an_empty_lease_is_a_file_of_its_own", an_empty_lease_is_a_file_of_its_own),
@@ -64,21 +62,7 @@ const CASES: &[Case] = &[
 ];
 
 fn main() -> ExitCode {
-    let mut arguments = Arguments::from_args();
-    // The cases share one display.
-    arguments.test_threads = Some(1);
-    let in_lab = std::env::var_os("PRIMEWAY_LAB").is_some();
-    if !in_lab {
-        println!("kernel_prime: not run here, `cargo lab test` runs it on the lab's kernel");
-    }
-    let trials = CASES
-        .iter()
-        .map(|(name, case)| {
-            Trial::test(*name, move || case().map_err(|err| Failed::from(format!("{err:#}"))))
-                .with_ignored_flag(!in_lab)
-        })
-        .collect();
-    libtest_mimic::run(&arguments, trials).exit_code()
+    kernel_cases::run(env!("CARGO_CRATE_NAME"), CASES)
 }
 
 /// How the device gets its file.

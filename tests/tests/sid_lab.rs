@@ -6,9 +6,7 @@ use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, ensure};
-use libtest_mimic::{Arguments, Failed, Trial};
-
-type Case = (&'static str, fn() -> Result<()>);
+use primeway_tests::kernel_cases::{self, Case};
 
 const CASES: &[Case] = &[
     ("the_clients_are_there", the_clients_are_there),
@@ -17,17 +15,7 @@ const CASES: &[Case] = &[
 ];
 
 fn main() -> ExitCode {
-    let mut arguments = Arguments::from_args();
-    arguments.test_threads = Some(1);
-    let in_lab = std::env::var_os("PRIMEWAY_LAB").is_some();
-    if !in_lab {
-        println!("sid_lab: not run here, `cargo lab test` runs it in the sid guest");
-    }
-    let trials = CASES.iter().map(|(name, case)| {
-        Trial::test(*name, move || case().map_err(|err| Failed::from(format!("{err:#}"))))
-            .with_ignored_flag(!in_lab)
-    });
-    libtest_mimic::run(&arguments, trials.collect()).exit_code()
+    kernel_cases::run(env!("CARGO_CRATE_NAME"), CASES)
 }
 
 fn output(program: &str, arguments: &[&str]) -> Result<String> {

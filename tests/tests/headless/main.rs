@@ -6,14 +6,16 @@
 #![allow(clippy::unwrap_used)]
 
 mod bad;
+#[path = "../headless_support/mod.rs"]
+mod headless_support;
 mod planes;
 mod release;
 mod shell;
 mod surfaces;
 mod time;
 
-use primeway_tests::headless::client::{Buffer, Client};
-use primeway_tests::headless::{BACKGROUND, Screen, Server};
+use crate::headless_support::client::{Buffer, Client};
+use crate::headless_support::{BACKGROUND, Screen, Server};
 use wayland_client::protocol::wl_surface::WlSurface;
 
 /// The output of most cases, in pixels.

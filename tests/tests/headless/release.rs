@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use primeway_tests::headless::client::Event;
+use crate::headless_support::client::Event;
 use primeway_tests::picture::Pattern;
 
 use super::{OUTPUT, assert_shows, present, start};
@@ -68,7 +68,7 @@ fn a_composited_buffer_is_released_once_it_is_replaced() {
     for kind in ["dma-buf", "wl_shm"] {
         let (server, mut client) = start();
         let window = client.open_window(kind).unwrap();
-        let make = |client: &mut primeway_tests::headless::client::Client, n| match kind {
+        let make = |client: &mut crate::headless_support::client::Client, n| match kind {
             "dma-buf" => client.dmabuf("XB24", OUTPUT, Pattern::Noise(n)).unwrap(),
             _ => client.shm("XR24", OUTPUT, Pattern::Noise(n)).unwrap(),
         };

@@ -1,7 +1,7 @@
 //! xdg-shell: configure events, sizes, focus.
 
-use primeway_tests::headless::Server;
-use primeway_tests::headless::client::{Client, Event, Window};
+use crate::headless_support::Server;
+use crate::headless_support::client::{Client, Event, Window};
 use primeway_tests::picture::Pattern;
 
 use super::{BACKGROUND, OUTPUT, assert_pixels, assert_shows, colour, start};

@@ -1,7 +1,7 @@
 //! What surfaces are made of: subsurfaces, popups, viewports, buffer transforms and scales, damage.
 
-use primeway_tests::headless::client::{Buffer, Client, Event, Popup, Window};
-use primeway_tests::headless::{BACKGROUND, Screen, Server};
+use crate::headless_support::client::{Buffer, Client, Event, Popup, Window};
+use crate::headless_support::{BACKGROUND, Screen, Server};
 use primeway_tests::picture::Pattern;
 use wayland_client::Proxy as _;
 use wayland_client::protocol::wl_output::Transform;

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use primeway_tests::headless::Server;
-use primeway_tests::headless::client::{Client, Event};
+use crate::headless_support::Server;
+use crate::headless_support::client::{Client, Event};
 use primeway_tests::picture::Pattern;
 use wayland_client::protocol::wl_surface::WlSurface;
 use wayland_protocols::xdg::shell::client::xdg_toplevel::XdgToplevel;

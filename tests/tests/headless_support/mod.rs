@@ -3,14 +3,7 @@
 //! Owns starting, asking and ending it. It runs on the headless backend, so it needs no device and no rights; the
 //! planner and the frames are the same as on KMS. The clients are in [`client`]; what is asserted is in the tests.
 //!
-//! ```no_run
-//! use primeway_tests::headless::Server;
-//! # fn main() -> anyhow::Result<()> {
-//! let server = Server::start((256, 192))?;
-//! let mut client = server.connect()?;
-//! let window = client.open_window("one")?;
-//! # drop(window); Ok(()) }
-//! ```
+//! It is a module of each `headless*` target rather than of the library, which must build without the compositor.
 
 pub mod client;
 

@@ -29,12 +29,12 @@ use wayland_protocols::xdg::shell::client::xdg_surface::XdgSurface;
 use wayland_protocols::xdg::shell::client::xdg_toplevel::XdgToplevel;
 
 use super::PATIENCE;
-use crate::buffer::{Allocator, ClientBuffer};
-use crate::client::connection::WireError;
-use crate::format::{Format, MODIFIER_LINEAR};
-use crate::picture::{Pattern, Picture};
 use events::Sync;
 pub use events::{Event, Seen};
+use primeway_tests::buffer::{Allocator, ClientBuffer};
+use primeway_tests::client::connection::WireError;
+use primeway_tests::format::{Format, MODIFIER_LINEAR};
+use primeway_tests::picture::{Pattern, Picture};
 
 /// A connection with its queue.
 #[derive(Debug)]
