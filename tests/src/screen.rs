@@ -102,6 +102,29 @@ impl Screen {
         }
         Ok(worst)
     }
+
+    /// The share of the pixels of a rectangle that differ from the background, which is the bottom right corner.
+    ///
+    /// # Errors
+    ///
+    /// When nothing of it lies on the screen.
+    pub fn share_in_front(&self, position: [i32; 2], size: [i32; 2]) -> Result<f64> {
+        let range = |start: i32, length: i32, end: u32| {
+            start.clamp(0, end as i32) as u32..(start + length).clamp(0, end as i32) as u32
+        };
+        let columns = range(position[0], size[0], self.width);
+        let rows = range(position[1], size[1], self.height);
+        let all = columns.len() * rows.len();
+        if all == 0 {
+            bail!("{size:?} at {position:?} is nowhere on the screen");
+        }
+        let background = self.pixel(self.width - 1, self.height - 1);
+        let front = rows
+            .flat_map(|y| columns.clone().map(move |x| (x, y)))
+            .filter(|(x, y)| self.pixel(*x, *y) != background)
+            .count();
+        Ok(front as f64 / all as f64)
+    }
 }
 
 #[cfg(test)]
@@ -119,6 +142,15 @@ mod tests {
         let worst = screen.difference(&picture, &format, (2, 1)).unwrap();
         assert_eq!((worst.steps, worst.at), (3.0, (2, 1)));
         assert!(screen.difference(&picture, &format, (6, 1)).is_err());
+    }
+
+    #[test]
+    fn the_share_in_front_counts_what_is_on_the_screen() {
+        let mut screen = Screen { width: 4, height: 2, rgb: vec![[7; 3]; 8] };
+        screen.rgb[0] = [8; 3];
+        assert_eq!(screen.share_in_front([-1, -1], [3, 2]).unwrap(), 0.5);
+        assert_eq!(screen.share_in_front([2, 0], [9, 9]).unwrap(), 0.0);
+        assert!(screen.share_in_front([4, 0], [9, 9]).is_err());
     }
 
     #[test]

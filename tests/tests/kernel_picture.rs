@@ -7,17 +7,15 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use libtest_mimic::{Arguments, Failed, Trial};
 use primeway_tests::buffer::{Allocator, ClientBuffer};
 use primeway_tests::crc::{Layer, Scene};
 use primeway_tests::debugfs::DebugDevice;
 use primeway_tests::drm_node::DrmNode;
 use primeway_tests::format::Format;
+use primeway_tests::kernel_cases::{self, Case};
 use primeway_tests::kms_master::KmsMaster;
 use primeway_tests::picture::Picture;
 use primeway_tests::stage::{Stage, background, layer, noise, note_figure, place};
-
-type Case = (&'static str, fn() -> Result<()>);
 
 const CASES: &[Case] = &[
     ("kernel_crc_is_the_model", kernel_crc_is_the_model),
@@ -32,26 +30,15 @@ const CASES: &[Case] = &[
     ("y_invert_is_upright", y_invert_is_upright),
     ("overlapping_windows_stack_in_order", overlapping_windows_stack_in_order),
     ("subsurface_lies_over_its_parent", subsurface_lies_over_its_parent),
+    ("popups_lie_over_their_windows", || popup_lies_over_its_window("popup", "vgem")),
+    ("composited_popups_lie_over_their_windows", || popup_lies_over_its_window("popup-shm", "shm")),
     ("viewport_scales", viewport_scales),
+    ("memory_of_gbm_is_scanned_out", memory_of_gbm_is_scanned_out),
     ("stacking_with_an_overlay_created_first", stacking_with_an_overlay_created_first),
 ];
 
 fn main() -> ExitCode {
-    let mut arguments = Arguments::from_args();
-    // The cases share one display.
-    arguments.test_threads = Some(1);
-    let in_lab = std::env::var_os("PRIMEWAY_LAB").is_some();
-    if !in_lab {
-        println!("kernel_picture: not run here, `cargo lab test` runs it on the lab's kernel");
-    }
-    let trials = CASES
-        .iter()
-        .map(|(name, case)| {
-            Trial::test(*name, move || case().map_err(|err| Failed::from(format!("{err:#}"))))
-                .with_ignored_flag(!in_lab)
-        })
-        .collect();
-    libtest_mimic::run(&arguments, trials).exit_code()
+    kernel_cases::run(env!("CARGO_CRATE_NAME"), CASES)
 }
 
 /// Without a compositor: the model that the other cases rely on is what this kernel does.
@@ -279,6 +266,61 @@ fn subsurface_lies_over_its_parent() -> Result<()> {
     })?;
     ensure!(worst.steps == 0.0, "{worst:?}");
     Ok(())
+}
+
+/// A popup that sticks out of its window to the right and below.
+fn popup_lies_over_its_window(name: &'static str, allocator: &str) -> Result<()> {
+    let mut stage = Stage::start(name)?;
+    // The popup is half as large as its window.
+    let client = stage.add_noise("XR24", 2, (300, 200), &["--alloc", allocator, "--popup", "200,150"])?;
+    stage.settle()?;
+    let pid = stage.clients[client].pid();
+    let stats = stage.stats()?;
+    let popup = stats.surfaces(pid).into_iter().find(|surface| surface.role.as_deref() == Some("popup"));
+    let popup = popup.with_context(|| format!("no popup in {stats:#?}"))?;
+    let surface = stage.surface(client)?;
+    let (left, top) = place(&surface)?;
+    ensure!(place(popup)? == (left + 200, top + 150), "the window is at {left},{top}, {popup:?}");
+    let is_shm = allocator == "shm";
+    ensure!(
+        popup.plane.is_some() != is_shm,
+        "{allocator}: the popup is on plane {:?}: {popup:?}",
+        popup.plane
+    );
+    let (format, screen) = (Format::named("XR24")?, stage.capture()?);
+    let (window, over) = (noise(2, 300, 200), noise(2, 150, 100));
+    let worst = screen.difference_to((350, 250), (left, top), |x, y| {
+        if x >= 200 && y >= 150 {
+            over.reference(&format, x - 200, y - 150)
+        } else if x < 300 && y < 200 {
+            window.reference(&format, x, y)
+        } else {
+            background(&screen).map(f64::from)
+        }
+    })?;
+    ensure!(worst.steps == 0.0, "{worst:?}");
+    stage.expect_crc(&screen, vec![layer(window, format, &surface), layer(over, format, popup)])
+}
+
+/// What Mesa's clients get on this device: the display's own memory, on another file.
+fn memory_of_gbm_is_scanned_out() -> Result<()> {
+    let mut stage = Stage::start("gbm")?;
+    let mut layers = Vec::new();
+    for (seed, format) in (0..).zip(["XR24", "NV12"]) {
+        let client = stage.add_noise(format, seed, (320, 240), &["--alloc", "gbm"])?;
+        stage.settle()?;
+        let surface = stage.surface(client)?;
+        ensure!(surface.plane.is_some(), "{format} of gbm is not scanned out: {:?}", surface.reason);
+        ensure!(surface.origin.as_deref() == Some("foreign (drm)"), "{:?}", surface.origin);
+        layers.push((client, format, seed));
+    }
+    let screen = stage.capture()?;
+    let mut scene = Vec::new();
+    for (client, format, seed) in layers {
+        stage.expect_noise(&screen, client, format, seed, (320, 240))?;
+        scene.push(layer(noise(seed, 320, 240), Format::named(format)?, &stage.surface(client)?));
+    }
+    stage.expect_crc(&screen, scene)
 }
 
 /// vkms scales nothing, so a scaled surface is composited; its inside has the buffer's colour.

@@ -46,6 +46,9 @@ struct Cli {
     /// Add a subsurface of half the size at X,Y.
     #[arg(long, value_parser = parse_place)]
     subsurface: Option<(i32, i32)>,
+    /// Add a popup of half the size at X,Y of the window.
+    #[arg(long, value_parser = parse_place)]
+    popup: Option<(i32, i32)>,
     /// End after so many frames.
     #[arg(long)]
     frames: Option<u64>,
@@ -172,6 +175,7 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         fullscreen: cli.fullscreen,
         viewport: cli.viewport,
         subsurface: cli.subsurface,
+        popup: cli.popup,
         frames: cli.frames,
         time: cli.seconds.map(Duration::try_from_secs_f64).transpose().context("--seconds")?,
         still: cli.still,

@@ -32,6 +32,8 @@ use wayland_protocols::wp::presentation_time::client::wp_presentation_feedback::
 };
 use wayland_protocols::wp::viewporter::client::wp_viewport::WpViewport;
 use wayland_protocols::wp::viewporter::client::wp_viewporter::WpViewporter;
+use wayland_protocols::xdg::shell::client::xdg_popup::{self, XdgPopup};
+use wayland_protocols::xdg::shell::client::xdg_positioner::{Anchor, Gravity, XdgPositioner};
 use wayland_protocols::xdg::shell::client::xdg_surface::{self, XdgSurface};
 use wayland_protocols::xdg::shell::client::xdg_toplevel::{self, XdgToplevel};
 use wayland_protocols::xdg::shell::client::xdg_wm_base::{self, XdgWmBase};
@@ -66,6 +68,8 @@ pub struct Events {
     pub configured: bool,
     /// The last size of `xdg_toplevel.configure`; 0 means that the client chooses.
     pub configure_size: (u32, u32),
+    /// The last place of a popup: x, y, width, height.
+    pub popup: Option<[i32; 4]>,
     /// The compositor asked the window to close.
     pub closed: bool,
     /// The last frame callback is done.
@@ -104,6 +108,7 @@ pub struct Window {
     xdg_surface: XdgSurface,
     toplevel: XdgToplevel,
     viewport: Option<WpViewport>,
+    popups: Vec<(XdgPopup, XdgSurface, WlSurface)>,
 }
 
 impl Wire {
@@ -219,7 +224,7 @@ impl Wire {
         if !self.wait(Instant::now() + Duration::from_secs(10), |events| events.configured)? {
             bail!("no xdg_surface.configure in 10 s");
         }
-        Ok(Window { surface, xdg_surface, toplevel, viewport: None })
+        Ok(Window { surface, xdg_surface, toplevel, viewport: None, popups: Vec::new() })
     }
 
     /// Shows the window scaled to `size` by wp_viewport, in surface-local units.
@@ -248,6 +253,44 @@ impl Wire {
         let subsurface = subcompositor.get_subsurface(&surface, parent, &handle, ());
         subsurface.set_position(place.0, place.1);
         subsurface.set_desync();
+        Ok(surface)
+    }
+
+    /// Opens a popup of `size` with its corner at `place` of the window, and waits until it is configured there.
+    ///
+    /// # Errors
+    ///
+    /// When xdg_wm_base is missing, or the compositor does not put it there within ten seconds.
+    pub fn open_popup(
+        &mut self,
+        window: &mut Window,
+        place: (i32, i32),
+        size: (u32, u32),
+    ) -> Result<WlSurface> {
+        let handle = self.queue.handle();
+        let compositor = self.events.compositor.as_ref().context("no wl_compositor")?;
+        let wm_base = self.events.wm_base.as_ref().context("no xdg_wm_base")?;
+        let (width, height) = (size.0 as i32, size.1 as i32);
+        let positioner = wm_base.create_positioner(&handle, ());
+        positioner.set_size(width, height);
+        positioner.set_anchor_rect(0, 0, 1, 1);
+        positioner.set_anchor(Anchor::TopLeft);
+        positioner.set_gravity(Gravity::BottomRight);
+        positioner.set_offset(place.0, place.1);
+        let surface = compositor.create_surface(&handle, ());
+        let xdg_surface = wm_base.get_xdg_surface(&surface, &handle, ());
+        let popup = xdg_surface.get_popup(Some(&window.xdg_surface), &positioner, &handle, ());
+        window.popups.push((popup, xdg_surface, surface.clone()));
+        positioner.destroy();
+        self.events.configured = false;
+        surface.commit();
+        if !self.wait(Instant::now() + Duration::from_secs(10), |events| events.configured)? {
+            bail!("no xdg_surface.configure for the popup in 10 s");
+        }
+        let wanted = Some([place.0, place.1, width, height]);
+        if self.events.popup != wanted {
+            bail!("the popup is at {:?}, not at {wanted:?}", self.events.popup);
+        }
         Ok(surface)
     }
 
@@ -353,6 +396,11 @@ impl Wire {
 impl Window {
     /// Unmaps and destroys the window.
     pub fn close(self) {
+        for (popup, xdg_surface, surface) in self.popups {
+            popup.destroy();
+            xdg_surface.destroy();
+            surface.destroy();
+        }
         if let Some(viewport) = self.viewport {
             viewport.destroy();
         }
@@ -490,6 +538,21 @@ impl Dispatch<XdgToplevel, ()> for Events {
     }
 }
 
+impl Dispatch<XdgPopup, ()> for Events {
+    fn event(
+        state: &mut Self,
+        _: &XdgPopup,
+        event: xdg_popup::Event,
+        (): &(),
+        _: &Connection,
+        _: &QueueHandle<Self>,
+    ) {
+        if let xdg_popup::Event::Configure { x, y, width, height } = event {
+            state.popup = Some([x, y, width, height]);
+        }
+    }
+}
+
 impl Dispatch<ZwpLinuxDmabufV1, ()> for Events {
     fn event(
         state: &mut Self,
@@ -555,6 +618,7 @@ delegate_noop!(Events: WlCompositor);
 delegate_noop!(Events: WlSubcompositor);
 delegate_noop!(Events: WlSubsurface);
 delegate_noop!(Events: WlShmPool);
+delegate_noop!(Events: XdgPositioner);
 delegate_noop!(Events: WpViewporter);
 delegate_noop!(Events: WpViewport);
 delegate_noop!(Events: ignore WlShm);

@@ -39,6 +39,8 @@ pub struct Options {
     pub viewport: Option<(u32, u32)>,
     /// Adds a subsurface of the same kind of buffer at this place, as large as a quarter of the window.
     pub subsurface: Option<(i32, i32)>,
+    /// Adds a popup of the same kind of buffer at this place of the window, as large as a quarter of it.
+    pub popup: Option<(i32, i32)>,
     /// Ends after so many frames.
     pub frames: Option<u64>,
     /// Ends after this time.
@@ -145,6 +147,7 @@ impl Script<'_> {
         let deadline = Instant::now() + self.options.time.unwrap_or(Duration::from_secs(365 * 86400));
         let mut slots = self.allocate_slots(if self.options.still { 1 } else { self.options.buffers })?;
         self.add_subsurface()?;
+        let mut popup = self.options.popup;
         self.wire.events.frame_done = true;
         let mut announced = false;
         while !self.wire.events.closed && Instant::now() < deadline && !self.is_complete() {
@@ -157,6 +160,10 @@ impl Script<'_> {
             self.write_progress(false);
             if let Some(index) = ready {
                 self.commit(&mut slots[index])?;
+                // Its parent must be mapped.
+                if let Some(place) = popup.take() {
+                    self.add_popup(place)?;
+                }
             }
         }
         self.wait_for_feedback()?;
@@ -202,15 +209,27 @@ impl Script<'_> {
 
     fn add_subsurface(&mut self) -> Result<()> {
         let Some(place) = self.options.subsurface else { return Ok(()) };
-        let (width, height) = ((self.size.0 / 2).max(1), (self.size.1 / 2).max(1));
+        let wl = self.quarter((self.size.0 / 2, self.size.1 / 2))?;
+        let surface = self.wire.open_subsurface(&self.window.surface, place)?;
+        self.wire.commit_quietly(&surface, &wl);
+        Ok(())
+    }
+
+    fn add_popup(&mut self, place: (i32, i32)) -> Result<()> {
+        let size = (self.size.0 / 2, self.size.1 / 2);
+        let wl = self.quarter(size)?;
+        let surface = self.wire.open_popup(&mut self.window, place, size)?;
+        self.wire.commit_quietly(&surface, &wl);
+        Ok(())
+    }
+
+    /// A buffer for a surface beside the window's own.
+    fn quarter(&mut self, (width, height): (u32, u32)) -> Result<WlBuffer> {
         let mut buffer = self.allocate((width, height))?;
         let picture = Picture { pattern: self.options.pattern, width, height, frame: 0 };
         buffer.draw(&picture, self.options.request.y_invert)?;
-        let wl = self.wire.create_buffer(&buffer, &self.options.request)?;
-        let surface = self.wire.open_subsurface(&self.window.surface, place)?;
-        self.wire.commit_quietly(&surface, &wl);
         self.report.buffers_created += 1;
-        Ok(())
+        self.wire.create_buffer(&buffer, &self.options.request)
     }
 
     /// Waits for a frame callback and a free buffer; `None` when the deadline passed, or after a second, so that
