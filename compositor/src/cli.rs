@@ -17,7 +17,7 @@ pub struct Cli {
     pub backend: BackendKind,
 
     /// Name of the Wayland socket in $XDG_RUNTIME_DIR [default: the first free wayland-N].
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = parse_socket)]
     pub socket: Option<String>,
 
     /// Display device to drive [default: the seat's first one with a display].
@@ -80,6 +80,15 @@ pub enum CtlRequest {
         /// Where to save it.
         file: PathBuf,
     },
+}
+
+fn parse_socket(text: &str) -> Result<String, String> {
+    let plain = !text.is_empty() && text.len() <= 64 && !text.contains('/') && !text.starts_with('.');
+    if plain {
+        Ok(text.to_owned())
+    } else {
+        Err("a socket name is a plain file name of at most 64 bytes".into())
+    }
 }
 
 fn parse_size(text: &str) -> Result<(u32, u32), String> {

@@ -15,6 +15,7 @@ use crate::render::{LayerElement, Painter, image};
 
 /// Side of the square that a cursor plane shows, in pixels.
 pub const PLANE_SIZE: u32 = 64;
+const HOTSPOT_LIMIT: i32 = 1 << 16;
 const ARROW: (i32, i32) = (16, 24);
 
 /// The pointer as it is shown on one output.
@@ -81,7 +82,10 @@ impl Cursor {
                 let everywhere = Size::from((i32::MAX / 2, i32::MAX / 2));
                 layers::collect_tree(&mut trees, surface, (0, 0).into(), everywhere);
                 let elements = trees.iter().filter_map(|l| painter.element(l).ok()).collect();
-                Some(CursorLayer { position: at - hotspot.to_physical(1), elements })
+                // A client may send any number for the hotspot.
+                let far = |v: i32| v.clamp(-HOTSPOT_LIMIT, HOTSPOT_LIMIT);
+                let hotspot: Point<i32, Physical> = (far(hotspot.x), far(hotspot.y)).into();
+                Some(CursorLayer { position: at - hotspot, elements })
             }
             _ => {
                 if self.arrow.is_none() {

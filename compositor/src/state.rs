@@ -237,7 +237,16 @@ impl State {
             backdrop,
             copy_on_purpose: self.runtime.copy_on_purpose,
         };
+        let plans = output.plans;
         let drawn = output.draw(&layers, &mut parts);
+        if output.plans != plans
+            && let Some(feedback) = &self.dmabuf.scanout_feedback
+        {
+            // Who shows dma-bufs hears which of them planes would take; sent once, since it does not change.
+            for layer in layers.iter().filter(|l| l.dmabuf.is_some()) {
+                self.dmabuf.global.set_surface_feedback(&layer.surface, feedback);
+            }
+        }
         let visible = layers.iter().take(output.visible()).map(|l| l.surface.clone());
         let surfaces: Vec<WlSurface> = visible.chain(self.input.cursor.surface().cloned()).collect();
         let covered = layers.iter().skip(output.visible()).chain(&below);

@@ -26,11 +26,15 @@ pub fn run(ctl: &Ctl) -> anyhow::Result<u8> {
         },
     };
     let answer = ask(ctl.socket.clone(), &request)?;
-    match request {
-        Request::Stats => println!("{}", serde_json::to_string_pretty(&answer)?),
-        Request::Capture { file, .. } => println!("{}", file.display()),
+    let text = match request {
+        Request::Stats => serde_json::to_string_pretty(&answer)?,
+        Request::Capture { file, .. } => file.display().to_string(),
+    };
+    match writeln!(std::io::stdout(), "{text}") {
+        // Whoever reads has seen enough.
+        Err(err) if err.kind() == std::io::ErrorKind::BrokenPipe => Ok(0),
+        result => Ok(result.map(|()| 0)?),
     }
-    Ok(0)
 }
 
 /// Sends one request and returns the result.

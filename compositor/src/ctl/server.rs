@@ -1,13 +1,15 @@
 //! The server side of the control socket.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use calloop::generic::Generic;
+use calloop::timer::{TimeoutAction, Timer};
 use calloop::{Interest, LoopHandle, Mode, PostAction};
 use drm_prime::scanout::PlaneType;
 use smithay::backend::allocator::Buffer as _;
@@ -26,9 +28,9 @@ use crate::output::layers::SurfaceLayer;
 use crate::state::State;
 
 /// Longest request in bytes.
-const MAX_REQUEST: u64 = 64 * 1024;
-/// A peer that sends no line in this time is dropped; the compositor waits meanwhile.
-const PATIENCE: Duration = Duration::from_millis(50);
+const MAX_REQUEST: usize = 64 * 1024;
+/// A peer that takes longer than this to send its line, or to read its answer, is dropped.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The listening socket; its file goes with it.
 #[derive(Debug)]
@@ -57,8 +59,8 @@ impl CtlServer {
         handle
             .insert_source(Generic::new(listener, Interest::READ, Mode::Level), |_, listener, state| {
                 while let Ok((stream, _)) = listener.accept() {
-                    if let Err(err) = serve(stream, state) {
-                        tracing::debug!(%err, "control request");
+                    if let Err(err) = take_peer(stream, state) {
+                        tracing::debug!(%err, "control connection");
                     }
                 }
                 Ok(PostAction::Continue)
@@ -81,52 +83,106 @@ impl Drop for CtlServer {
     }
 }
 
-fn serve(stream: UnixStream, state: &mut State) -> std::io::Result<()> {
-    stream.set_nonblocking(false)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    let mut line = String::new();
-    BufReader::new((&stream).take(MAX_REQUEST)).read_line(&mut line)?;
-    let answer = match serde_json::from_str(&line) {
-        Ok(request) => match answer(request, state) {
-            Ok(value) => Answer::Ok(value),
-            Err(err) => Answer::Error(format!("{err:#}")),
-        },
-        Err(err) => Answer::Error(format!("not a request: {err}")),
+/// Reads a request as it comes, without ever waiting for it.
+fn take_peer(stream: UnixStream, state: &mut State) -> anyhow::Result<()> {
+    stream.set_nonblocking(true)?;
+    let mut line = Vec::new();
+    let source = Generic::new(stream, Interest::READ, Mode::Level);
+    let read = move |_, stream: &mut calloop::generic::NoIoDrop<UnixStream>, state: &mut State| {
+        let mut chunk = [0; 4096];
+        let stream: &UnixStream = stream;
+        let got = match (&*stream).read(&mut chunk) {
+            Ok(got) => got,
+            Err(err) if err.kind() == std::io::ErrorKind::WouldBlock => return Ok(PostAction::Continue),
+            Err(_) => return Ok(PostAction::Remove),
+        };
+        line.extend_from_slice(&chunk[..got]);
+        let end = line.iter().position(|byte| *byte == b'\n');
+        if end.is_none() && got > 0 && line.len() < MAX_REQUEST {
+            return Ok(PostAction::Continue);
+        }
+        match stream.try_clone() {
+            Ok(stream) => answer(&line[..end.unwrap_or(line.len())], stream, state),
+            Err(err) => tracing::debug!(%err, "control request"),
+        }
+        Ok(PostAction::Remove)
     };
-    let mut text = serde_json::to_string(&answer)?;
-    text.push('\n');
-    (&stream).write_all(text.as_bytes())
+    let handle = &state.runtime.handle;
+    let token = handle.insert_source(source, read).map_err(|err| anyhow!("{}", err.error))?;
+    let patience = Timer::from_duration(PATIENCE);
+    handle
+        .insert_source(patience, move |_, (), state| {
+            state.runtime.handle.remove(token);
+            TimeoutAction::Drop
+        })
+        .map_err(|err| anyhow!("{}", err.error))?;
+    Ok(())
 }
 
-fn answer(request: Request, state: &mut State) -> anyhow::Result<serde_json::Value> {
-    match request {
-        Request::Stats => Ok(serde_json::to_value(stats(state))?),
-        Request::Capture { file, source: _, output } => {
-            let picture = match &mut state.backend {
-                Backend::Kms(kms) => kms.capture(output.as_deref())?,
-                Backend::Headless(headless) => headless.picture()?,
-            };
-            save(&file, &picture).with_context(|| format!("cannot write {}", file.display()))?;
-            Ok(serde_json::json!({ "width": picture.width, "height": picture.height }))
+/// Answers a request; what may take long (writing a file, a peer that reads slowly) happens on a thread of its own.
+fn answer(line: &[u8], stream: UnixStream, state: &mut State) {
+    type Rest = Box<dyn FnOnce() -> anyhow::Result<serde_json::Value> + Send>;
+    let rest: anyhow::Result<Rest> = match serde_json::from_slice(line) {
+        Err(err) => Err(anyhow!("not a request: {err}")),
+        Ok(Request::Stats) => {
+            let value = serde_json::to_value(stats(state));
+            Ok(Box::new(move || Ok(value?)))
         }
+        Ok(Request::Capture { file, source: _, output }) => {
+            picture(state, output.as_deref()).map(|picture| {
+                let rest: Rest = Box::new(move || {
+                    save(&file, &picture).with_context(|| format!("cannot write {}", file.display()))?;
+                    Ok(serde_json::json!({ "width": picture.width, "height": picture.height }))
+                });
+                rest
+            })
+        }
+    };
+    let send = move || -> anyhow::Result<()> {
+        let answer = match rest.and_then(|rest| rest()) {
+            Ok(value) => Answer::Ok(value),
+            Err(err) => Answer::Error(format!("{err:#}")),
+        };
+        let mut text = serde_json::to_string(&answer)?;
+        text.push('\n');
+        stream.set_nonblocking(false)?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        Ok((&stream).write_all(text.as_bytes())?)
+    };
+    let thread = std::thread::Builder::new().name("ctl".into()).spawn(move || {
+        if let Err(err) = send() {
+            tracing::debug!(%err, "control answer");
+        }
+    });
+    if let Err(err) = thread {
+        tracing::warn!(%err, "no thread for a control answer");
     }
 }
 
+fn picture(state: &mut State, output: Option<&str>) -> anyhow::Result<Picture> {
+    Ok(match &mut state.backend {
+        Backend::Kms(kms) => kms.capture(output)?,
+        Backend::Headless(headless) => headless.picture()?,
+    })
+}
+
+/// Writes a PNG beside the file and renames it: a full disk leaves no half picture under the name, and nobody else's
+/// file is touched on the way.
 fn save(file: &Path, picture: &Picture) -> anyhow::Result<()> {
+    static SAVED: AtomicU32 = AtomicU32::new(0);
     let rgb: Vec<u8> = picture.pixels.chunks_exact(4).flat_map(|p| [p[2], p[1], p[0]]).collect();
-    // Written beside and renamed: a full disk leaves no half picture under the name.
-    let partial = file.with_extension("partial");
+    let name = file.file_name().context("no file name")?.to_string_lossy();
+    let number = SAVED.fetch_add(1, Ordering::Relaxed);
+    let partial = file.with_file_name(format!(".{name}.{}-{number}", std::process::id()));
+    let out = std::fs::File::create_new(&partial)?;
     let write = || -> anyhow::Result<()> {
-        let out = std::io::BufWriter::new(std::fs::File::create(&partial)?);
-        let mut encoder = png::Encoder::new(out, picture.width, picture.height);
+        let mut encoder = png::Encoder::new(std::io::BufWriter::new(out), picture.width, picture.height);
         encoder.set_color(png::ColorType::Rgb);
         encoder.set_depth(png::BitDepth::Eight);
         let mut writer = encoder.write_header()?;
         writer.write_image_data(&rgb)?;
         writer.finish()?;
-        std::fs::rename(&partial, file)?;
-        Ok(())
+        Ok(std::fs::rename(&partial, file)?)
     };
     write().inspect_err(|_| {
         let _ = std::fs::remove_file(&partial);

@@ -17,6 +17,7 @@ use smithay::wayland::compositor::{
 };
 use smithay::wayland::dmabuf::get_dmabuf;
 
+use super::guard::{self, guarded_dispatch};
 use crate::lock;
 use crate::state::State;
 
@@ -121,9 +122,9 @@ impl BufferHandler for State {
     }
 }
 
-// As delegate_compositor!, but for what is in subcompositor.rs.
+// As delegate_compositor!, but guarded, and without what is in subcompositor.rs.
 delegate_global_dispatch!(State: [WlCompositor: ()] => CompositorState);
 delegate_dispatch!(State: [WlCompositor: ()] => CompositorState);
-delegate_dispatch!(State: [WlSurface: SurfaceUserData] => CompositorState);
-delegate_dispatch!(State: [WlRegion: RegionUserData] => CompositorState);
+guarded_dispatch!(WlSurface, SurfaceUserData => CompositorState, guard::surface);
+guarded_dispatch!(WlRegion, RegionUserData => CompositorState, guard::region);
 delegate_dispatch!(State: [WlCallback: ()] => CompositorState);

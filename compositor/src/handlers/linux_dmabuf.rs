@@ -16,6 +16,7 @@ use smithay::reexports::wayland_server::{Client, DataInit, Dispatch, DisplayHand
 use smithay::wayland::buffer::BufferHandler;
 
 use crate::backend::Backend;
+use crate::output::SurfaceStats;
 use crate::state::State;
 
 impl LinuxDmabufHandler for State {
@@ -59,8 +60,9 @@ impl LinuxDmabufHandler for State {
         Ok(dmabuf)
     }
 
-    fn new_surface_feedback(&mut self, _surface: &WlSurface) -> Option<DmabufFeedback> {
-        self.dmabuf.scanout_feedback.clone()
+    fn new_surface_feedback(&mut self, surface: &WlSurface) -> Option<DmabufFeedback> {
+        // Until a surface shows a dma-buf it gets the default: weston's clients rely on that order.
+        self.dmabuf.scanout_feedback.clone().filter(|_| SurfaceStats::of(surface).dmabuf)
     }
 }
 

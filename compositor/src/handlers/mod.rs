@@ -3,6 +3,7 @@
 
 mod compositor;
 mod data_device;
+mod guard;
 mod linux_dmabuf;
 mod output;
 mod presentation;

@@ -38,6 +38,7 @@ impl Dispatch<WlSubsurface, SubsurfaceUserData> for State {
         display: &DisplayHandle,
         init: &mut DataInit<'_, Self>,
     ) {
+        let Some(request) = super::guard::subsurface(subsurface, request, data) else { return };
         // A destroyed role unmaps the surface at once, without any commit.
         let destroyed = matches!(request, wl_subsurface::Request::Destroy);
         <CompositorState as Dispatch<WlSubsurface, SubsurfaceUserData, Self>>::request(

@@ -1,17 +1,24 @@
 //! xdg_wm_base: toplevels and popups.
 
-use smithay::delegate_xdg_shell;
 use smithay::desktop::{PopupGrab, PopupKeyboardGrab, PopupKind, PopupPointerGrab, find_popup_root_surface};
 use smithay::input::Seat;
 use smithay::input::pointer::Focus;
+use smithay::reexports::wayland_protocols::xdg::shell::server::xdg_popup::XdgPopup;
+use smithay::reexports::wayland_protocols::xdg::shell::server::xdg_positioner::XdgPositioner;
+use smithay::reexports::wayland_protocols::xdg::shell::server::xdg_surface::XdgSurface;
+use smithay::reexports::wayland_protocols::xdg::shell::server::xdg_toplevel::XdgToplevel;
+use smithay::reexports::wayland_protocols::xdg::shell::server::xdg_wm_base::XdgWmBase;
 use smithay::reexports::wayland_server::protocol::wl_output::WlOutput;
 use smithay::reexports::wayland_server::protocol::wl_seat::WlSeat;
 use smithay::reexports::wayland_server::protocol::wl_surface::WlSurface;
+use smithay::reexports::wayland_server::{delegate_dispatch, delegate_global_dispatch};
 use smithay::utils::{Logical, Rectangle, Serial};
 use smithay::wayland::shell::xdg::{
-    PopupSurface, PositionerState, ToplevelSurface, XdgShellHandler, XdgShellState,
+    PopupSurface, PositionerState, ToplevelSurface, XdgPositionerUserData, XdgShellHandler, XdgShellState,
+    XdgShellSurfaceUserData, XdgSurfaceUserData, XdgWmBaseUserData,
 };
 
+use super::guard::{self, guarded_dispatch};
 use crate::shell::Sizing;
 use crate::state::State;
 
@@ -151,4 +158,10 @@ impl State {
     }
 }
 
-delegate_xdg_shell!(State);
+// As delegate_xdg_shell!, but guarded.
+delegate_global_dispatch!(State: [XdgWmBase: ()] => XdgShellState);
+delegate_dispatch!(State: [XdgWmBase: XdgWmBaseUserData] => XdgShellState);
+delegate_dispatch!(State: [XdgPopup: XdgShellSurfaceUserData] => XdgShellState);
+guarded_dispatch!(XdgPositioner, XdgPositionerUserData => XdgShellState, guard::xdg_positioner);
+guarded_dispatch!(XdgSurface, XdgSurfaceUserData => XdgShellState, guard::xdg_surface);
+guarded_dispatch!(XdgToplevel, XdgShellSurfaceUserData => XdgShellState, guard::xdg_toplevel);

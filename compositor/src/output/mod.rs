@@ -108,6 +108,8 @@ pub struct OutputState {
     pub redraw: Redraw,
     /// Frames shown.
     pub frames: u64,
+    /// Plans made.
+    pub plans: u64,
     /// Surfaces behind an opaque one when the last frame was made.
     pub hidden: Vec<WlSurface>,
     /// A timer for the surfaces that cannot be seen is running.
@@ -174,6 +176,7 @@ impl OutputState {
             refresh,
             redraw: Redraw::Idle,
             frames: 0,
+            plans: 0,
             hidden: Vec::new(),
             throttling: false,
             tracker,
@@ -269,6 +272,7 @@ impl OutputState {
         // Another surface may have taken the place of one with the very same request.
         if stale || !layers.iter().map(|l| &l.surface).eq(&self.entered) {
             self.update_entered(layers);
+            self.plans += 1;
             if let Some(cached) = &self.plan {
                 stats::record_plan(layers, &cached.plan);
             }

@@ -22,6 +22,8 @@ pub struct SurfaceStats {
     pub plane: Option<u32>,
     /// Why it is not on a plane.
     pub reason: Option<String>,
+    /// It has shown a dma-buf: what planes take is of interest to it.
+    pub dmabuf: bool,
     last: Option<CommitCounter>,
 }
 
@@ -48,6 +50,7 @@ pub fn record_plan(layers: &[SurfaceLayer], plan: &Plan) {
         with_stats(&layer.surface, |stats| {
             stats.plane = plan.planes[index].map(std::num::NonZeroU32::get);
             stats.reason = reason;
+            stats.dmabuf |= layer.dmabuf.is_some();
         });
     }
 }

@@ -1,0 +1,192 @@
+//! Numbers that smithay 0.7 takes from clients unchecked: they would end in an overflow or an assertion, and with it
+//! the session. Each request is checked before smithay sees it: the protocol's error where the XML has one, a bound
+//! where it has none.
+
+use smithay::reexports::wayland_protocols::xdg::shell::server::{xdg_positioner, xdg_surface, xdg_toplevel};
+use smithay::reexports::wayland_server::Resource;
+use smithay::reexports::wayland_server::WEnum;
+use smithay::reexports::wayland_server::protocol::{wl_region, wl_subsurface, wl_surface};
+use smithay::wayland::compositor::{RegionUserData, SubsurfaceUserData, SurfaceUserData};
+use smithay::wayland::shell::xdg::{XdgPositionerUserData, XdgShellSurfaceUserData, XdgSurfaceUserData};
+
+/// Larger than any output, small enough that sums of some of them fit in 32 bits.
+const LIMIT: i32 = 1 << 24;
+
+fn coordinate(v: i32) -> i32 {
+    v.clamp(-LIMIT, LIMIT)
+}
+
+fn length(v: i32) -> i32 {
+    v.clamp(0, LIMIT)
+}
+
+/// Dispatches an interface to smithay through a check that returns the request to pass on, if any.
+macro_rules! guarded_dispatch {
+    ($interface:ty, $data:ty => $to:ty, $check:path) => {
+        impl smithay::reexports::wayland_server::Dispatch<$interface, $data> for State {
+            fn request(
+                state: &mut Self,
+                client: &smithay::reexports::wayland_server::Client,
+                resource: &$interface,
+                request: <$interface as smithay::reexports::wayland_server::Resource>::Request,
+                data: &$data,
+                display: &smithay::reexports::wayland_server::DisplayHandle,
+                init: &mut smithay::reexports::wayland_server::DataInit<'_, Self>,
+            ) {
+                if let Some(request) = $check(resource, request, data) {
+                    <$to as smithay::reexports::wayland_server::Dispatch<$interface, $data, Self>>::request(
+                        state, client, resource, request, data, display, init,
+                    );
+                }
+            }
+
+            fn destroyed(
+                state: &mut Self,
+                client: smithay::reexports::wayland_server::backend::ClientId,
+                resource: &$interface,
+                data: &$data,
+            ) {
+                <$to as smithay::reexports::wayland_server::Dispatch<$interface, $data, Self>>::destroyed(
+                    state, client, resource, data,
+                );
+            }
+        }
+    };
+}
+pub(super) use guarded_dispatch;
+
+/// Damage beyond the surface means nothing; a transform that does not exist is an error.
+pub(super) fn surface(
+    surface: &wl_surface::WlSurface,
+    request: wl_surface::Request,
+    _: &SurfaceUserData,
+) -> Option<wl_surface::Request> {
+    use wl_surface::Request;
+    Some(match request {
+        Request::Damage { x, y, width, height } => Request::Damage {
+            x: coordinate(x),
+            y: coordinate(y),
+            width: length(width),
+            height: length(height),
+        },
+        Request::DamageBuffer { x, y, width, height } => Request::DamageBuffer {
+            x: coordinate(x),
+            y: coordinate(y),
+            width: length(width),
+            height: length(height),
+        },
+        Request::SetBufferTransform { transform: WEnum::Unknown(value) } => {
+            surface.post_error(wl_surface::Error::InvalidTransform, format!("there is no transform {value}"));
+            return None;
+        }
+        other => other,
+    })
+}
+
+pub(super) fn region(
+    _: &wl_region::WlRegion,
+    request: wl_region::Request,
+    _: &RegionUserData,
+) -> Option<wl_region::Request> {
+    use wl_region::Request;
+    Some(match request {
+        Request::Add { x, y, width, height } => {
+            Request::Add { x: coordinate(x), y: coordinate(y), width: length(width), height: length(height) }
+        }
+        Request::Subtract { x, y, width, height } => Request::Subtract {
+            x: coordinate(x),
+            y: coordinate(y),
+            width: length(width),
+            height: length(height),
+        },
+        other => other,
+    })
+}
+
+/// A surface is no sibling of its own.
+pub(super) fn subsurface(
+    subsurface: &wl_subsurface::WlSubsurface,
+    request: wl_subsurface::Request,
+    data: &SubsurfaceUserData,
+) -> Option<wl_subsurface::Request> {
+    use wl_subsurface::Request;
+    match request {
+        Request::PlaceAbove { sibling } | Request::PlaceBelow { sibling } if sibling == *data.surface() => {
+            let text = "the surface is not a sibling of itself";
+            subsurface.post_error(wl_subsurface::Error::BadSurface, text);
+            None
+        }
+        Request::SetPosition { x, y } => Some(Request::SetPosition { x: coordinate(x), y: coordinate(y) }),
+        other => Some(other),
+    }
+}
+
+pub(super) fn xdg_surface(
+    surface: &xdg_surface::XdgSurface,
+    request: xdg_surface::Request,
+    _: &XdgSurfaceUserData,
+) -> Option<xdg_surface::Request> {
+    use xdg_surface::Request;
+    match request {
+        Request::SetWindowGeometry { width, height, .. } if width <= 0 || height <= 0 => {
+            let text = format!("a window geometry of {width}x{height}");
+            surface.post_error(xdg_surface::Error::InvalidSize, text);
+            None
+        }
+        Request::SetWindowGeometry { x, y, width, height } => Some(Request::SetWindowGeometry {
+            x: coordinate(x),
+            y: coordinate(y),
+            width: length(width),
+            height: length(height),
+        }),
+        other => Some(other),
+    }
+}
+
+pub(super) fn xdg_toplevel(
+    toplevel: &xdg_toplevel::XdgToplevel,
+    request: xdg_toplevel::Request,
+    _: &XdgShellSurfaceUserData,
+) -> Option<xdg_toplevel::Request> {
+    use xdg_toplevel::Request;
+    match request {
+        Request::SetMaxSize { width, height } | Request::SetMinSize { width, height }
+            if width < 0 || height < 0 =>
+        {
+            toplevel.post_error(xdg_toplevel::Error::InvalidSize, format!("a limit of {width}x{height}"));
+            None
+        }
+        other => Some(other),
+    }
+}
+
+pub(super) fn xdg_positioner(
+    positioner: &xdg_positioner::XdgPositioner,
+    request: xdg_positioner::Request,
+    _: &XdgPositionerUserData,
+) -> Option<xdg_positioner::Request> {
+    use xdg_positioner::Request;
+    Some(match request {
+        // What is below 1 goes on to get its error.
+        Request::SetSize { width, height } => {
+            Request::SetSize { width: width.min(LIMIT), height: height.min(LIMIT) }
+        }
+        Request::SetAnchorRect { width, height, .. } if width < 0 || height < 0 => {
+            let text = format!("an anchor rectangle of {width}x{height}");
+            positioner.post_error(xdg_positioner::Error::InvalidInput, text);
+            return None;
+        }
+        Request::SetAnchorRect { x, y, width, height } => Request::SetAnchorRect {
+            x: coordinate(x),
+            y: coordinate(y),
+            width: width.min(LIMIT),
+            height: height.min(LIMIT),
+        },
+        Request::SetOffset { x, y } => Request::SetOffset { x: coordinate(x), y: coordinate(y) },
+        Request::SetParentSize { parent_width, parent_height } => Request::SetParentSize {
+            parent_width: length(parent_width),
+            parent_height: length(parent_height),
+        },
+        other => other,
+    })
+}
