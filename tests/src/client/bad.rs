@@ -12,7 +12,8 @@ use wayland_protocols::wp::linux_dmabuf::zv1::client::zwp_linux_buffer_params_v1
     Error, Flags, ZwpLinuxBufferParamsV1,
 };
 
-use super::connection::{Wire, WireError};
+use super::connection::Wire;
+use super::link::WireError;
 use crate::buffer::{Allocator, ClientBuffer};
 use crate::format::{Format, MODIFIER_LINEAR};
 

@@ -1,67 +1,42 @@
 //! The wire side of a test client: globals, one window, events as plain fields.
 //!
-//! Owns the connection and every protocol object of a client. It decides nothing: what to send and when is in
+//! Owns every protocol object of a client; the connection is in `link`. It decides nothing: what to send and when is in
 //! `client` and its scripts.
 
 use std::collections::HashSet;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use wayland_client::backend::{ObjectId, WaylandError};
+use anyhow::{Context, Result, bail};
+use wayland_client::backend::ObjectId;
 use wayland_client::protocol::wl_buffer::{self, WlBuffer};
 use wayland_client::protocol::wl_callback::{self, WlCallback};
-use wayland_client::protocol::wl_compositor::WlCompositor;
-use wayland_client::protocol::wl_registry::{self, WlRegistry};
-use wayland_client::protocol::wl_shm::{self, WlShm};
-use wayland_client::protocol::wl_shm_pool::WlShmPool;
-use wayland_client::protocol::wl_subcompositor::WlSubcompositor;
+use wayland_client::protocol::wl_seat::WlSeat;
+use wayland_client::protocol::wl_shm;
 use wayland_client::protocol::wl_subsurface::WlSubsurface;
 use wayland_client::protocol::wl_surface::WlSurface;
-use wayland_client::{
-    Connection, Dispatch, EventQueue, Proxy, QueueHandle, WEnum, delegate_noop, event_created_child,
-};
+use wayland_client::{Connection, Dispatch, Proxy, QueueHandle, WEnum, delegate_noop, event_created_child};
 use wayland_protocols::wp::linux_dmabuf::zv1::client::zwp_linux_buffer_params_v1::{
     self, Flags, ZwpLinuxBufferParamsV1,
 };
 use wayland_protocols::wp::linux_dmabuf::zv1::client::zwp_linux_dmabuf_v1::{self, ZwpLinuxDmabufV1};
-use wayland_protocols::wp::presentation_time::client::wp_presentation::WpPresentation;
 use wayland_protocols::wp::presentation_time::client::wp_presentation_feedback::{
     self, Kind, WpPresentationFeedback,
 };
 use wayland_protocols::wp::viewporter::client::wp_viewport::WpViewport;
-use wayland_protocols::wp::viewporter::client::wp_viewporter::WpViewporter;
 use wayland_protocols::xdg::shell::client::xdg_popup::{self, XdgPopup};
 use wayland_protocols::xdg::shell::client::xdg_positioner::{Anchor, Gravity, XdgPositioner};
 use wayland_protocols::xdg::shell::client::xdg_surface::{self, XdgSurface};
 use wayland_protocols::xdg::shell::client::xdg_toplevel::{self, XdgToplevel};
-use wayland_protocols::xdg::shell::client::xdg_wm_base::{self, XdgWmBase};
 
+use super::link::{Globals, Link, WireError};
 use crate::buffer::{Allocator, ClientBuffer};
-
-/// A fatal protocol error as it came over the wire.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct WireError {
-    /// Interface of the object it was raised on.
-    pub interface: String,
-    /// Code of that interface's error enum.
-    pub code: u32,
-    /// The server's words.
-    pub message: String,
-}
+use crate::delegate_link;
 
 /// What the events of the server left behind.
 #[derive(Debug, Default)]
 pub struct Events {
-    compositor: Option<WlCompositor>,
-    subcompositor: Option<WlSubcompositor>,
-    shm: Option<WlShm>,
-    wm_base: Option<XdgWmBase>,
-    dmabuf: Option<ZwpLinuxDmabufV1>,
-    dmabuf_version: u32,
-    viewporter: Option<WpViewporter>,
-    presentation: Option<WpPresentation>,
+    globals: Globals,
     /// Version-3 `modifier` events: format and modifier.
     pub advertised: HashSet<(u32, u64)>,
     /// Set by the first `xdg_surface.configure`.
@@ -86,18 +61,14 @@ pub struct Events {
     pub created: Option<Option<WlBuffer>>,
     /// `failed` events for `create_immed`.
     pub failed: u64,
-    /// Round trips that ended.
-    synced: u64,
 }
 
 /// A connection with its queue.
 #[derive(Debug)]
 pub struct Wire {
-    connection: Connection,
-    queue: EventQueue<Events>,
+    link: Link<Events>,
     /// What arrived.
     pub events: Events,
-    syncs: u64,
 }
 
 /// A mapped toplevel window.
@@ -119,28 +90,18 @@ impl Wire {
     /// When there is no server.
     pub fn connect(dmabuf_version: u32) -> Result<Wire> {
         let connection = Connection::connect_to_env().context("cannot connect to $WAYLAND_DISPLAY")?;
-        let queue = connection.new_event_queue();
-        connection.display().get_registry(&queue.handle(), ());
-        let events = Events { dmabuf_version, ..Events::default() };
-        let mut wire = Wire { connection, queue, events, syncs: 0 };
-        wire.roundtrip()?;
-        wire.roundtrip()?;
-        Ok(wire)
+        let mut events = Events { globals: Globals::with_dmabuf(dmabuf_version), ..Events::default() };
+        let link = Link::over(connection, &mut events)?;
+        Ok(Wire { link, events })
     }
 
     /// Waits until the server has handled everything sent so far.
     ///
     /// # Errors
     ///
-    /// When the connection broke or the server does not answer within ten seconds.
+    /// As [`Link::roundtrip`].
     pub fn roundtrip(&mut self) -> Result<()> {
-        self.syncs += 1;
-        let target = self.syncs;
-        self.connection.display().sync(&self.queue.handle(), Callback::Sync);
-        if self.wait(Instant::now() + Duration::from_secs(10), |events| events.synced >= target)? {
-            return Ok(());
-        }
-        bail!("the compositor did not answer a round trip in 10 s")
+        self.link.roundtrip(&mut self.events)
     }
 
     /// Handles events until `done` holds or `deadline` has passed; says whether `done` held.
@@ -149,58 +110,13 @@ impl Wire {
     ///
     /// When the connection broke; [`Wire::error`] then has the protocol error, if it was one.
     pub fn wait(&mut self, deadline: Instant, done: impl Fn(&Events) -> bool) -> Result<bool> {
-        loop {
-            self.queue.dispatch_pending(&mut self.events).map_err(|err| self.broken(&err))?;
-            if done(&self.events) {
-                return Ok(true);
-            }
-            let mut interest = PollFlags::IN;
-            match self.queue.flush() {
-                Ok(()) => {}
-                Err(WaylandError::Io(err)) if err.kind() == std::io::ErrorKind::WouldBlock => {
-                    interest |= PollFlags::OUT
-                }
-                // The reason of a lost connection is still in the receive buffer.
-                Err(WaylandError::Io(_)) => {}
-                Err(err) => return Err(err).context("cannot send to the compositor"),
-            }
-            let Some(guard) = self.queue.prepare_read() else { continue };
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Ok(false);
-            }
-            let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) };
-            let ready = {
-                let fd = guard.connection_fd();
-                let mut fds = [PollFd::new(&fd, interest)];
-                match poll(&mut fds, Some(&timeout)) {
-                    Ok(_) => fds[0].revents().intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR),
-                    Err(rustix::io::Errno::INTR) => false,
-                    Err(err) => return Err(err).context("cannot wait for the compositor"),
-                }
-            };
-            if ready {
-                match guard.read() {
-                    Ok(_) => {}
-                    Err(WaylandError::Io(err)) if err.kind() == std::io::ErrorKind::WouldBlock => {}
-                    Err(err) => return Err(err).context("the compositor closed the connection"),
-                }
-            }
-        }
-    }
-
-    fn broken(&self, err: &wayland_client::DispatchError) -> anyhow::Error {
-        match self.error() {
-            Some(wire) => anyhow!("protocol error {} on {}: {}", wire.code, wire.interface, wire.message),
-            None => anyhow!("the connection broke: {err}"),
-        }
+        self.link.wait(&mut self.events, deadline, done)
     }
 
     /// The fatal error the server raised, if it did.
     #[must_use]
     pub fn error(&self) -> Option<WireError> {
-        let error = self.connection.protocol_error()?;
-        Some(WireError { interface: error.object_interface, code: error.code, message: error.message })
+        self.link.error()
     }
 
     /// Opens a toplevel and waits for its first configure.
@@ -209,9 +125,9 @@ impl Wire {
     ///
     /// When wl_compositor or xdg_wm_base is missing, or no configure comes within ten seconds.
     pub fn open_window(&mut self, title: &str, fullscreen: bool) -> Result<Window> {
-        let handle = self.queue.handle();
-        let compositor = self.events.compositor.as_ref().context("no wl_compositor")?;
-        let wm_base = self.events.wm_base.as_ref().context("no xdg_wm_base")?;
+        let handle = self.link.handle();
+        let compositor = self.events.globals.compositor.as_ref().context("no wl_compositor")?;
+        let wm_base = self.events.globals.wm_base.as_ref().context("no xdg_wm_base")?;
         let surface = compositor.create_surface(&handle, ());
         let xdg_surface = wm_base.get_xdg_surface(&surface, &handle, ());
         let toplevel = xdg_surface.get_toplevel(&handle, ());
@@ -233,8 +149,8 @@ impl Wire {
     ///
     /// When the server has no viewporter.
     pub fn set_viewport(&mut self, window: &mut Window, size: (u32, u32)) -> Result<()> {
-        let viewporter = self.events.viewporter.as_ref().context("no wp_viewporter")?;
-        let viewport = viewporter.get_viewport(&window.surface, &self.queue.handle(), ());
+        let viewporter = self.events.globals.viewporter.as_ref().context("no wp_viewporter")?;
+        let viewport = viewporter.get_viewport(&window.surface, &self.link.handle(), ());
         viewport.set_destination(size.0 as i32, size.1 as i32);
         window.viewport = Some(viewport);
         Ok(())
@@ -246,9 +162,9 @@ impl Wire {
     ///
     /// When wl_subcompositor is missing.
     pub fn open_subsurface(&mut self, parent: &WlSurface, place: (i32, i32)) -> Result<WlSurface> {
-        let handle = self.queue.handle();
-        let compositor = self.events.compositor.as_ref().context("no wl_compositor")?;
-        let subcompositor = self.events.subcompositor.as_ref().context("no wl_subcompositor")?;
+        let handle = self.link.handle();
+        let compositor = self.events.globals.compositor.as_ref().context("no wl_compositor")?;
+        let subcompositor = self.events.globals.subcompositor.as_ref().context("no wl_subcompositor")?;
         let surface = compositor.create_surface(&handle, ());
         let subsurface = subcompositor.get_subsurface(&surface, parent, &handle, ());
         subsurface.set_position(place.0, place.1);
@@ -267,9 +183,9 @@ impl Wire {
         place: (i32, i32),
         size: (u32, u32),
     ) -> Result<WlSurface> {
-        let handle = self.queue.handle();
-        let compositor = self.events.compositor.as_ref().context("no wl_compositor")?;
-        let wm_base = self.events.wm_base.as_ref().context("no xdg_wm_base")?;
+        let handle = self.link.handle();
+        let compositor = self.events.globals.compositor.as_ref().context("no wl_compositor")?;
+        let wm_base = self.events.globals.wm_base.as_ref().context("no xdg_wm_base")?;
         let (width, height) = (size.0 as i32, size.1 as i32);
         let positioner = wm_base.create_positioner(&handle, ());
         positioner.set_size(width, height);
@@ -300,8 +216,9 @@ impl Wire {
     ///
     /// When the server has no linux-dmabuf.
     pub fn params(&self) -> Result<ZwpLinuxBufferParamsV1> {
-        let dmabuf = self.events.dmabuf.as_ref().context("the compositor offers no zwp_linux_dmabuf_v1")?;
-        Ok(dmabuf.create_params(&self.queue.handle(), ()))
+        let dmabuf =
+            self.events.globals.dmabuf.as_ref().context("the compositor offers no zwp_linux_dmabuf_v1")?;
+        Ok(dmabuf.create_params(&self.link.handle(), ()))
     }
 
     /// Makes a `wl_buffer` by `create_immed`.
@@ -312,7 +229,7 @@ impl Wire {
         format: u32,
         flags: Flags,
     ) -> WlBuffer {
-        params.create_immed(size.0, size.1, format, flags, &self.queue.handle(), ())
+        params.create_immed(size.0, size.1, format, flags, &self.link.handle(), ())
     }
 
     /// Makes a `wl_buffer` of a client buffer: linux-dmabuf by `create_immed` (or `create`, then waiting for
@@ -351,8 +268,8 @@ impl Wire {
     }
 
     fn create_shm_buffer(&self, buffer: &ClientBuffer) -> Result<WlBuffer> {
-        let shm = self.events.shm.as_ref().context("no wl_shm")?;
-        let handle = self.queue.handle();
+        let shm = self.events.globals.shm.as_ref().context("no wl_shm")?;
+        let handle = self.link.handle();
         let format = match buffer.format.name().as_str() {
             "XR24" => wl_shm::Format::Xrgb8888,
             "AR24" => wl_shm::Format::Argb8888,
@@ -368,12 +285,12 @@ impl Wire {
 
     /// Attaches, damages everything, asks for a frame callback and presentation feedback, and commits.
     pub fn commit(&mut self, surface: &WlSurface, buffer: &WlBuffer) {
-        let handle = self.queue.handle();
+        let handle = self.link.handle();
         self.events.frame_done = false;
         surface.attach(Some(buffer), 0, 0);
         surface.damage_buffer(0, 0, i32::MAX, i32::MAX);
-        surface.frame(&handle, Callback::Frame);
-        if let Some(presentation) = &self.events.presentation {
+        surface.frame(&handle, ());
+        if let Some(presentation) = &self.events.globals.presentation {
             presentation.feedback(surface, &handle, ());
         }
         surface.commit();
@@ -389,7 +306,7 @@ impl Wire {
     /// Whether the server sends presentation feedback.
     #[must_use]
     pub fn has_presentation(&self) -> bool {
-        self.events.presentation.is_some()
+        self.events.globals.presentation.is_some()
     }
 }
 
@@ -421,54 +338,18 @@ pub struct BufferRequest {
     pub immediate: bool,
 }
 
-/// What a `wl_callback` was made for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Callback {
-    /// A round trip.
-    Sync,
-    /// `wl_surface.frame`.
-    Frame,
-}
-
-impl Dispatch<WlRegistry, ()> for Events {
-    fn event(
-        state: &mut Self,
-        registry: &WlRegistry,
-        event: wl_registry::Event,
-        (): &(),
-        _: &Connection,
-        handle: &QueueHandle<Self>,
-    ) {
-        let wl_registry::Event::Global { name, interface, version } = event else { return };
-        match interface.as_str() {
-            "wl_compositor" => state.compositor = Some(registry.bind(name, version.min(4), handle, ())),
-            "wl_subcompositor" => state.subcompositor = Some(registry.bind(name, 1, handle, ())),
-            "wl_shm" => state.shm = Some(registry.bind(name, 1, handle, ())),
-            "xdg_wm_base" => state.wm_base = Some(registry.bind(name, version.min(2), handle, ())),
-            "wp_viewporter" => state.viewporter = Some(registry.bind(name, 1, handle, ())),
-            "wp_presentation" => state.presentation = Some(registry.bind(name, 1, handle, ())),
-            "zwp_linux_dmabuf_v1" => {
-                state.dmabuf = Some(registry.bind(name, version.min(state.dmabuf_version), handle, ()));
-            }
-            _ => {}
-        }
-    }
-}
-
-impl Dispatch<WlCallback, Callback> for Events {
+/// A `wl_surface.frame`.
+impl Dispatch<WlCallback, ()> for Events {
     fn event(
         state: &mut Self,
         _: &WlCallback,
         event: wl_callback::Event,
-        what: &Callback,
+        (): &(),
         _: &Connection,
         _: &QueueHandle<Self>,
     ) {
         if let wl_callback::Event::Done { .. } = event {
-            match what {
-                Callback::Sync => state.synced += 1,
-                Callback::Frame => state.frame_done = true,
-            }
+            state.frame_done = true;
         }
     }
 }
@@ -484,21 +365,6 @@ impl Dispatch<WlBuffer, ()> for Events {
     ) {
         if let wl_buffer::Event::Release = event {
             state.released.insert(buffer.id());
-        }
-    }
-}
-
-impl Dispatch<XdgWmBase, ()> for Events {
-    fn event(
-        _: &mut Self,
-        base: &XdgWmBase,
-        event: xdg_wm_base::Event,
-        (): &(),
-        _: &Connection,
-        _: &QueueHandle<Self>,
-    ) {
-        if let xdg_wm_base::Event::Ping { serial } = event {
-            base.pong(serial);
         }
     }
 }
@@ -614,13 +480,8 @@ impl Dispatch<WpPresentationFeedback, ()> for Events {
     }
 }
 
-delegate_noop!(Events: WlCompositor);
-delegate_noop!(Events: WlSubcompositor);
+delegate_link!(Events);
 delegate_noop!(Events: WlSubsurface);
-delegate_noop!(Events: WlShmPool);
 delegate_noop!(Events: XdgPositioner);
-delegate_noop!(Events: WpViewporter);
 delegate_noop!(Events: WpViewport);
-delegate_noop!(Events: ignore WlShm);
-delegate_noop!(Events: ignore WlSurface);
-delegate_noop!(Events: ignore WpPresentation);
+delegate_noop!(Events: ignore WlSeat);

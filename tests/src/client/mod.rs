@@ -1,11 +1,13 @@
 //! Scripted Wayland clients: a commit loop with dma-bufs that counts what the compositor says about them.
 //!
-//! Owns the options, the loop and the report. `connection` has the protocol objects, `bad` the buffers that
+//! Owns the options, the loop and the report. `link` has what every client
+//! needs, `connection` the protocol objects, `bad` the buffers that
 //! lie, `churn` the creation and destruction of many buffers. Nothing here knows how the display works.
 
 pub mod bad;
 mod churn;
 pub mod connection;
+pub mod link;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};

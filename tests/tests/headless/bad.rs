@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::headless_support::Server;
 use crate::headless_support::client::{Client, Event, hi, lo};
-use primeway_tests::client::connection::WireError;
+use primeway_tests::client::link::WireError;
 use primeway_tests::picture::Pattern;
 use wayland_protocols::wp::linux_dmabuf::zv1::client::zwp_linux_buffer_params_v1::{
     Error, Flags, ZwpLinuxBufferParamsV1,

@@ -9,16 +9,14 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, anyhow, bail};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use wayland_client::backend::WaylandError;
+use anyhow::{Context as _, Result, bail};
 use wayland_client::protocol::wl_buffer::WlBuffer;
 use wayland_client::protocol::wl_seat::WlSeat;
 use wayland_client::protocol::wl_shm;
 use wayland_client::protocol::wl_shm_pool::WlShmPool;
 use wayland_client::protocol::wl_subsurface::WlSubsurface;
 use wayland_client::protocol::wl_surface::WlSurface;
-use wayland_client::{Connection, EventQueue, Proxy as _, QueueHandle};
+use wayland_client::{Connection, Proxy as _, QueueHandle};
 use wayland_protocols::wp::linux_dmabuf::zv1::client::zwp_linux_buffer_params_v1::{
     Flags, ZwpLinuxBufferParamsV1,
 };
@@ -29,18 +27,16 @@ use wayland_protocols::xdg::shell::client::xdg_surface::XdgSurface;
 use wayland_protocols::xdg::shell::client::xdg_toplevel::XdgToplevel;
 
 use super::PATIENCE;
-use events::Sync;
 pub use events::{Event, Seen};
 use primeway_tests::buffer::{Allocator, ClientBuffer};
-use primeway_tests::client::connection::WireError;
+use primeway_tests::client::link::{Link, WireError};
 use primeway_tests::format::{Format, MODIFIER_LINEAR};
 use primeway_tests::picture::{Pattern, Picture};
 
 /// A connection with its queue.
 #[derive(Debug)]
 pub struct Client {
-    connection: Connection,
-    queue: EventQueue<Seen>,
+    link: Link<Seen>,
     /// What arrived, and the globals.
     pub seen: Seen,
     tokens: u32,
@@ -118,16 +114,13 @@ impl Buffer {
 impl Client {
     pub(super) fn over(stream: UnixStream) -> Result<Client> {
         let connection = Connection::from_socket(stream).context("cannot use the socket")?;
-        let queue = connection.new_event_queue();
-        connection.display().get_registry(&queue.handle(), ());
-        let mut client = Client { connection, queue, seen: Seen::new(), tokens: 0 };
-        client.roundtrip()?;
-        client.roundtrip()?;
-        Ok(client)
+        let mut seen = Seen::new();
+        let link = Link::over(connection, &mut seen)?;
+        Ok(Client { link, seen, tokens: 0 })
     }
 
     fn handle(&self) -> QueueHandle<Seen> {
-        self.queue.handle()
+        self.link.handle()
     }
 
     fn token(&mut self) -> u32 {
@@ -141,13 +134,7 @@ impl Client {
     ///
     /// When the connection broke or no answer comes.
     pub fn roundtrip(&mut self) -> Result<()> {
-        let token = self.token();
-        self.connection.display().sync(&self.handle(), Sync(token));
-        if self.wait_within(PATIENCE, |seen| seen.log.contains(&Event::Synced(token)))? {
-            self.seen.log.retain(|event| *event != Event::Synced(token));
-            return Ok(());
-        }
-        bail!("no answer to a round trip in {PATIENCE:?}")
+        self.link.roundtrip(&mut self.seen)
     }
 
     /// Handles events until `done` holds.
@@ -168,58 +155,13 @@ impl Client {
     ///
     /// When the connection broke; [`Client::error`] then has the protocol error, if it was one.
     pub fn wait_within(&mut self, limit: Duration, done: impl Fn(&Seen) -> bool) -> Result<bool> {
-        let deadline = Instant::now() + limit;
-        loop {
-            if let Err(err) = self.queue.dispatch_pending(&mut self.seen) {
-                return Err(self.broken(&err));
-            }
-            if done(&self.seen) {
-                return Ok(true);
-            }
-            let mut interest = PollFlags::IN;
-            match self.queue.flush() {
-                Ok(()) => {}
-                Err(WaylandError::Io(err)) if err.kind() == std::io::ErrorKind::WouldBlock => {
-                    interest |= PollFlags::OUT;
-                }
-                // The reason of a lost connection is still in the receive buffer.
-                Err(WaylandError::Io(_)) => {}
-                Err(err) => return Err(self.broken(&err)),
-            }
-            let Some(guard) = self.queue.prepare_read() else { continue };
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Ok(false);
-            }
-            let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) };
-            let ready = {
-                let fd = guard.connection_fd();
-                let mut fds = [PollFd::new(&fd, interest)];
-                poll(&mut fds, Some(&timeout)).context("poll")?;
-                fds[0].revents().intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR)
-            };
-            if ready {
-                match guard.read() {
-                    Ok(_) => {}
-                    Err(WaylandError::Io(err)) if err.kind() == std::io::ErrorKind::WouldBlock => {}
-                    Err(err) => return Err(self.broken(&err)),
-                }
-            }
-        }
-    }
-
-    fn broken(&self, err: &dyn std::fmt::Display) -> anyhow::Error {
-        match self.error() {
-            Some(wire) => anyhow!("protocol error {} on {}: {}", wire.code, wire.interface, wire.message),
-            None => anyhow!("the connection broke: {err}"),
-        }
+        self.link.wait(&mut self.seen, Instant::now() + limit, done)
     }
 
     /// The fatal error the server raised, if it did.
     #[must_use]
     pub fn error(&self) -> Option<WireError> {
-        let error = self.connection.protocol_error()?;
-        Some(WireError { interface: error.object_interface, code: error.code, message: error.message })
+        self.link.error()
     }
 
     /// Sends everything and waits for the fatal error that it must raise.
@@ -238,7 +180,7 @@ impl Client {
     ///
     /// When the global is missing.
     pub fn surface(&self) -> Result<WlSurface> {
-        let compositor = self.seen.compositor.as_ref().context("no wl_compositor")?;
+        let compositor = self.seen.globals.compositor.as_ref().context("no wl_compositor")?;
         Ok(compositor.create_surface(&self.handle(), ()))
     }
 
@@ -258,7 +200,7 @@ impl Client {
     /// When no configure comes.
     pub fn open_window_as(&mut self, title: &str, requests: impl FnOnce(&XdgToplevel)) -> Result<Window> {
         let surface = self.surface()?;
-        let wm_base = self.seen.wm_base.as_ref().context("no xdg_wm_base")?;
+        let wm_base = self.seen.globals.wm_base.as_ref().context("no xdg_wm_base")?;
         let xdg_surface = wm_base.get_xdg_surface(&surface, &self.handle(), ());
         let toplevel = xdg_surface.get_toplevel(&self.handle(), ());
         toplevel.set_title(title.to_owned());
@@ -318,7 +260,7 @@ impl Client {
     ///
     /// When the global is missing.
     pub fn subsurface_of(&self, surface: &WlSurface, parent: &WlSurface) -> Result<WlSubsurface> {
-        let subcompositor = self.seen.subcompositor.as_ref().context("no wl_subcompositor")?;
+        let subcompositor = self.seen.globals.subcompositor.as_ref().context("no wl_subcompositor")?;
         Ok(subcompositor.get_subsurface(surface, parent, &self.handle(), ()))
     }
 
@@ -328,7 +270,7 @@ impl Client {
     ///
     /// When the global is missing.
     pub fn set_opaque(&self, surface: &WlSurface, [x, y, w, h]: [i32; 4]) -> Result<()> {
-        let compositor = self.seen.compositor.as_ref().context("no wl_compositor")?;
+        let compositor = self.seen.globals.compositor.as_ref().context("no wl_compositor")?;
         let region = compositor.create_region(&self.handle(), ());
         region.add(x, y, w, h);
         surface.set_opaque_region(Some(&region));
@@ -342,7 +284,7 @@ impl Client {
     ///
     /// When the global is missing.
     pub fn positioner(&self) -> Result<XdgPositioner> {
-        let wm_base = self.seen.wm_base.as_ref().context("no xdg_wm_base")?;
+        let wm_base = self.seen.globals.wm_base.as_ref().context("no xdg_wm_base")?;
         Ok(wm_base.create_positioner(&self.handle(), ()))
     }
 
@@ -353,7 +295,7 @@ impl Client {
     /// When the global is missing.
     pub fn popup(&self, parent: &XdgSurface, positioner: &XdgPositioner) -> Result<Popup> {
         let surface = self.surface()?;
-        let wm_base = self.seen.wm_base.as_ref().context("no xdg_wm_base")?;
+        let wm_base = self.seen.globals.wm_base.as_ref().context("no xdg_wm_base")?;
         let xdg_surface = wm_base.get_xdg_surface(&surface, &self.handle(), ());
         let popup = xdg_surface.get_popup(Some(parent), positioner, &self.handle(), ());
         Ok(Popup { surface, xdg_surface, popup })
@@ -365,7 +307,7 @@ impl Client {
     ///
     /// When the global is missing.
     pub fn viewport(&self, surface: &WlSurface) -> Result<WpViewport> {
-        let viewporter = self.seen.viewporter.as_ref().context("no wp_viewporter")?;
+        let viewporter = self.seen.globals.viewporter.as_ref().context("no wp_viewporter")?;
         Ok(viewporter.get_viewport(surface, &self.handle(), ()))
     }
 
@@ -375,7 +317,7 @@ impl Client {
     ///
     /// When the global is missing.
     pub fn seat(&self) -> Result<WlSeat> {
-        self.seen.seat.clone().context("no wl_seat")
+        self.seen.globals.seat.clone().context("no wl_seat")
     }
 
     /// Binds the seat's keyboard, so that focus events arrive.
@@ -403,7 +345,7 @@ impl Client {
     /// When the global is missing.
     pub fn feedback(&mut self, surface: &WlSurface) -> Result<u32> {
         let token = self.token();
-        let presentation = self.seen.presentation.as_ref().context("no wp_presentation")?;
+        let presentation = self.seen.globals.presentation.as_ref().context("no wp_presentation")?;
         presentation.feedback(surface, &self.handle(), token);
         Ok(token)
     }
@@ -470,7 +412,7 @@ impl Client {
     ///
     /// When the global is missing.
     pub fn params(&self) -> Result<ZwpLinuxBufferParamsV1> {
-        let dmabuf = self.seen.dmabuf.as_ref().context("no zwp_linux_dmabuf_v1")?;
+        let dmabuf = self.seen.globals.dmabuf.as_ref().context("no zwp_linux_dmabuf_v1")?;
         Ok(dmabuf.create_params(&self.handle(), ()))
     }
 
@@ -513,7 +455,7 @@ impl Client {
         pattern: Pattern,
     ) -> Result<(Buffer, WlShmPool)> {
         let (memory, picture) = Self::memory(format, size, pattern, false)?;
-        let shm = self.seen.shm.as_ref().context("no wl_shm")?;
+        let shm = self.seen.globals.shm.as_ref().context("no wl_shm")?;
         let code = match format {
             "XR24" => wl_shm::Format::Xrgb8888,
             "AR24" => wl_shm::Format::Argb8888,
@@ -548,7 +490,7 @@ impl Client {
         let bytes = u64::from(size.0) * u64::from(size.1) * 4;
         let file = rustix::fs::memfd_create("unsealed", rustix::fs::MemfdFlags::CLOEXEC).context("memfd")?;
         rustix::fs::ftruncate(&file, bytes).context("ftruncate")?;
-        let shm = self.seen.shm.as_ref().context("no wl_shm")?;
+        let shm = self.seen.globals.shm.as_ref().context("no wl_shm")?;
         let pool = shm.create_pool(file.as_fd(), bytes as i32, &self.handle(), ());
         let (width, height) = (size.0 as i32, size.1 as i32);
         let format = wl_shm::Format::Xrgb8888;

@@ -108,8 +108,9 @@ fn one_ioctl_for(desktop: &mut Desktop, name: &str, arguments: &[&str]) -> Resul
         ioctls.len()
     );
     ensure!(ioctls.len().abs_diff(flips as usize) <= 1, "{} ioctls for {flips} frames", ioctls.len());
-    // An empty event loop with one client costs 17 to 22 calls a frame; much more is a regression.
-    ensure!(per_frame < 30.0, "{per_frame:.1} system calls per frame");
+    // An empty event loop with one client costs 17 to 22 calls a frame. On a busy machine requests and events come one
+    // by one, each with its own turn of the loop: up to 30 were seen. Much more is a regression.
+    ensure!(per_frame < 40.0, "{per_frame:.1} system calls per frame");
     drop(client);
     desktop.wait_stats("the end of its window", |stats| stats.clients.is_empty())?;
     Ok(())

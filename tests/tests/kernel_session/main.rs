@@ -15,10 +15,7 @@ mod users;
 
 use std::process::ExitCode;
 
-use anyhow::Result;
-use libtest_mimic::{Arguments, Failed, Trial};
-
-type Case = (&'static str, fn() -> Result<()>);
+use primeway_tests::kernel_cases::{self, Case};
 
 const CASES: &[Case] = &[
     ("one_ioctl_per_frame", frames::one_ioctl_per_frame),
@@ -36,16 +33,5 @@ const CASES: &[Case] = &[
 ];
 
 fn main() -> ExitCode {
-    let mut arguments = Arguments::from_args();
-    // The cases share one seat.
-    arguments.test_threads = Some(1);
-    let in_lab = std::env::var_os("PRIMEWAY_LAB").is_some();
-    if !in_lab {
-        println!("kernel_session: not run here, `cargo lab test` runs it on the lab's kernel");
-    }
-    let trials = CASES.iter().map(|(name, case)| {
-        Trial::test(*name, move || case().map_err(|err| Failed::from(format!("{err:#}"))))
-            .with_ignored_flag(!in_lab)
-    });
-    libtest_mimic::run(&arguments, trials.collect()).exit_code()
+    kernel_cases::run(env!("CARGO_CRATE_NAME"), CASES)
 }

@@ -5,38 +5,30 @@
 use std::io::Write;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use anyhow::{Context, Result, bail, ensure};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use wayland_client::backend::WaylandError;
+use anyhow::{Context, Result, ensure};
+use primeway_tests::client::link::{Globals, Link};
+use primeway_tests::delegate_link;
 use wayland_client::protocol::wl_buffer::WlBuffer;
-use wayland_client::protocol::wl_callback::{self, WlCallback};
-use wayland_client::protocol::wl_compositor::WlCompositor;
 use wayland_client::protocol::wl_keyboard::{self, KeyState, WlKeyboard};
 use wayland_client::protocol::wl_pointer::{self, ButtonState, WlPointer};
-use wayland_client::protocol::wl_registry::{self, WlRegistry};
 use wayland_client::protocol::wl_seat::{self, Capability, WlSeat};
-use wayland_client::protocol::wl_shm::{self, WlShm};
-use wayland_client::protocol::wl_shm_pool::WlShmPool;
-use wayland_client::protocol::wl_surface::WlSurface;
-use wayland_client::{Connection, Dispatch, EventQueue, QueueHandle, WEnum, delegate_noop};
+use wayland_client::protocol::wl_shm;
+use wayland_client::{Connection, Dispatch, QueueHandle, WEnum, delegate_noop};
+use wayland_protocols::wp::linux_dmabuf::zv1::client::zwp_linux_dmabuf_v1::ZwpLinuxDmabufV1;
 use wayland_protocols::xdg::shell::client::xdg_surface::{self, XdgSurface};
 use wayland_protocols::xdg::shell::client::xdg_toplevel::XdgToplevel;
-use wayland_protocols::xdg::shell::client::xdg_wm_base::{self, XdgWmBase};
 
 use crate::desktop::{PATIENCE, runtime_folder};
 
 /// What the compositor told the client.
 #[derive(Debug, Default)]
 pub struct Seen {
-    compositor: Option<WlCompositor>,
-    shm: Option<WlShm>,
-    wm_base: Option<XdgWmBase>,
+    globals: Globals,
     keyboard: Option<WlKeyboard>,
     pointer: Option<WlPointer>,
     configured: bool,
-    synced: u64,
     /// Between `wl_pointer.enter` and `leave`.
     pub pointer_inside: bool,
     /// `wl_pointer.motion` events.
@@ -58,9 +50,7 @@ pub struct SeatClient {
     pub title: String,
     /// What it was told.
     pub seen: Seen,
-    connection: Connection,
-    queue: EventQueue<Seen>,
-    syncs: u64,
+    link: Link<Seen>,
 }
 
 impl SeatClient {
@@ -72,20 +62,19 @@ impl SeatClient {
     pub fn open(display: &str, title: &str, size: (u32, u32), colour: u32) -> Result<SeatClient> {
         let stream = UnixStream::connect(runtime_folder(0).join(display)).context("cannot connect")?;
         let connection = Connection::from_socket(stream).context("no Wayland connection")?;
-        let queue = connection.new_event_queue();
-        connection.display().get_registry(&queue.handle(), ());
-        let mut client =
-            SeatClient { title: title.to_owned(), seen: Seen::default(), connection, queue, syncs: 0 };
-        client.settle()?;
+        let mut seen = Seen::default();
+        let link = Link::over(connection, &mut seen)?;
+        let mut client = SeatClient { title: title.to_owned(), seen, link };
         client.map(size, colour)?;
         client.settle()?;
         Ok(client)
     }
 
     fn map(&mut self, (width, height): (u32, u32), colour: u32) -> Result<()> {
-        let handle = self.queue.handle();
-        let surface = self.seen.compositor.as_ref().context("no wl_compositor")?.create_surface(&handle, ());
-        let wm_base = self.seen.wm_base.as_ref().context("no xdg_wm_base")?;
+        let handle = self.link.handle();
+        let surface =
+            self.seen.globals.compositor.as_ref().context("no wl_compositor")?.create_surface(&handle, ());
+        let wm_base = self.seen.globals.wm_base.as_ref().context("no xdg_wm_base")?;
         let xdg_surface = wm_base.get_xdg_surface(&surface, &handle, ());
         let toplevel = xdg_surface.get_toplevel(&handle, ());
         toplevel.set_title(self.title.clone());
@@ -94,7 +83,7 @@ impl SeatClient {
         let memory = rustix::fs::memfd_create("colour", rustix::fs::MemfdFlags::CLOEXEC).context("memfd")?;
         let mut file = std::fs::File::from(memory);
         file.write_all(&colour.to_le_bytes().repeat((width * height) as usize)).context("memfd")?;
-        let shm = self.seen.shm.as_ref().context("no wl_shm")?;
+        let shm = self.seen.globals.shm.as_ref().context("no wl_shm")?;
         let (width, height) = (width as i32, height as i32);
         let pool = shm.create_pool(file.as_fd(), width * height * 4, &handle, ());
         let format = wl_shm::Format::Xrgb8888;
@@ -119,14 +108,9 @@ impl SeatClient {
     ///
     /// When the connection broke.
     pub fn settle(&mut self) -> Result<()> {
-        // Twice: the first round trip answers the binding of globals.
-        for _ in 0..2 {
-            self.syncs += 1;
-            let target = self.syncs;
-            self.connection.display().sync(&self.queue.handle(), ());
-            self.wait("a round trip", |seen| seen.synced >= target)?;
-        }
-        Ok(())
+        // Twice: the answers to the first one may make objects, whose events come with the second.
+        self.link.roundtrip(&mut self.seen)?;
+        self.link.roundtrip(&mut self.seen)
     }
 
     /// Handles events until `done` holds.
@@ -135,53 +119,9 @@ impl SeatClient {
     ///
     /// When it does not within [`PATIENCE`], or the connection broke.
     pub fn wait(&mut self, what: &str, done: impl Fn(&Seen) -> bool) -> Result<()> {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            self.queue.dispatch_pending(&mut self.seen).context("the connection broke")?;
-            if done(&self.seen) {
-                return Ok(());
-            }
-            ensure!(Instant::now() < deadline, "{}: {what} did not come: {:?}", self.title, self.seen);
-            self.queue.flush().context("cannot send")?;
-            let Some(guard) = self.queue.prepare_read() else { continue };
-            let nap = Duration::from_millis(100);
-            let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(nap.subsec_nanos()) };
-            let fd = guard.connection_fd();
-            let ready = match poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&timeout)) {
-                Ok(ready) => ready > 0,
-                Err(rustix::io::Errno::INTR) => false,
-                Err(err) => return Err(err).context("poll"),
-            };
-            if ready {
-                match guard.read() {
-                    Ok(_) => {}
-                    Err(WaylandError::Io(err)) if err.kind() == std::io::ErrorKind::WouldBlock => {}
-                    Err(err) => bail!("the compositor closed the connection: {err}"),
-                }
-            }
-        }
-    }
-}
-
-impl Dispatch<WlRegistry, ()> for Seen {
-    fn event(
-        seen: &mut Self,
-        registry: &WlRegistry,
-        event: wl_registry::Event,
-        (): &(),
-        _: &Connection,
-        handle: &QueueHandle<Self>,
-    ) {
-        let wl_registry::Event::Global { name, interface, version } = event else { return };
-        match interface.as_str() {
-            "wl_compositor" => seen.compositor = Some(registry.bind(name, version.min(4), handle, ())),
-            "wl_shm" => seen.shm = Some(registry.bind(name, 1, handle, ())),
-            "xdg_wm_base" => seen.wm_base = Some(registry.bind(name, 1, handle, ())),
-            "wl_seat" => {
-                registry.bind::<WlSeat, (), Self>(name, version.min(5), handle, ());
-            }
-            _ => {}
-        }
+        let came = self.link.wait(&mut self.seen, Instant::now() + PATIENCE, done)?;
+        ensure!(came, "{}: {what} did not come: {:?}", self.title, self.seen);
+        Ok(())
     }
 }
 
@@ -246,36 +186,6 @@ impl Dispatch<WlKeyboard, ()> for Seen {
     }
 }
 
-impl Dispatch<WlCallback, ()> for Seen {
-    fn event(
-        seen: &mut Self,
-        _: &WlCallback,
-        event: wl_callback::Event,
-        (): &(),
-        _: &Connection,
-        _: &QueueHandle<Self>,
-    ) {
-        if let wl_callback::Event::Done { .. } = event {
-            seen.synced += 1;
-        }
-    }
-}
-
-impl Dispatch<XdgWmBase, ()> for Seen {
-    fn event(
-        _: &mut Self,
-        base: &XdgWmBase,
-        event: xdg_wm_base::Event,
-        (): &(),
-        _: &Connection,
-        _: &QueueHandle<Self>,
-    ) {
-        if let xdg_wm_base::Event::Ping { serial } = event {
-            base.pong(serial);
-        }
-    }
-}
-
 impl Dispatch<XdgSurface, ()> for Seen {
     fn event(
         seen: &mut Self,
@@ -292,9 +202,7 @@ impl Dispatch<XdgSurface, ()> for Seen {
     }
 }
 
-delegate_noop!(Seen: WlCompositor);
-delegate_noop!(Seen: WlShmPool);
-delegate_noop!(Seen: ignore WlShm);
-delegate_noop!(Seen: ignore WlSurface);
+delegate_link!(Seen);
 delegate_noop!(Seen: ignore WlBuffer);
 delegate_noop!(Seen: ignore XdgToplevel);
+delegate_noop!(Seen: ignore ZwpLinuxDmabufV1);

@@ -6,10 +6,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use anyhow::{Context, Result, bail, ensure};
-use primeway_tests::ctl::Surface;
+use anyhow::{Context, Result, ensure};
 use primeway_tests::debugfs::DebugDevice;
-use primeway_tests::screen::Screen;
 
 use crate::desktop::{Desktop, Launch, NodeModes, USER};
 
@@ -113,31 +111,11 @@ fn draws(desktop: &mut Desktop, ordinary: &Ordinary) -> Result<String> {
     // The first frame of a terminal may be empty.
     std::thread::sleep(std::time::Duration::from_millis(500));
     let screen = desktop.capture()?;
-    let share = visible_share(&screen, &surface)?;
+    let share = screen.share_in_front(surface.position, surface.size)?;
     ensure!(share >= 0.3, "only {:.0} % of its window can be seen: {surface:?}", 100.0 * share);
     let format = surface.format.as_deref().unwrap_or("wl_shm");
     let told = format!("{format} {}x{}, {:.0} % seen", surface.size[0], surface.size[1], 100.0 * share);
     drop(client);
     desktop.wait_stats("the end of its window", |stats| stats.clients.is_empty())?;
     Ok(told)
-}
-
-/// The share of a window's pixels that are not the background's.
-fn visible_share(screen: &Screen, surface: &Surface) -> Result<f64> {
-    let background = screen.pixel(screen.width - 1, screen.height - 1);
-    let range = |start: i32, length: i32, end: u32| {
-        let from = start.max(0) as u32;
-        from..(start + length).max(0).min(end as i32) as u32
-    };
-    let columns = range(surface.position[0], surface.size[0], screen.width);
-    let rows = range(surface.position[1], surface.size[1], screen.height);
-    let all = columns.len() * rows.len();
-    if all == 0 {
-        bail!("its window is nowhere on the screen: {surface:?}");
-    }
-    let differing = rows
-        .flat_map(|y| columns.clone().map(move |x| (x, y)))
-        .filter(|(x, y)| screen.pixel(*x, *y) != background)
-        .count();
-    Ok(differing as f64 / all as f64)
 }

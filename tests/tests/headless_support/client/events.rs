@@ -1,21 +1,17 @@
 //! Events of the server as one list, and the globals.
 //!
-//! Owns the translation from wayland-client's dispatch to [`Event`]. It reacts to nothing but ping and, unless
+//! Owns the translation from wayland-client's dispatch to [`Event`]. It reacts to nothing but, unless
 //! switched off, configure.
 
+use primeway_tests::client::link::Globals;
+use primeway_tests::delegate_link;
 use wayland_client::backend::ObjectId;
 use wayland_client::protocol::wl_buffer::{self, WlBuffer};
 use wayland_client::protocol::wl_callback::{self, WlCallback};
-use wayland_client::protocol::wl_compositor::WlCompositor;
 use wayland_client::protocol::wl_keyboard::{self, WlKeyboard};
 use wayland_client::protocol::wl_region::WlRegion;
-use wayland_client::protocol::wl_registry::{self, WlRegistry};
 use wayland_client::protocol::wl_seat::WlSeat;
-use wayland_client::protocol::wl_shm::WlShm;
-use wayland_client::protocol::wl_shm_pool::WlShmPool;
-use wayland_client::protocol::wl_subcompositor::WlSubcompositor;
 use wayland_client::protocol::wl_subsurface::WlSubsurface;
-use wayland_client::protocol::wl_surface::WlSurface;
 use wayland_client::{
     Connection, Dispatch, Proxy as _, QueueHandle, WEnum, delegate_noop, event_created_child,
 };
@@ -23,23 +19,18 @@ use wayland_protocols::wp::linux_dmabuf::zv1::client::zwp_linux_buffer_params_v1
     self, ZwpLinuxBufferParamsV1,
 };
 use wayland_protocols::wp::linux_dmabuf::zv1::client::zwp_linux_dmabuf_v1::ZwpLinuxDmabufV1;
-use wayland_protocols::wp::presentation_time::client::wp_presentation::WpPresentation;
 use wayland_protocols::wp::presentation_time::client::wp_presentation_feedback::{
     self, Kind, WpPresentationFeedback,
 };
 use wayland_protocols::wp::viewporter::client::wp_viewport::WpViewport;
-use wayland_protocols::wp::viewporter::client::wp_viewporter::WpViewporter;
 use wayland_protocols::xdg::shell::client::xdg_popup::{self, XdgPopup};
 use wayland_protocols::xdg::shell::client::xdg_positioner::XdgPositioner;
 use wayland_protocols::xdg::shell::client::xdg_surface::{self, XdgSurface};
 use wayland_protocols::xdg::shell::client::xdg_toplevel::{self, XdgToplevel};
-use wayland_protocols::xdg::shell::client::xdg_wm_base::{self, XdgWmBase};
 
 /// Something the server said. Objects are named by their number on the connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// A round trip ended.
-    Synced(u32),
     /// A frame callback is done.
     Frame(u32),
     /// `wl_buffer.release`.
@@ -91,30 +82,12 @@ pub struct Seen {
     pub log: Vec<Event>,
     /// Acknowledge configure events at once.
     pub acknowledge: bool,
-    pub(super) compositor: Option<WlCompositor>,
-    pub(super) subcompositor: Option<WlSubcompositor>,
-    pub(super) shm: Option<WlShm>,
-    pub(super) seat: Option<WlSeat>,
-    pub(super) wm_base: Option<XdgWmBase>,
-    pub(super) dmabuf: Option<ZwpLinuxDmabufV1>,
-    pub(super) viewporter: Option<WpViewporter>,
-    pub(super) presentation: Option<WpPresentation>,
+    pub(super) globals: Globals,
 }
 
 impl Seen {
     pub(super) fn new() -> Seen {
-        Seen {
-            log: Vec::new(),
-            acknowledge: true,
-            compositor: None,
-            subcompositor: None,
-            shm: None,
-            seat: None,
-            wm_base: None,
-            dmabuf: None,
-            viewporter: None,
-            presentation: None,
-        }
+        Seen { log: Vec::new(), acknowledge: true, globals: Globals::with_dmabuf(4) }
     }
 
     /// Whether an xdg_surface was configured.
@@ -179,30 +152,6 @@ fn number(id: &ObjectId) -> u32 {
     id.protocol_id()
 }
 
-impl Dispatch<WlRegistry, ()> for Seen {
-    fn event(
-        state: &mut Self,
-        registry: &WlRegistry,
-        event: wl_registry::Event,
-        (): &(),
-        _: &Connection,
-        handle: &QueueHandle<Self>,
-    ) {
-        let wl_registry::Event::Global { name, interface, version } = event else { return };
-        match interface.as_str() {
-            "wl_compositor" => state.compositor = Some(registry.bind(name, version.min(4), handle, ())),
-            "wl_subcompositor" => state.subcompositor = Some(registry.bind(name, 1, handle, ())),
-            "wl_shm" => state.shm = Some(registry.bind(name, 1, handle, ())),
-            "wl_seat" => state.seat = Some(registry.bind(name, version.min(5), handle, ())),
-            "xdg_wm_base" => state.wm_base = Some(registry.bind(name, version.min(3), handle, ())),
-            "wp_viewporter" => state.viewporter = Some(registry.bind(name, 1, handle, ())),
-            "wp_presentation" => state.presentation = Some(registry.bind(name, 1, handle, ())),
-            "zwp_linux_dmabuf_v1" => state.dmabuf = Some(registry.bind(name, version.min(4), handle, ())),
-            _ => {}
-        }
-    }
-}
-
 /// A `wl_surface.frame` with its token.
 impl Dispatch<WlCallback, u32> for Seen {
     fn event(
@@ -215,25 +164,6 @@ impl Dispatch<WlCallback, u32> for Seen {
     ) {
         if let wl_callback::Event::Done { .. } = event {
             state.log.push(Event::Frame(*token));
-        }
-    }
-}
-
-/// A `wl_display.sync`.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Sync(pub(super) u32);
-
-impl Dispatch<WlCallback, Sync> for Seen {
-    fn event(
-        state: &mut Self,
-        _: &WlCallback,
-        event: wl_callback::Event,
-        sync: &Sync,
-        _: &Connection,
-        _: &QueueHandle<Self>,
-    ) {
-        if let wl_callback::Event::Done { .. } = event {
-            state.log.push(Event::Synced(sync.0));
         }
     }
 }
@@ -270,21 +200,6 @@ impl Dispatch<WlKeyboard, ()> for Seen {
                 state.log.push(Event::KeyboardLeave(number(&surface.id())));
             }
             _ => {}
-        }
-    }
-}
-
-impl Dispatch<XdgWmBase, ()> for Seen {
-    fn event(
-        _: &mut Self,
-        base: &XdgWmBase,
-        event: xdg_wm_base::Event,
-        (): &(),
-        _: &Connection,
-        _: &QueueHandle<Self>,
-    ) {
-        if let xdg_wm_base::Event::Ping { serial } = event {
-            base.pong(serial);
         }
     }
 }
@@ -399,16 +314,10 @@ impl Dispatch<WpPresentationFeedback, u32> for Seen {
     }
 }
 
-delegate_noop!(Seen: WlCompositor);
+delegate_link!(Seen);
 delegate_noop!(Seen: WlRegion);
-delegate_noop!(Seen: WlSubcompositor);
 delegate_noop!(Seen: WlSubsurface);
-delegate_noop!(Seen: WlShmPool);
 delegate_noop!(Seen: XdgPositioner);
-delegate_noop!(Seen: WpViewporter);
 delegate_noop!(Seen: WpViewport);
 delegate_noop!(Seen: ignore WlSeat);
-delegate_noop!(Seen: ignore WlShm);
-delegate_noop!(Seen: ignore WlSurface);
-delegate_noop!(Seen: ignore WpPresentation);
 delegate_noop!(Seen: ignore ZwpLinuxDmabufV1);
