@@ -47,6 +47,9 @@ pub struct Device {
     /// How the device file for imports was had, `empty-lease` for example.
     #[serde(default)]
     pub acquisition: String,
+    /// Whether the session is the one that the user sees.
+    #[serde(default)]
+    pub active: Option<bool>,
 }
 
 /// An output and its planes.

@@ -293,8 +293,16 @@ impl RunningClient {
     /// What it has counted so far; `None` for a program that does not count.
     #[must_use]
     pub fn counts(&self) -> Option<Report> {
-        let text = std::fs::read(self.progress.as_ref()?).ok()?;
-        serde_json::from_slice(&text).ok()
+        let path = self.progress.as_ref()?;
+        // In the lab the file is on the host, where a replaced one may be missing or short for a moment.
+        for _ in 0..20 {
+            let report = std::fs::read(path).ok().and_then(|text| serde_json::from_slice(&text).ok());
+            if report.is_some() {
+                return report;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        None
     }
 
     /// Waits until a test client says that its first frame is on the screen.

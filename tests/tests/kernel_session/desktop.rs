@@ -253,21 +253,13 @@ impl Desktop {
         stats.surface(pid).cloned().context("the window is gone")
     }
 
-    /// Whether its session is active, by the program that users ask.
+    /// Whether its session is active.
     ///
     /// # Errors
     ///
-    /// When `primeway ctl stats` fails or says nothing about it.
+    /// When it does not answer, or says nothing about it.
     pub fn is_active(&self) -> Result<bool> {
-        let output = Command::new(sibling_program("primeway")?)
-            .args(["ctl", "--socket"])
-            .arg(runtime_folder(self.uid).join(&sockets(&self.display)[1]))
-            .arg("stats")
-            .output()
-            .context("cannot run primeway ctl")?;
-        ensure!(output.status.success(), "primeway ctl: {}", String::from_utf8_lossy(&output.stderr));
-        let stats: serde_json::Value = serde_json::from_slice(&output.stdout).context("not JSON")?;
-        stats["device"]["active"].as_bool().with_context(|| format!("no word about activity: {stats}"))
+        self.ctl.stats()?.device.active.context("no word about activity")
     }
 
     /// Starts our test client as root.

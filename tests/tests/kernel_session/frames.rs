@@ -14,7 +14,7 @@ use rustix::process::Signal;
 use crate::desktop::{Desktop, Launch, PATIENCE};
 
 /// How many frames are recorded, by the client's count.
-const FRAMES: u64 = 90;
+const FRAMES: u64 = 60;
 /// Bytes of a flip event (`struct drm_event_vblank`).
 const FLIP_EVENT: u64 = 32;
 
@@ -63,13 +63,16 @@ fn record(pid: i32, client: &RunningClient, file: &Path) -> Result<Recording> {
         .stderr(Stdio::null())
         .spawn()
         .context("cannot start strace: apt install strace")?;
-    let target = presented()? + FRAMES;
-    while presented()? < target && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    let waited = presented().and_then(|before| {
+        while presented()? < before + FRAMES && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(())
+    });
+    // Whatever happened, it must not stay attached.
     let detached = Process::open(strace.id() as i32).and_then(|process| process.signal(Signal::TERM));
     strace.wait().context("cannot wait for strace")?;
-    detached?;
+    waited.and(detached)?;
     let text = std::fs::read_to_string(file).with_context(|| format!("no {}", file.display()))?;
     Ok(Recording::parse(&text))
 }

@@ -53,6 +53,7 @@ pub fn wait_active(desktop: &Desktop, wanted: bool) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     while desktop.is_active()? != wanted {
         ensure!(Instant::now() < deadline, "the session did not become active={wanted}:\n{}", desktop.log());
+        std::thread::sleep(Duration::from_millis(2));
     }
     Ok(())
 }
