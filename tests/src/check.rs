@@ -108,12 +108,12 @@ pub fn check(device: &DebugDevice, ctl: &Ctl, subjects: &[Subject]) -> Result<Ve
     let card = device.open_node()?;
     let mut findings = Vec::new();
     for (index, subject) in subjects.iter().enumerate() {
-        let shared = inodes_of_others(&memory, index);
+        let shared = identities_of_others(&memory, index);
         let mut disagreements = Vec::new();
         if memory[index].is_empty() {
             disagreements.push("it has no memory object that could hold pixels".to_owned());
         }
-        if memory[index].iter().any(|pixels| shared.contains(&pixels.inode)) {
+        if memory[index].iter().any(|pixels| shared.contains(&pixels.identity)) {
             disagreements.push("it shares a buffer with another client".to_owned());
         }
         let scanned_out = display.reacts_to(&mut memory[index]).with_context(|| subject.name.clone())?;
@@ -123,9 +123,9 @@ pub fn check(device: &DebugDevice, ctl: &Ctl, subjects: &[Subject]) -> Result<Ve
     Ok(Verdict { findings })
 }
 
-fn inodes_of_others(memory: &[Vec<Pixels>], index: usize) -> HashSet<u64> {
+fn identities_of_others(memory: &[Vec<Pixels>], index: usize) -> HashSet<(u64, u64)> {
     let others = memory.iter().enumerate().filter(|(other, _)| *other != index);
-    others.flat_map(|(_, pixels)| pixels.iter().map(|pixels| pixels.inode)).collect()
+    others.flat_map(|(_, pixels)| pixels.iter().map(|pixels| pixels.identity)).collect()
 }
 
 /// The CRCs of every CRTC that is on.

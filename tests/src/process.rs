@@ -24,8 +24,8 @@ pub struct Process {
 #[derive(Debug)]
 pub struct Pixels {
     fd: OwnedFd,
-    /// Inode of the object: the same object seen through two descriptors has the same number.
-    pub inode: u64,
+    /// `st_dev` and `st_ino`: the same for one object that is seen through two descriptors.
+    pub identity: (u64, u64),
     /// Bytes.
     pub size: u64,
     /// Whether it is a dma-buf (otherwise a memfd).
@@ -127,7 +127,9 @@ impl Process {
             let fd = rustix::process::pidfd_getfd(&self.pidfd, number, PidfdGetfdFlags::empty())
                 .with_context(|| format!("cannot take descriptor {number} of process {}", self.pid))?;
             let stat = rustix::fs::fstat(&fd).context("fstat")?;
-            if found.iter().any(|pixels| pixels.inode == stat.st_ino) {
+            // Memfds and dma-bufs are files of two file systems, which number theirs each on its own.
+            let identity = (stat.st_dev, stat.st_ino);
+            if found.iter().any(|pixels| pixels.identity == identity) {
                 continue;
             }
             let size = stat.st_size as u64;
@@ -140,7 +142,7 @@ impl Process {
                     Err(_) => continue,
                 },
             };
-            found.push(Pixels { fd, inode: stat.st_ino, size, dmabuf: kind == Kind::Dmabuf, mapping });
+            found.push(Pixels { fd, identity, size, dmabuf: kind == Kind::Dmabuf, mapping });
         }
         Ok(found)
     }
@@ -213,10 +215,11 @@ mod tests {
     #[test]
     fn own_memfd_is_found_and_changed() {
         let buffer = ClientBuffer::allocate(Allocator::Memfd, Format::named("XR24").unwrap(), 8, 8).unwrap();
-        let inode = rustix::fs::fstat(&buffer).unwrap().st_ino;
+        let stat = rustix::fs::fstat(&buffer).unwrap();
+        let identity = (stat.st_dev, stat.st_ino);
         let process = Process::open(std::process::id() as i32).unwrap();
         let mut all = process.memory(Kind::Memfd).unwrap();
-        let pixels = all.iter_mut().find(|pixels| pixels.inode == inode).unwrap();
+        let pixels = all.iter_mut().find(|pixels| pixels.identity == identity).unwrap();
         let mut bytes = [0u8; 2];
         pixels.invert().unwrap();
         rustix::io::pread(&buffer, &mut bytes, 0).unwrap();
