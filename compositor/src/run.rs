@@ -1,23 +1,26 @@
 //! Start, run, end.
 
+use std::cell::Cell;
+use std::collections::HashMap;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command};
+use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use calloop::generic::Generic;
 use calloop::signals::{Signal, Signals};
 use calloop::timer::{TimeoutAction, Timer};
-use calloop::{EventLoop, Interest, LoopHandle, Mode, PostAction};
+use calloop::{EventLoop, Interest, LoopHandle, Mode, PostAction, RegistrationToken};
 use drm_fourcc::DrmFourcc;
 use primeway_protocols::linux_dmabuf::{
     DmabufFeedbackBuilder, DmabufFormat, LinuxDmabufState, MOD_INVALID, MOD_LINEAR, TrancheFlags,
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use smithay::backend::session::libseat::LibSeatSession;
-use smithay::reexports::wayland_server::{Display, DisplayHandle};
-use smithay::wayland::socket::ListeningSocketSource;
+use smithay::reexports::wayland_server::{Display, DisplayHandle, ListeningSocket};
 
 use crate::backend::kms::{Kms, StartError, insert_sources};
 use crate::backend::{Backend, OutputId, headless};
@@ -29,6 +32,9 @@ use crate::output::OutputState;
 use crate::render::Painter;
 use crate::shell::Shell;
 use crate::state::{DmabufPart, Protocols, Runtime, State};
+
+/// How long no new client is accepted after one could not be.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 
 /// Runs a compositor until it ends; returns its exit status.
 ///
@@ -82,7 +88,7 @@ pub fn serve(event_loop: &mut EventLoop<'static, State>, state: &mut State) -> a
         })
         .context("the event loop failed")?;
     // A request of the seat to let go may be waiting; seatd 0.7 does not survive a client that leaves without an answer.
-    if let Err(err) = event_loop.dispatch(Some(std::time::Duration::ZERO), state) {
+    if let Err(err) = event_loop.dispatch(Some(Duration::ZERO), state) {
         tracing::debug!(%err, "last events");
     }
     state.leave();
@@ -176,7 +182,7 @@ fn dmabuf_part(display: &DisplayHandle, backend: &Backend) -> anyhow::Result<Dma
     let Backend::Kms(kms) = backend else {
         // No device to name: version 3, formats and modifiers as events.
         let global = LinuxDmabufState::new::<State>(display, all, None);
-        return Ok(DmabufPart { global, scanout_feedback: None, dying: Vec::new() });
+        return Ok(DmabufPart { global, scanout_feedback: None, dying: Vec::new(), held: HashMap::new() });
     };
     let device = kms.device_id();
     let plane_formats = kms.scanout_formats();
@@ -191,7 +197,12 @@ fn dmabuf_part(display: &DisplayHandle, backend: &Backend) -> anyhow::Result<Dma
         .build()
         .context("no memory for the format table")?;
     let global = LinuxDmabufState::new::<State>(display, all, Some(default));
-    Ok(DmabufPart { global, scanout_feedback: Some(scanout_feedback), dying: Vec::new() })
+    Ok(DmabufPart {
+        global,
+        scanout_feedback: Some(scanout_feedback),
+        dying: Vec::new(),
+        held: HashMap::new(),
+    })
 }
 
 fn insert_display(handle: &LoopHandle<'static, State>, display: Display<State>) -> anyhow::Result<()> {
@@ -222,20 +233,49 @@ fn listen(handle: &LoopHandle<'static, State>, name: Option<&str>) -> anyhow::Re
         format!("XDG_RUNTIME_DIR is {value}: log in properly, or set it to a folder of your own")
     })?;
     let folder = folder.display();
-    let source = match name {
-        Some(name) => ListeningSocketSource::with_name(name).map_err(|err| {
+    let socket = match name {
+        Some(name) => ListeningSocket::bind(name).map_err(|err| {
             anyhow!(
                 "cannot listen on {folder}/{name}: {err}; give another name with --socket, or leave it out"
             )
         })?,
-        None => ListeningSocketSource::new_auto()
+        // wayland-0 is left to whoever connects without WAYLAND_DISPLAY.
+        None => ListeningSocket::bind_auto("wayland", 1..33)
             .map_err(|err| anyhow!("no free wayland socket in {folder}: {err}"))?,
     };
-    let name = source.socket_name().to_string_lossy().into_owned();
-    handle
-        .insert_source(source, |stream: UnixStream, (), state| add_client(state, stream))
-        .map_err(|err| anyhow!("cannot watch the wayland socket: {}", err.error))?;
+    let name = socket.socket_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let source = Generic::new(socket, Interest::READ, Mode::Level);
+    let token = Rc::new(Cell::new(None));
+    let accepting = token.clone();
+    let inserted = handle.insert_source(source, move |_, socket, state| {
+        loop {
+            match socket.accept() {
+                Ok(Some(stream)) => add_client(state, stream),
+                Ok(None) => return Ok(PostAction::Continue),
+                Err(err) => {
+                    // Out of files, most likely: the clients that are there matter more than a new one.
+                    tracing::warn!(%err, "no client accepted for a while");
+                    accept_later(state, accepting.get());
+                    return Ok(PostAction::Disable);
+                }
+            }
+        }
+    });
+    token.set(Some(inserted.map_err(|err| anyhow!("cannot watch the wayland socket: {}", err.error))?));
     Ok(name)
+}
+
+fn accept_later(state: &State, token: Option<RegistrationToken>) {
+    let timer = Timer::from_duration(ACCEPT_PAUSE);
+    let inserted = state.runtime.handle.insert_source(timer, move |_, (), state| {
+        if let Some(Err(err)) = token.map(|token| state.runtime.handle.enable(&token)) {
+            tracing::error!(%err, "no new client will be accepted");
+        }
+        TimeoutAction::Drop
+    });
+    if let Err(err) = inserted {
+        tracing::error!(%err, "no new client will be accepted");
+    }
 }
 
 fn watch_signals(handle: &LoopHandle<'static, State>) -> anyhow::Result<()> {
@@ -293,7 +333,7 @@ fn watch_child(handle: &LoopHandle<'static, State>, mut child: Child) -> anyhow:
         }
         // Kernels before 5.3 and sandboxes without pidfd.
         None => {
-            let second = std::time::Duration::from_secs(1);
+            let second = Duration::from_secs(1);
             handle
                 .insert_source(Timer::from_duration(second), move |_, (), state| {
                     if ended(state) { TimeoutAction::Drop } else { TimeoutAction::ToDuration(second) }

@@ -1,5 +1,6 @@
 //! The compositor's state: eight parts, each with a module of its own, and the redraw cycle that joins them.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use calloop::timer::{TimeoutAction, Timer};
@@ -8,7 +9,7 @@ use primeway_protocols::linux_dmabuf::{DmabufFeedback, LinuxDmabufState};
 use smithay::backend::allocator::dmabuf::WeakDmabuf;
 use smithay::input::SeatState;
 use smithay::output::Output;
-use smithay::reexports::wayland_server::backend::GlobalId;
+use smithay::reexports::wayland_server::backend::{ClientId, GlobalId};
 use smithay::reexports::wayland_server::protocol::wl_output::WlOutput;
 use smithay::reexports::wayland_server::protocol::wl_surface::WlSurface;
 use smithay::reexports::wayland_server::{DisplayHandle, Resource as _};
@@ -66,6 +67,8 @@ pub struct DmabufPart {
     pub scanout_feedback: Option<DmabufFeedback>,
     /// Buffers whose `wl_buffer` is destroyed and which may still be shown.
     pub(crate) dying: Vec<WeakDmabuf>,
+    /// Buffer planes that each client holds.
+    pub(crate) held: HashMap<ClientId, usize>,
 }
 
 /// What the event loop needs.

@@ -171,6 +171,9 @@ fn picture(state: &mut State, output: Option<&str>) -> anyhow::Result<Picture> {
 fn save(file: &Path, picture: &Picture) -> anyhow::Result<()> {
     static SAVED: AtomicU32 = AtomicU32::new(0);
     let rgb: Vec<u8> = picture.pixels.chunks_exact(4).flat_map(|p| [p[2], p[1], p[0]]).collect();
+    if std::fs::symlink_metadata(file).is_ok_and(|there| !there.is_file()) {
+        return Err(anyhow!("it is there and is no regular file"));
+    }
     let name = file.file_name().context("no file name")?.to_string_lossy();
     let number = SAVED.fetch_add(1, Ordering::Relaxed);
     let partial = file.with_file_name(format!(".{name}.{}-{number}", std::process::id()));

@@ -5,8 +5,10 @@
 use smithay::reexports::wayland_protocols::xdg::shell::server::{xdg_positioner, xdg_surface, xdg_toplevel};
 use smithay::reexports::wayland_server::Resource;
 use smithay::reexports::wayland_server::WEnum;
-use smithay::reexports::wayland_server::protocol::{wl_region, wl_subsurface, wl_surface};
-use smithay::wayland::compositor::{RegionUserData, SubsurfaceUserData, SurfaceUserData};
+use smithay::reexports::wayland_server::protocol::{wl_region, wl_subcompositor, wl_subsurface, wl_surface};
+use smithay::wayland::compositor::{
+    RegionUserData, SubsurfaceUserData, SurfaceUserData, get_children, get_parent,
+};
 use smithay::wayland::shell::xdg::{XdgPositionerUserData, XdgShellSurfaceUserData, XdgSurfaceUserData};
 
 /// Larger than any output, small enough that sums of some of them fit in 32 bits.
@@ -101,6 +103,43 @@ pub(super) fn region(
         },
         other => other,
     })
+}
+
+/// Trees of subsurfaces may be this deep: smithay merges the cached state of a tree recursively, at a cost that
+/// grows with the square of its depth.
+const MAX_DEPTH: usize = 64;
+
+pub(super) fn subcompositor(
+    subcompositor: &wl_subcompositor::WlSubcompositor,
+    request: wl_subcompositor::Request,
+    (): &(),
+) -> Option<wl_subcompositor::Request> {
+    if let wl_subcompositor::Request::GetSubsurface { surface, parent, .. } = &request
+        && depth(parent) + height(surface) > MAX_DEPTH
+    {
+        let text = format!("subsurfaces nested deeper than {MAX_DEPTH}");
+        subcompositor.post_error(wl_subcompositor::Error::BadSurface, text);
+        return None;
+    }
+    Some(request)
+}
+
+/// Surfaces from `surface` up to its root.
+fn depth(surface: &wl_surface::WlSurface) -> usize {
+    std::iter::successors(Some(surface.clone()), get_parent).take(MAX_DEPTH + 1).count()
+}
+
+/// Levels of the tree below and with `surface`.
+fn height(surface: &wl_surface::WlSurface) -> usize {
+    let mut level = vec![surface.clone()];
+    let mut levels = 0;
+    while !level.is_empty() && levels <= MAX_DEPTH {
+        levels += 1;
+        // smithay lists a surface among its own children, as its place in their order.
+        level =
+            level.iter().flat_map(|s| get_children(s).into_iter().filter(move |child| child != s)).collect();
+    }
+    levels
 }
 
 /// A surface is no sibling of its own.

@@ -1,6 +1,7 @@
 //! zwp_linux_dmabuf_v1: a buffer that passed the protocol's checks becomes smithay's `Dmabuf`, imported into the
 //! backend at once.
 
+use std::collections::hash_map::Entry;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use drm_fourcc::{DrmFourcc, DrmModifier};
@@ -19,6 +20,9 @@ use crate::backend::Backend;
 use crate::output::SurfaceStats;
 use crate::state::State;
 
+/// Each buffer plane is an open file, of which a process has some thousands for all clients.
+const MAX_PLANES_PER_CLIENT: usize = 1024;
+
 impl LinuxDmabufHandler for State {
     type Buffer = Dmabuf;
 
@@ -31,7 +35,7 @@ impl LinuxDmabufHandler for State {
         is_dmabuf(fd) || (matches!(self.backend, Backend::Headless(_)) && is_fixed_memfd(fd))
     }
 
-    fn import(&mut self, _client: &Client, params: DmabufParams) -> Result<Dmabuf, ImportError> {
+    fn import(&mut self, client: &Client, params: DmabufParams) -> Result<Dmabuf, ImportError> {
         let format = DrmFourcc::try_from(params.format).map_err(|_| ImportError::InvalidFormat)?;
         let modifier = match DrmModifier::from(params.modifier) {
             // No modifier, from an exporter that knows nothing but plain rows.
@@ -42,6 +46,12 @@ impl LinuxDmabufHandler for State {
         };
         if modifier != DrmModifier::Linear {
             tracing::debug!(modifier = u64::from(modifier), "no way to read or show the buffer");
+            return Err(ImportError::Failed);
+        }
+        let owner = client.id();
+        let held = self.dmabuf.held.entry(owner).or_default();
+        if *held + params.planes.len() > MAX_PLANES_PER_CLIENT {
+            tracing::warn!(held, "a client holds too many buffers");
             return Err(ImportError::Failed);
         }
         let flags = DmabufFlags::from_bits_truncate(params.flags.bits());
@@ -57,6 +67,7 @@ impl LinuxDmabufHandler for State {
         if let Err(err) = self.backend.import(&dmabuf) {
             tracing::debug!(%err, "buffer will not be scanned out");
         }
+        *self.dmabuf.held.entry(client.id()).or_default() += dmabuf.num_planes();
         Ok(dmabuf)
     }
 
@@ -85,7 +96,13 @@ impl Dispatch<WlBuffer, Dmabuf> for State {
         }
     }
 
-    fn destroyed(state: &mut Self, _client: ClientId, buffer: &WlBuffer, _: &Dmabuf) {
+    fn destroyed(state: &mut Self, client: ClientId, buffer: &WlBuffer, dmabuf: &Dmabuf) {
+        if let Entry::Occupied(mut held) = state.dmabuf.held.entry(client) {
+            *held.get_mut() = held.get().saturating_sub(dmabuf.num_planes());
+            if *held.get() == 0 {
+                held.remove();
+            }
+        }
         tracing::trace!(buffer = buffer.id().protocol_id(), "buffer destroyed");
         state.buffer_destroyed(buffer);
     }

@@ -5,12 +5,13 @@ use smithay::reexports::wayland_server::protocol::wl_subcompositor::WlSubcomposi
 use smithay::reexports::wayland_server::protocol::wl_subsurface::{self, WlSubsurface};
 use smithay::reexports::wayland_server::protocol::wl_surface::WlSurface;
 use smithay::reexports::wayland_server::{
-    Client, DataInit, Dispatch, DisplayHandle, delegate_dispatch, delegate_global_dispatch,
+    Client, DataInit, Dispatch, DisplayHandle, delegate_global_dispatch,
 };
 use smithay::wayland::compositor::{
     CompositorState, SubsurfaceCachedState, SubsurfaceUserData, get_children, with_states,
 };
 
+use super::guard::{self, guarded_dispatch};
 use crate::state::State;
 
 /// A subsurface's position is applied with its parent's commit, whatever its mode; smithay keeps it back until the
@@ -26,7 +27,7 @@ pub(super) fn place_children(parent: &WlSurface) {
 }
 
 delegate_global_dispatch!(State: [WlSubcompositor: ()] => CompositorState);
-delegate_dispatch!(State: [WlSubcompositor: ()] => CompositorState);
+guarded_dispatch!(WlSubcompositor, () => CompositorState, guard::subcompositor);
 
 impl Dispatch<WlSubsurface, SubsurfaceUserData> for State {
     fn request(
@@ -38,7 +39,7 @@ impl Dispatch<WlSubsurface, SubsurfaceUserData> for State {
         display: &DisplayHandle,
         init: &mut DataInit<'_, Self>,
     ) {
-        let Some(request) = super::guard::subsurface(subsurface, request, data) else { return };
+        let Some(request) = guard::subsurface(subsurface, request, data) else { return };
         // A destroyed role unmaps the surface at once, without any commit.
         let destroyed = matches!(request, wl_subsurface::Request::Destroy);
         <CompositorState as Dispatch<WlSubsurface, SubsurfaceUserData, Self>>::request(

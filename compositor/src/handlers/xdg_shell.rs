@@ -7,12 +7,13 @@ use smithay::reexports::wayland_protocols::xdg::shell::server::xdg_popup::XdgPop
 use smithay::reexports::wayland_protocols::xdg::shell::server::xdg_positioner::XdgPositioner;
 use smithay::reexports::wayland_protocols::xdg::shell::server::xdg_surface::XdgSurface;
 use smithay::reexports::wayland_protocols::xdg::shell::server::xdg_toplevel::XdgToplevel;
-use smithay::reexports::wayland_protocols::xdg::shell::server::xdg_wm_base::XdgWmBase;
+use smithay::reexports::wayland_protocols::xdg::shell::server::xdg_wm_base::{self, XdgWmBase};
 use smithay::reexports::wayland_server::protocol::wl_output::WlOutput;
 use smithay::reexports::wayland_server::protocol::wl_seat::WlSeat;
 use smithay::reexports::wayland_server::protocol::wl_surface::WlSurface;
-use smithay::reexports::wayland_server::{delegate_dispatch, delegate_global_dispatch};
+use smithay::reexports::wayland_server::{Resource as _, delegate_dispatch, delegate_global_dispatch};
 use smithay::utils::{Logical, Rectangle, Serial};
+use smithay::wayland::compositor::get_role;
 use smithay::wayland::shell::xdg::{
     PopupSurface, PositionerState, ToplevelSurface, XdgPositionerUserData, XdgShellHandler, XdgShellState,
     XdgShellSurfaceUserData, XdgSurfaceUserData, XdgWmBaseUserData,
@@ -61,6 +62,13 @@ impl XdgShellHandler for State {
     }
 
     fn new_popup(&mut self, surface: PopupSurface, positioner: PositionerState) {
+        // A parent without a role could become a descendant of its own: walks to the root would never end.
+        let parent = surface.get_parent_surface();
+        if parent.is_some_and(|p| p == *surface.wl_surface() || get_role(&p).is_none()) {
+            let text = "the parent of a popup is a toplevel or popup that exists already";
+            surface.xdg_popup().post_error(xdg_wm_base::Error::InvalidPopupParent, text);
+            return;
+        }
         self.constrain(&surface, positioner);
         if let Err(err) = self.shell.popups.track_popup(PopupKind::Xdg(surface)) {
             tracing::debug!(%err, "popup without a parent");

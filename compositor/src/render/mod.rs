@@ -183,7 +183,9 @@ impl Painter {
     /// # Errors
     /// When the buffer of the layer cannot be read on the CPU.
     pub fn element(&mut self, layer: &SurfaceLayer) -> Result<LayerElement, RenderError> {
-        let resampled = layer.scaled_size().map(|size| (layer.src, size));
+        let odd = layer.dmabuf.is_none() && resample::has_odd_rows(&layer.buffer);
+        let copied_size = odd.then(|| layer.src.size.to_i32_round());
+        let resampled = layer.scaled_size().or(copied_size).map(|size| (layer.src, size));
         with_states(&layer.surface, |states| {
             let slot = states.data_map.get_or_insert_threadsafe(TextureSlot::default);
             let mut slot = slot.0.lock().unwrap_or_else(PoisonError::into_inner);

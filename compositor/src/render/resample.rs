@@ -5,9 +5,12 @@
 #![allow(unsafe_code)]
 
 use pixman::{Filter, FormatCode, Image, Operation, Repeat, Transform};
+use smithay::reexports::wayland_server::WEnum;
 use smithay::reexports::wayland_server::protocol::wl_buffer::WlBuffer;
 use smithay::utils::{Buffer as BufferCoords, Rectangle, Size};
-use smithay::wayland::shm::{BufferAccessError, shm_format_to_fourcc, with_buffer_contents};
+use smithay::wayland::shm::{
+    BufferAccessError, shm_format_to_fourcc, with_buffer_contents, wl_bytes_per_pixel,
+};
 
 /// Resamples the part `src` of an image to `size` pixels, bilinear. `None` when there is no memory or nothing to show.
 pub fn resample(
@@ -33,6 +36,11 @@ pub fn resample(
     Some(out)
 }
 
+/// Tells whether the rows of a wl_shm buffer are no whole 32-bit words, which Pixman cannot read in place.
+pub fn has_odd_rows(buffer: &WlBuffer) -> bool {
+    with_buffer_contents(buffer, |_, _, data| data.stride % 4 != 0 || data.offset % 4 != 0).unwrap_or(false)
+}
+
 /// Calls `f` with the picture of a wl_shm buffer, guarded against a pool that its client makes smaller. `None` for
 /// a format that Pixman does not know or a picture that reaches beyond its pool.
 ///
@@ -46,8 +54,24 @@ pub fn with_shm_image<T>(
         let code = shm_format_to_fourcc(data.format).and_then(|f| FormatCode::try_from(f).ok())?;
         let (offset, stride) = (usize::try_from(data.offset).ok()?, usize::try_from(data.stride).ok()?);
         let (width, height) = (usize::try_from(data.width).ok()?, usize::try_from(data.height).ok()?);
-        if stride.checked_mul(height)?.checked_add(offset)? > len || !(offset | stride).is_multiple_of(4) {
+        if stride.checked_mul(height)?.checked_add(offset)? > len {
             return None;
+        }
+        if !(offset | stride).is_multiple_of(4) {
+            // Pixman wants whole words per row: the rows are copied into an image that has them.
+            let mut image = Image::new(code, width, height, true).ok()?;
+            let row =
+                (width * usize::try_from(wl_bytes_per_pixel(WEnum::Value(data.format))).ok()?).min(stride);
+            let to_stride = image.stride();
+            // SAFETY: only the address is taken.
+            let to = unsafe { image.data() }.cast::<u8>();
+            for y in 0..height {
+                // SAFETY: the row lies in the pool (checked above) and in the image, whose rows are at least as long.
+                unsafe {
+                    std::ptr::copy_nonoverlapping(pool.add(offset + y * stride), to.add(y * to_stride), row)
+                };
+            }
+            return Some(f(&mut image));
         }
         // SAFETY: height rows of stride bytes from offset lie in the pool, and smithay checked width against stride
         // when the buffer was made. The image is a source only and does not outlive the closure.

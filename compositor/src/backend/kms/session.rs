@@ -1,9 +1,10 @@
 //! The event sources of a session: seat, card, udev and libinput.
 
 use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
 
 use calloop::generic::Generic;
-use calloop::{EventSource, Interest, LoopHandle, Mode, PostAction};
+use calloop::{EventSource, Interest, LoopHandle, Mode, Poll, PostAction, Readiness, Token, TokenFactory};
 use smithay::backend::libinput::{LibinputInputBackend, LibinputSessionInterface};
 use smithay::backend::session::Event as SessionEvent;
 use smithay::backend::session::Session;
@@ -50,7 +51,7 @@ pub fn insert_sources(
         state.input_event(event);
     })?;
 
-    source(handle, "the session", notifier, move |event, (), state| match event {
+    source(handle, "the session", SeatSource::new(notifier), move |event, (), state| match event {
         SessionEvent::PauseSession => {
             context.suspend();
             state.session_paused();
@@ -78,4 +79,67 @@ pub fn insert_sources(
             state.exporters_changed();
         }
     })
+}
+
+/// Wake-ups without an event, in one second, that mean that the seat's connection is dead.
+const DEAD_WAKEUPS: u32 = 100;
+
+/// The seat's events. When seatd or logind dies, libseat's descriptor stays readable for ever and smithay's source
+/// does not tell: this one ends the event loop.
+struct SeatSource {
+    notifier: LibSeatSessionNotifier,
+    since: Instant,
+    wakeups: u32,
+}
+
+impl SeatSource {
+    fn new(notifier: LibSeatSessionNotifier) -> Self {
+        Self { notifier, since: Instant::now(), wakeups: 0 }
+    }
+}
+
+impl EventSource for SeatSource {
+    type Event = SessionEvent;
+    type Metadata = ();
+    type Ret = ();
+    type Error = std::io::Error;
+
+    fn process_events<F>(
+        &mut self,
+        readiness: Readiness,
+        token: Token,
+        mut callback: F,
+    ) -> Result<PostAction, Self::Error>
+    where
+        F: FnMut(SessionEvent, &mut ()),
+    {
+        let mut events = 0;
+        let action = self.notifier.process_events(readiness, token, |event, meta| {
+            events += 1;
+            callback(event, meta);
+        });
+        let action = action.map_err(std::io::Error::other)?;
+        if events > 0 || self.since.elapsed() > Duration::from_secs(1) {
+            (self.since, self.wakeups) = (Instant::now(), 0);
+        } else {
+            self.wakeups += 1;
+        }
+        if self.wakeups < DEAD_WAKEUPS {
+            return Ok(action);
+        }
+        let text = "the seat is lost: seatd or logind has ended; start it and then primeway again";
+        Err(std::io::Error::other(text))
+    }
+
+    fn register(&mut self, poll: &mut Poll, factory: &mut TokenFactory) -> calloop::Result<()> {
+        self.notifier.register(poll, factory)
+    }
+
+    fn reregister(&mut self, poll: &mut Poll, factory: &mut TokenFactory) -> calloop::Result<()> {
+        self.notifier.reregister(poll, factory)
+    }
+
+    fn unregister(&mut self, poll: &mut Poll) -> calloop::Result<()> {
+        self.notifier.unregister(poll)
+    }
 }
