@@ -86,7 +86,10 @@ pub fn serve(event_loop: &mut EventLoop<'static, State>, state: &mut State) -> a
                 tracing::debug!(%err, "flushing clients");
             }
         })
-        .context("the event loop failed")?;
+        .map_err(|err| match err {
+            calloop::Error::OtherError(source) => anyhow!("{source}"),
+            err => anyhow::Error::from(err).context("the event loop failed"),
+        })?;
     // A request of the seat to let go may be waiting; seatd 0.7 does not survive a client that leaves without an answer.
     if let Err(err) = event_loop.dispatch(Some(Duration::ZERO), state) {
         tracing::debug!(%err, "last events");
