@@ -71,7 +71,7 @@ pub enum CtlRequest {
     Stats,
     /// Save what an output shows as a PNG.
     Capture {
-        /// Read it back through the writeback connector.
+        /// Read it back through the writeback connector, which is the default and the only way so far.
         #[arg(long)]
         writeback: bool,
         /// The output's name [default: the first].

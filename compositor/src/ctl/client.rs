@@ -16,9 +16,6 @@ use crate::cli::{Ctl, CtlRequest};
 pub fn run(ctl: &Ctl) -> anyhow::Result<u8> {
     let request = match &ctl.request {
         CtlRequest::Stats => Request::Stats,
-        CtlRequest::Capture { writeback: false, .. } => {
-            return Err(anyhow!("say how to read the picture: --writeback"));
-        }
         CtlRequest::Capture { file, output, .. } => Request::Capture {
             file: std::path::absolute(file)?,
             source: CaptureSource::Writeback,

@@ -162,7 +162,13 @@ fn answer(line: &[u8], stream: UnixStream, state: &mut State) {
 fn picture(state: &mut State, output: Option<&str>) -> anyhow::Result<Picture> {
     Ok(match &mut state.backend {
         Backend::Kms(kms) => kms.capture(output)?,
-        Backend::Headless(headless) => headless.picture()?,
+        Backend::Headless(headless) => {
+            let known = |name| state.outputs.iter().any(|o| o.state.output.name() == name);
+            if !output.is_none_or(known) {
+                return Err(crate::backend::kms::writeback::CaptureError::NoOutput.into());
+            }
+            headless.picture()?
+        }
     })
 }
 
