@@ -22,8 +22,7 @@ use smithay::wayland::shell::xdg::XdgShellState;
 use smithay::wayland::shm::ShmState;
 use smithay::wayland::viewporter::ViewporterState;
 
-use crate::backend::kms::Flip;
-use crate::backend::{Backend, FrameSpec, OutputId};
+use crate::backend::{Backend, Flip, FrameSpec, OutputId};
 use crate::input::Input;
 use crate::output::{Drawn, OutputState, Redraw, RedrawParts, frame_done};
 use crate::render::Painter;

@@ -20,10 +20,8 @@ use rustix::io::Errno;
 use smithay::backend::allocator::Buffer as _;
 use smithay::backend::allocator::dmabuf::{Dmabuf, WeakDmabuf};
 
-use super::kms::Flip;
-use super::kms::writeback::Picture;
 use super::swapchain::Swapchain;
-use super::{Canvas, FrameSpec, OutputId, SubmitError};
+use super::{Canvas, Flip, FrameSpec, OutputId, SubmitError};
 use crate::render::{DmabufView, image, yuv};
 use crate::state::State;
 
@@ -243,7 +241,7 @@ impl Headless {
     ///
     /// # Errors
     /// When a client's memory cannot be read.
-    pub fn picture(&self) -> Result<Picture, crate::render::RenderError> {
+    pub fn picture(&self) -> Result<image::Picture, crate::render::RenderError> {
         let (width, height) = self.size;
         let failed = || crate::render::RenderError::NoMode;
         let mut out =
@@ -275,6 +273,6 @@ impl Headless {
                 }
             }
         }
-        Ok(Picture { width, height, pixels: image::to_xrgb(&mut out) })
+        Ok(image::Picture { width, height, pixels: image::to_xrgb(&mut out) })
     }
 }

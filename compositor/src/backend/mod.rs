@@ -18,6 +18,7 @@ mod swapchain;
 use std::num::NonZeroU32;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use drm_fourcc::{DrmFourcc, DrmModifier};
 use drm_prime::framebuffer::Framebuffer;
@@ -109,6 +110,17 @@ pub enum SubmitError {
     /// The device refused.
     #[error("the commit failed: {0}")]
     Failed(rustix::io::Errno),
+}
+
+/// A frame is on screen.
+#[derive(Clone, Copy, Debug)]
+pub struct Flip {
+    /// The output that shows its frame now.
+    pub output: OutputId,
+    /// When, on CLOCK_MONOTONIC.
+    pub time: Duration,
+    /// The vertical blank's number.
+    pub sequence: u32,
 }
 
 /// Which of an output's two pictures is composed.

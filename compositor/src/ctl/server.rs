@@ -22,9 +22,9 @@ use super::{
     Answer, ClientStats, DeviceStats, OutputStats, PlaneStats, Request, ResourceStats, Stats, SurfaceReport,
 };
 use crate::backend::Backend;
-use crate::backend::kms::writeback::Picture;
 use crate::output::SurfaceStats;
 use crate::output::layers::SurfaceLayer;
+use crate::render::image::Picture;
 use crate::state::State;
 
 /// Longest request in bytes.

@@ -3,6 +3,17 @@
 
 use pixman::{FormatCode, Image};
 
+/// A picture of XRGB8888 pixels, tightly packed rows.
+#[derive(Debug)]
+pub struct Picture {
+    /// Pixels per row.
+    pub width: u32,
+    /// Rows.
+    pub height: u32,
+    /// Bytes B, G, R, X for each pixel.
+    pub pixels: Vec<u8>,
+}
+
 /// Makes an image of XRGB8888 pixels (bytes B, G, R, X, tightly packed). `None` if there are too few of them.
 pub fn from_xrgb(pixels: &[u8], width: i32, height: i32) -> Option<Image<'static, 'static>> {
     from_bytes(FormatCode::X8R8G8B8, pixels, width, height)

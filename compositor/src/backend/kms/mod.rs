@@ -36,8 +36,9 @@ pub use self::session::insert_sources;
 use self::buffers::Buffers;
 use self::device::{Card, CardError};
 use self::output::KmsOutput;
-use self::writeback::{CaptureError, Picture, Writeback};
-use crate::backend::{Canvas, FrameSpec, OutputId, SubmitError};
+use self::writeback::{CaptureError, Writeback};
+use crate::backend::{Canvas, Flip, FrameSpec, OutputId, SubmitError};
+use crate::render::image::Picture;
 
 /// Major device number of DRM nodes (drm.h).
 const DRM_MAJOR: u32 = 226;
@@ -102,17 +103,6 @@ pub enum StartError {
         /// Its error.
         reason: String,
     },
-}
-
-/// What a flip event says.
-#[derive(Clone, Copy, Debug)]
-pub struct Flip {
-    /// The output that shows its frame now.
-    pub output: OutputId,
-    /// When, on CLOCK_MONOTONIC.
-    pub time: Duration,
-    /// The vertical blank's number.
-    pub sequence: u32,
 }
 
 /// An output as found.

@@ -15,17 +15,7 @@ use rustix::io::Errno;
 use super::buffers::Buffers;
 use super::device::{Card, CardError};
 use super::output::errno;
-
-/// A picture of XRGB8888 pixels, tightly packed rows.
-#[derive(Debug)]
-pub struct Picture {
-    /// Pixels per row.
-    pub width: u32,
-    /// Rows.
-    pub height: u32,
-    /// Bytes B, G, R, X for each pixel.
-    pub pixels: Vec<u8>,
-}
+use crate::render::image::Picture;
 
 /// Why there is no picture.
 #[derive(Debug, thiserror::Error)]
