@@ -34,7 +34,7 @@ struct Cli {
     /// Buffer size, WIDTHxHEIGHT [default: 256x256, or the output's size in full screen].
     #[arg(long, value_parser = parse_size)]
     size: Option<(u32, u32)>,
-    /// card, noise[:SEED] or solid:AARRGGBB.
+    /// card, `noise[:SEED]` or solid:AARRGGBB.
     #[arg(long, default_value = "card", value_parser = parse_pattern)]
     pattern: Pattern,
     /// Ask for full screen.
