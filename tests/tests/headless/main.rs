@@ -8,6 +8,7 @@
 mod bad;
 #[path = "../headless_support/mod.rs"]
 mod headless_support;
+mod hostile;
 mod planes;
 mod release;
 mod shell;

@@ -301,6 +301,19 @@ impl Client {
         Ok(Popup { surface, xdg_surface, popup })
     }
 
+    /// A popup that names itself as its parent, which no client should.
+    ///
+    /// # Errors
+    ///
+    /// When the global is missing.
+    pub fn popup_of_itself(&self, positioner: &XdgPositioner) -> Result<Popup> {
+        let surface = self.surface()?;
+        let wm_base = self.seen.globals.wm_base.as_ref().context("no xdg_wm_base")?;
+        let xdg_surface = wm_base.get_xdg_surface(&surface, &self.handle(), ());
+        let popup = xdg_surface.get_popup(Some(&xdg_surface), positioner, &self.handle(), ());
+        Ok(Popup { surface, xdg_surface, popup })
+    }
+
     /// The viewport of a surface.
     ///
     /// # Errors
@@ -469,6 +482,18 @@ impl Client {
 }
 
 impl Client {
+    /// A white wl_shm buffer of 20x10 whose offset and rows are no whole 32-bit words.
+    ///
+    /// # Errors
+    ///
+    /// When there is no memory or no wl_shm.
+    pub fn shm_with_odd_rows(&mut self) -> Result<WlBuffer> {
+        let (_, pool) = self.shm_in_pool("AR24", (64, 48), Pattern::Solid(0xffff_ffff))?;
+        let wl = pool.create_buffer(1, 20, 10, 83, wl_shm::Format::Xrgb8888, &self.handle(), ());
+        pool.destroy();
+        Ok(wl)
+    }
+
     /// A wl_shm buffer whose last row lies beyond its pool.
     ///
     /// # Errors
