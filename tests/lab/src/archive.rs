@@ -8,15 +8,14 @@ use anyhow::{Context, Result, bail};
 
 use crate::{layout, progress};
 
-/// Debian's public default, used when the system's own sources name no Debian mirror.
-const DEFAULT_MIRROR: &str = "http://deb.debian.org/debian";
-
 /// The mirror that the system uses for Debian itself.
-#[must_use]
-pub fn mirror() -> String {
+///
+/// # Errors
+/// When the system's apt sources name none.
+pub fn mirror() -> Result<String> {
     let output = Command::new("apt-get").args(["indextargets", "--format", "$(REPO_URI)"]).output();
     let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
-    pick_mirror(&text).unwrap_or_else(|| DEFAULT_MIRROR.to_owned())
+    pick_mirror(&text).context("the system's apt sources name no Debian mirror: add one (man sources.list)")
 }
 
 /// Security and third-party archives do not carry sid; a Debian mirror's path ends in `/debian`.
@@ -41,7 +40,7 @@ impl Archive {
         for sub in ["lists/partial", "cache/archives/partial"] {
             layout::create_dir(&dir.join(sub))?;
         }
-        std::fs::write(dir.join("sources.list"), format!("deb {} sid main\n", mirror()))?;
+        std::fs::write(dir.join("sources.list"), format!("deb {} sid main\n", mirror()?))?;
         let archive = Self { dir: dir.to_owned(), log: log.to_owned() };
         let mut update = archive.apt("apt-get");
         update.args(["-o", "APT::Update::Error-Mode=any", "update"]);

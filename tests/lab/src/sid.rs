@@ -107,7 +107,7 @@ fn build(dir: &Path, log: &Path) -> Result<PathBuf> {
     let entry = dir.join(key());
     remove(&entry)?;
     let mut bootstrap = privileged("debootstrap");
-    bootstrap.args(["--variant=minbase", "sid"]).arg(&entry).arg(archive::mirror());
+    bootstrap.args(["--variant=minbase", "sid"]).arg(&entry).arg(archive::mirror()?);
     progress::run("bootstrapping Debian sid", &mut bootstrap, log)?;
     // debootstrap itself does not resolve virtual packages, so apt does the rest.
     let mut install = privileged("chroot");
