@@ -134,6 +134,12 @@ fn now_ms() -> u32 {
     (now.tv_sec.unsigned_abs() * 1000 + now.tv_nsec.unsigned_abs() / 1_000_000) as u32
 }
 
+/// Tells the clients of the surfaces that still exist to draw their next frames.
+fn frames_done(surfaces: &[WlSurface]) {
+    let time = now_ms();
+    surfaces.iter().filter(|s| s.is_alive()).for_each(|s| frame_done(s, time));
+}
+
 impl State {
     /// Adds an output to the right of the others.
     pub fn add_output(&mut self, mut output: OutputState) {
@@ -257,10 +263,7 @@ impl State {
             self.throttle(id);
         }
         match drawn {
-            Drawn::Submitted => {
-                let time = now_ms();
-                surfaces.iter().filter(|s| s.is_alive()).for_each(|s| frame_done(s, time));
-            }
+            Drawn::Submitted => frames_done(&surfaces),
             Drawn::Unchanged => self.wait_one_refresh(id, surfaces),
             Drawn::Failed => {
                 // Without a session the next redraw comes with its return; otherwise try again soon.
@@ -284,8 +287,7 @@ impl State {
                 return TimeoutAction::Drop;
             };
             entry.state.throttling = false;
-            let (time, hidden) = (now_ms(), std::mem::take(&mut entry.state.hidden));
-            hidden.iter().filter(|s| s.is_alive()).for_each(|s| frame_done(s, time));
+            frames_done(&std::mem::take(&mut entry.state.hidden));
             TimeoutAction::Drop
         });
         if let Err(err) = inserted {
@@ -312,8 +314,7 @@ impl State {
         entry.state.redraw = Redraw::Estimated { again: false };
         let timer = Timer::from_duration(entry.state.refresh);
         let inserted = self.runtime.handle.insert_source(timer, move |_, (), state| {
-            let time = now_ms();
-            surfaces.iter().filter(|s| s.is_alive()).for_each(|s| frame_done(s, time));
+            frames_done(&surfaces);
             let entry = state.outputs.iter_mut().find(|o| o.state.id == id);
             if let Some(Redraw::Estimated { again }) = entry.as_ref().map(|o| o.state.redraw)
                 && let Some(entry) = entry

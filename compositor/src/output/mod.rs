@@ -278,9 +278,10 @@ impl OutputState {
             }
         }
         let Some(claimed) = self.plan.as_ref().map(|p| p.plan.clone()) else { return Drawn::Failed };
-        let composited = self.plan.as_ref().map(|p| Plan::composite_all(&p.layers, output));
-        let plan = composited.filter(|_| parts.copy_on_purpose).unwrap_or_else(|| claimed.clone());
-        match self.show(layers, &buffers, cursor_plane.clone(), &plan, &claimed, parts) {
+        let cached = self.plan.as_ref().filter(|_| parts.copy_on_purpose);
+        let copying = cached.map(|p| Plan::composite_all(&p.layers, output));
+        let plan = copying.as_ref().unwrap_or(&claimed);
+        match self.show(layers, &buffers, cursor_plane.clone(), plan, &claimed, parts) {
             Err(errno) if plan.planes.iter().any(Option::is_some) || cursor_plane.is_some() => {
                 // The driver took the test and refused the commit: compose these layers, until they change.
                 self.distrust(layers, errno, output);
