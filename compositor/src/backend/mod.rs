@@ -11,6 +11,8 @@
 //!   another one has replaced it on screen.
 //! - [`Backend::import`] and [`Backend::framebuffer`] work at any time, also while the session is inactive.
 
+pub mod buffers;
+mod canvas;
 pub mod headless;
 pub mod kms;
 mod swapchain;

@@ -3,14 +3,12 @@
 //! ```text
 //!  libseat ── card fd (master) ──> atomic commits, events            [device, output, writeback]
 //!                    │ empty lease, or a second open
-//!                    └─ PRIME file ──> handles, framebuffers         [buffers]  used by id in the commits above
+//!                    └─ PRIME file ──> handles, framebuffers         [super::buffers]  used by id in the commits above
 //! ```
 //!
 //! It owns the session and the devices that came from it. When the session is inactive nothing is committed; buffers
 //! are still imported, since the PRIME file needs no mastership.
 
-pub mod buffers;
-mod canvas;
 pub mod device;
 pub mod output;
 mod session;
@@ -33,10 +31,10 @@ use smithay::backend::udev;
 
 pub use self::session::insert_sources;
 
-use self::buffers::Buffers;
 use self::device::{Card, CardError};
 use self::output::KmsOutput;
 use self::writeback::{CaptureError, Writeback};
+use crate::backend::buffers::Buffers;
 use crate::backend::{Canvas, Flip, FrameSpec, OutputId, SubmitError};
 use crate::render::image::Picture;
 
@@ -169,7 +167,7 @@ impl Kms {
 
     fn start(mut session: LibSeatSession, node: PathBuf, writeback: bool) -> Result<Self, StartError> {
         open_card(&mut session, &node).and_then(|(card, device_id)| {
-            let buffers = Buffers::new(&card, &node)
+            let buffers = Buffers::of_card(&card, &node)
                 .map_err(|source| StartError::Prime { node: node.clone(), source })?;
             let mut kms = Self {
                 session,

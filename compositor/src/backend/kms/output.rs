@@ -13,10 +13,10 @@ use drm_prime::Framebuffer;
 use drm_prime::scanout::{PlaneCaps, PlaneType};
 use rustix::io::Errno;
 
-use super::buffers::Buffers;
-use super::canvas::DumbCanvas;
 use super::device::{Card, CardError, KmsPlane, PlaneProps, read_planes};
 use super::writeback::Writeback;
+use crate::backend::buffers::Buffers;
+use crate::backend::canvas::DumbCanvas;
 use crate::backend::swapchain::Swapchain;
 use crate::backend::{Canvas, FrameSpec, PlaneUpdate, SubmitError};
 use crate::cursor::PLANE_SIZE;

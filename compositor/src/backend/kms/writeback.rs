@@ -12,9 +12,9 @@ use drm_fourcc::DrmFourcc;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use super::buffers::Buffers;
 use super::device::{Card, CardError};
 use super::output::errno;
+use crate::backend::buffers::Buffers;
 use crate::render::image::Picture;
 
 /// Why there is no picture.

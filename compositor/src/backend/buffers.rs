@@ -1,4 +1,4 @@
-//! The PRIME file of the card: imported client buffers and their framebuffers.
+//! The buffers of a backend's device: imported client buffers and their framebuffers.
 //!
 //! It owns the table of GEM handles and which framebuffer belongs to which `wl_buffer`. Client buffers are imported
 //! when they are created, framebuffers are made at first use; both go with the `wl_buffer`, except for what a
@@ -14,7 +14,7 @@ use drm_fourcc::DrmFourcc;
 use drm_prime::scanout::{FramebufferRefusal, Refusal};
 use drm_prime::{
     Acquisition, BufferPlane, DeviceError, Dmabuf as PrimeDmabuf, DumbBuffer, Framebuffer, FramebufferCache,
-    GemHandle, HandleTable, KernelDevice, LayoutError, LinearExporters, Origin,
+    GemDevice, GemHandle, HandleTable, KernelDevice, LayoutError, LinearExporters, Origin,
 };
 use rustix::io::Errno;
 use smithay::backend::allocator::Buffer as _;
@@ -36,15 +36,20 @@ impl Buffers {
     ///
     /// # Errors
     /// When no file description of its own can be had and sharing is impossible too.
-    pub fn new(master: &impl AsFd, node: &Path) -> Result<Self, DeviceError> {
+    pub fn of_card(master: &impl AsFd, node: &Path) -> Result<Self, DeviceError> {
         let device = KernelDevice::acquire(master.as_fd(), Some(node))?;
         let acquisition = match device.acquisition() {
             Acquisition::EmptyLease { .. } => "empty-lease",
             Acquisition::SecondOpen => "second-open",
             Acquisition::Degraded => "degraded",
         };
+        Ok(Self::new(Arc::new(device), acquisition))
+    }
+
+    /// The buffers of a file that nobody else imports on. `acquisition` says, for people, how it was got.
+    pub fn new(device: Arc<dyn GemDevice>, acquisition: &'static str) -> Self {
         tracing::info!(acquisition, "prime file opened");
-        let table = HandleTable::new(Arc::new(device));
+        let table = HandleTable::new(device);
         let framebuffers = FramebufferCache::new(table.clone());
         let mut buffers = Self {
             table,
@@ -54,7 +59,7 @@ impl Buffers {
             exporters: LinearExporters::default(),
         };
         buffers.look_at_exporters();
-        Ok(buffers)
+        buffers
     }
 
     /// How the PRIME file was got, for people.
