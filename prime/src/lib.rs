@@ -40,6 +40,7 @@ mod fake;
 pub mod format;
 pub mod framebuffer;
 pub mod handles;
+pub mod model;
 pub mod origin;
 pub mod quirks;
 pub mod scanout;
