@@ -1,4 +1,4 @@
-//! The crate's only unsafe code: `CLOSEFB`, `kcmp`, `F_DUPFD_QUERY`, dma-buf CPU sync and memory mappings.
+//! The crate's only unsafe code: `CLOSEFB`, `kcmp`, `F_DUPFD_QUERY`, file locks, dma-buf CPU sync and memory mappings.
 //! It holds no policy: which file, when, and what a failure means is decided by its callers.
 #![allow(unsafe_code)]
 
@@ -53,6 +53,57 @@ pub(crate) fn same_file(a: BorrowedFd<'_>, b: BorrowedFd<'_>) -> io::Result<bool
         0 => Ok(false),
         1 => Ok(true),
         _ => Err(error),
+    }
+}
+
+/// A lock on some bytes of a file, which need not exist.
+fn byte_lock(kind: libc::c_int, range: std::ops::Range<u64>) -> libc::flock {
+    // Zero padding, and the l_pid of 0 that open-file-description locks demand (fcntl(2)).
+    // SAFETY: flock is plain integers, for which all zeroes are a value.
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    lock.l_type = kind as libc::c_short;
+    lock.l_whence = libc::SEEK_SET as libc::c_short;
+    lock.l_start = range.start as libc::off_t;
+    lock.l_len = range.end.saturating_sub(range.start) as libc::off_t;
+    lock
+}
+
+/// Takes a read lock on one byte, owned by the file description: it lasts until the last descriptor and the last mapping of
+/// that description are gone, in whatever process (`F_OFD_SETLK`).
+///
+/// # Errors
+/// `EAGAIN` if another description holds a write lock there; `EBADF` if the descriptor cannot be read.
+pub(crate) fn lock_byte(fd: BorrowedFd<'_>, byte: u64) -> io::Result<()> {
+    let lock = byte_lock(libc::F_RDLCK, byte..byte + 1);
+    // SAFETY: F_OFD_SETLK reads one flock, which `lock` is, and keeps no pointer to it.
+    match unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Drops all locks of a file description.
+#[cfg(test)]
+pub(crate) fn unlock_all(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let lock = byte_lock(libc::F_UNLCK, 0..0);
+    // SAFETY: as in `lock_byte`. A length of 0 is all that follows.
+    match unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Whether a file description other than that of `fd` holds a lock on one of the bytes, of which there must be one at least
+/// (`F_OFD_GETLK`).
+///
+/// # Errors
+/// The kernel's errno.
+pub(crate) fn locked_elsewhere(fd: BorrowedFd<'_>, bytes: std::ops::Range<u64>) -> io::Result<bool> {
+    let mut lock = byte_lock(libc::F_WRLCK, bytes);
+    // SAFETY: F_OFD_GETLK reads and writes one flock, which `lock` is, and keeps no pointer to it.
+    match unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) } {
+        0 => Ok(libc::c_int::from(lock.l_type) != libc::F_UNLCK),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 
