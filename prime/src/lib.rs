@@ -44,6 +44,8 @@ pub mod model;
 pub mod origin;
 pub mod quirks;
 pub mod scanout;
+#[cfg(feature = "smithay")]
+pub mod smithay;
 pub mod sys;
 
 pub use device::kernel::{Acquisition, DeviceError, KernelDevice};
