@@ -1,0 +1,84 @@
+//! Dumb buffers: `CREATE_DUMB`, `DESTROY_DUMB` (drm_dumb_buffers.c, drm_gem_shmem_helper.c).
+
+use rustix::io::Errno;
+
+use super::{
+    dmabuf::PAGE_SIZE,
+    fault::FaultPoint,
+    file::{File, Permit},
+    formats, handles,
+    object::{self, Object, Resv},
+};
+
+/// A new dumb buffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Dumb {
+    /// Its handle.
+    pub handle: u32,
+    /// Bytes from one row to the next.
+    pub pitch: u32,
+    /// Bytes; whole pages.
+    pub size: u64,
+}
+
+impl File {
+    /// `CREATE_DUMB`. `bpp` is in bits.
+    ///
+    /// # Errors
+    /// `EACCES` on a render node, `ENOSYS` if the driver makes none, `EINVAL` for no or too large a size, `ENOMEM`.
+    pub fn create_dumb(&self, width: u32, height: u32, bpp: u32) -> Result<Dumb, Errno> {
+        self.ioctl(Permit::Primary, |call| {
+            if !call.driver(self.device().key).dumb {
+                return Err(Errno::NOSYS);
+            }
+            let (pitch, size) = size_of(width, height, bpp).ok_or(Errno::INVAL)?;
+            call.fault(FaultPoint::ObjectAlloc)?;
+            let object = Object::new(self.device().key, size, Resv::new());
+            let key = call.state().objects.insert(object);
+            let locks = call.device_locks(self.device().key);
+            let weak = call.has(super::SeedTrait::WeakExportLink);
+            let name = (!weak).then(|| call.lock(&locks.object_name));
+            let created = handles::create(call, self.key(), key, name);
+            object::put(call, key);
+            Ok(Dumb { handle: created?, pitch, size })
+        })
+    }
+
+    /// `DESTROY_DUMB`, which closes any handle.
+    ///
+    /// # Errors
+    /// `EACCES` on a render node, `ENOSYS` if the driver makes none, `EINVAL` for an unknown handle.
+    pub fn destroy_dumb(&self, handle: u32) -> Result<(), Errno> {
+        self.ioctl(Permit::Primary, |call| {
+            if !call.driver(self.device().key).dumb {
+                return Err(Errno::NOSYS);
+            }
+            handles::delete(call, self.key(), handle)
+        })
+    }
+}
+
+/// Pitch and size; `None` for what the kernel refuses. All of it in the kernel's 32 bits.
+fn size_of(width: u32, height: u32, bpp: u32) -> Option<(u32, u64)> {
+    if width == 0 || height == 0 || bpp == 0 || bpp > u32::MAX - 8 {
+        return None;
+    }
+    let rough = bpp.div_ceil(8).checked_mul(width)?;
+    page_align(height.checked_mul(rough)?)?;
+    // Colour modes have a format; other depths are rounded up to bytes.
+    let format = match bpp {
+        15 => formats::legacy(16, 15),
+        32 => formats::legacy(32, 24),
+        other => formats::legacy(other, other),
+    };
+    let pitch = match format {
+        Some(format) => u32::try_from(format.min_pitch(0, width)).ok()?,
+        None => rough,
+    };
+    Some((pitch, u64::from(page_align(height.checked_mul(pitch)?)?)))
+}
+
+/// Rounds up to pages; `None` if that wraps to nothing.
+fn page_align(size: u32) -> Option<u32> {
+    size.checked_next_multiple_of(PAGE_SIZE as u32)
+}

@@ -1,0 +1,3 @@
+//! The model's own tests, named after the rows they show.
+
+mod counts;
