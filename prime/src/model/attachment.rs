@@ -6,10 +6,13 @@ use rustix::io::Errno;
 use super::{
     AttachmentKey, Device, DeviceKey, DmaBufKey, Machine,
     arena::Key,
-    dmabuf::{self, DmabufFd},
+    descriptor::DmabufFd,
+    dmabuf,
     event::EventKind,
     fault::FaultPoint,
+    memory::Memory,
     profile::SeedTrait,
+    sg::{self, MinusOne, Page, SgBug, SgTable},
     syscall::Syscall,
 };
 
@@ -42,17 +45,16 @@ pub(super) struct PrimeAttachment {
     pub(super) dir: Direction,
 }
 
-/// A mapped scatter/gather table.
+/// A scatter/gather table, mapped for a device.
 #[derive(Debug)]
-pub(super) struct SgTable {
-    /// The device it is mapped for.
-    pub(super) device: DeviceKey,
-    pub(super) dir: Direction,
+pub(super) struct MappedTable {
+    dir: Direction,
+    table: SgTable,
 }
 
 /// Names one mapped table; equal for one and the same table only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct SgTableId(pub(super) Key<SgTable>);
+pub struct SgTableId(pub(super) Key<MappedTable>);
 
 /// `dma_buf_attach`. The caller holds a reference on the dma-buf.
 pub(super) fn attach(
@@ -134,6 +136,14 @@ pub(super) fn unmap(call: &Syscall<'_>, key: AttachmentKey, table: SgTableId, di
     (ops.unmap)(call, key, table, dir);
 }
 
+/// Whether a table was mapped in this direction; a warning if not.
+pub(super) fn check_direction(call: &Syscall<'_>, table: SgTableId, dir: Direction) {
+    let mapped = call.state().tables.get(table.0).map(|mapped| mapped.dir);
+    if mapped.is_some_and(|mapped| mapped != dir) {
+        call.report("S09", EventKind::Warn, "table unmapped in another direction than it was mapped in");
+    }
+}
+
 type OpsAndResv = (&'static dmabuf::DmabufOps, std::sync::Arc<super::object::Resv>);
 
 fn ops_of(call: &Syscall<'_>, key: AttachmentKey) -> Option<OpsAndResv> {
@@ -142,12 +152,31 @@ fn ops_of(call: &Syscall<'_>, key: AttachmentKey) -> Option<OpsAndResv> {
     Some((dmabuf.ops, dmabuf.resv.clone()))
 }
 
-/// Maps pages for a device (`dma_map_sgtable`).
-pub(super) fn dma_map(call: &Syscall<'_>, key: AttachmentKey, dir: Direction) -> Result<SgTableId, Errno> {
+/// The exporter's callback (`get_sg_table`): a table of its pages (S25).
+pub(super) fn get_sg_table(call: &Syscall<'_>, memory: &Memory) -> Result<SgTable, Errno> {
+    call.fault(FaultPoint::GetSgTable)?;
+    let pages = memory.pages();
+    let mut allocate = |_| call.fault(FaultPoint::SgAlloc);
+    if !call.has(SeedTrait::PagesOverflow) {
+        return sg::pages_to_sg(&pages, 0, &mut allocate);
+    }
+    sg::pages_to_sg_seed(&pages, &mut allocate, &mut |bug| {
+        call.report(bug.row(), EventKind::WouldOops, bug.to_string());
+    })
+}
+
+/// Maps a table for the importing device (`dma_map_sgtable`); frees it if that fails.
+pub(super) fn dma_map(
+    call: &Syscall<'_>,
+    key: AttachmentKey,
+    mut table: SgTable,
+    dir: Direction,
+) -> Result<SgTableId, Errno> {
     call.fault(FaultPoint::DmaMap)?;
     let mut state = call.state();
     let device = state.attachments.get(key).map(|it| it.device).ok_or(Errno::INVAL)?;
-    Ok(SgTableId(state.tables.insert(SgTable { device, dir })))
+    table.map(&mut state.devices[device].dma)?;
+    Ok(SgTableId(state.tables.insert(MappedTable { dir, table })))
 }
 
 /// Frees a table (`sg_free_table`), unmapped or not.
@@ -189,6 +218,33 @@ impl Importer {
     /// `EINVAL` for [`Direction::None`]; `EBUSY` for a second direction (the seed); `ENOMEM`; the exporter's errno.
     pub fn map(&self, dir: Direction) -> Result<Option<SgTableId>, Errno> {
         self.machine.call(|call| map(call, self.key, dir))
+    }
+
+    /// A look at a mapped table, if it is still there.
+    #[must_use]
+    pub fn table(&self, table: SgTableId) -> Option<SgTable> {
+        self.machine.state().tables.get(table.0).map(|mapped| mapped.table.clone())
+    }
+
+    /// The pages and bus addresses of a mapped table, at most `max_pages` of them, as the machine's kernel works them out (S26).
+    ///
+    /// # Errors
+    /// [`MinusOne`] if there are more.
+    pub fn page_arrays(&self, table: SgTableId, max_pages: usize) -> Result<(Vec<Page>, Vec<u64>), MinusOne> {
+        let found = self.table(table).ok_or(MinusOne)?;
+        let (mut pages, mut addrs) = (vec![Page::default(); max_pages], vec![0; max_pages]);
+        self.machine.call(|call| {
+            let mut report = |bug: SgBug| {
+                let kind = if bug.is_warning() { EventKind::Warn } else { EventKind::WouldOops };
+                call.report(bug.row(), kind, bug.to_string());
+            };
+            if call.has(SeedTrait::AddrArrayUnderflow) {
+                return sg::sg_to_page_addr_arrays(&found, &mut pages, Some(&mut addrs), &mut report);
+            }
+            sg::sg_to_page_array(&found, &mut pages, &mut report)?;
+            sg::sg_to_dma_addr_array(&found, &mut addrs, &mut report)
+        })?;
+        Ok((pages, addrs))
     }
 
     /// Gives a mapping back.

@@ -12,6 +12,7 @@ use super::{
     file, formats,
     lock::{LockClass, ModelLock},
     prime,
+    sg::DmaDevice,
 };
 
 /// How a driver imports what it did not export (`gem_prime_import`, `gem_prime_import_sg_table`).
@@ -87,6 +88,10 @@ pub struct Driver {
     pub planes: usize,
     /// The first id a framebuffer can get: lower ones are the device's own objects.
     pub first_id: u32,
+    /// Has vgem's calls for fences.
+    pub vgem_fences: bool,
+    /// How it reaches memory.
+    pub dma: DmaDevice,
     /// `st_rdev` of the node.
     pub rdev: u64,
 }
@@ -119,6 +124,8 @@ impl Driver {
             formats: &[],
             planes: 0,
             first_id: 1,
+            vgem_fences: true,
+            dma: DmaDevice::Direct,
             rdev: 226 << 8,
         }
     }
@@ -129,6 +136,7 @@ impl Driver {
         Self {
             name: "vkms".into(),
             render: false,
+            vgem_fences: false,
             modeset: true,
             width: (10, 8192),
             height: (10, 8192),
@@ -167,6 +175,8 @@ pub(super) struct DeviceState {
     /// The current master.
     pub(super) master: Option<u64>,
     pub(super) unplugged: bool,
+    /// Bus addresses given out so far.
+    pub(super) dma: DmaDevice,
 }
 
 impl DeviceState {
@@ -181,6 +191,7 @@ impl DeviceState {
             planes: vec![None; driver.planes],
             master: None,
             unplugged: false,
+            dma: driver.dma.clone(),
             driver: Arc::new(driver),
         }
     }

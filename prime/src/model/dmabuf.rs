@@ -1,16 +1,19 @@
-//! dma-bufs: a buffer's file, its references, and what a descriptor of it can do (dma-buf.c, udmabuf.c). The GEM exporter's
-//! side is in [`super::prime`].
+//! dma-bufs: a buffer's file, its references and its end (dma-buf.c), and the exporter that is no DRM device (udmabuf.c). The
+//! GEM exporter's side is in [`super::prime`], what a descriptor can do in [`super::descriptor`].
 
 use std::sync::Arc;
 
 use rustix::io::Errno;
 
 use super::{
-    AttachmentKey, DmaBufKey, Machine, ObjectKey,
+    AttachmentKey, DmaBufKey, ObjectKey,
     attachment::{self, Direction, SgTableId},
     event::EventKind,
     fault::FaultPoint,
+    fence::DmabufPoll,
+    memory::{Memory, Placement},
     object::Resv,
+    sg::Page,
     syscall::Syscall,
 };
 
@@ -19,14 +22,25 @@ use super::{
 #[derive(Debug)]
 pub struct DmabufOps {
     pub(super) exp_name: &'static str,
-    pub(super) attach: Option<fn(&Syscall<'_>, DmaBufKey, AttachmentKey) -> Result<(), Errno>>,
+    pub(super) attach: Option<AttachOp>,
     pub(super) detach: Option<fn(&Syscall<'_>, DmaBufKey, AttachmentKey)>,
     pub(super) map: fn(&Syscall<'_>, AttachmentKey, Direction) -> Result<Option<SgTableId>, Errno>,
     pub(super) unmap: fn(&Syscall<'_>, AttachmentKey, SgTableId, Direction),
     pub(super) release: fn(&Syscall<'_>, DmaBufKey),
-    pub(super) vmap: Option<fn(&Syscall<'_>, DmaBufKey) -> Result<(), Errno>>,
+    pub(super) mmap: Option<MmapOp>,
+    pub(super) vmap: Option<CallOp>,
     pub(super) vunmap: Option<fn(&Syscall<'_>, DmaBufKey)>,
+    /// `kmap` and `kmap_atomic`, which are one function here.
+    pub(super) kmap: Option<KmapOp>,
+    pub(super) begin_cpu_access: Option<CallOp>,
+    pub(super) end_cpu_access: Option<CallOp>,
 }
+
+type AttachOp = fn(&Syscall<'_>, DmaBufKey, AttachmentKey) -> Result<(), Errno>;
+type CallOp = fn(&Syscall<'_>, DmaBufKey) -> Result<(), Errno>;
+type KmapOp = fn(&Syscall<'_>, DmaBufKey, u64) -> Option<Page>;
+/// Of `offset` bytes asked for, the answer says where in the memory the mapping really starts.
+type MmapOp = fn(&Syscall<'_>, DmaBufKey, u64) -> Result<u64, Errno>;
 
 impl DmabufOps {
     /// Whether two tables are one.
@@ -40,6 +54,8 @@ pub(super) struct DmaBuf {
     pub(super) ops: &'static DmabufOps,
     /// The exporter's object; it has none for udmabufs.
     pub(super) object: Option<ObjectKey>,
+    /// The pages of what has no object.
+    pub(super) memory: Option<Arc<Memory>>,
     /// References on the file.
     pub(super) f_count: u32,
     pub(super) size: u64,
@@ -48,6 +64,9 @@ pub(super) struct DmaBuf {
     pub(super) inode: u64,
     pub(super) attachments: Vec<AttachmentKey>,
     pub(super) vmaps: u32,
+    /// Mapped for its own device by a first CPU access (udmabuf.c).
+    cpu_mapped: bool,
+    pub(super) poll: DmabufPoll,
     pub(super) resv: Arc<Resv>,
 }
 
@@ -67,12 +86,15 @@ pub(super) fn export(
     Ok(state.dmabufs.insert(DmaBuf {
         ops,
         object,
+        memory: None,
         f_count: 1,
         size,
         writable,
         inode,
         attachments: Vec::new(),
         vmaps: 0,
+        cpu_mapped: false,
+        poll: DmabufPoll::default(),
         resv,
     }))
 }
@@ -103,9 +125,30 @@ pub(super) fn put(call: &Syscall<'_>, key: DmaBufKey) {
         return;
     };
     dmabuf.f_count -= 1;
-    if dmabuf.f_count == 0 {
-        drop(state);
-        call.defer_dmabuf(key);
+    if dmabuf.f_count > 0 {
+        return;
+    }
+    if dmabuf.poll.references() > 0 {
+        state.lingering.push(key);
+        return;
+    }
+    drop(state);
+    call.defer_dmabuf(key);
+}
+
+/// Releases what only a waiting poll has kept, and no longer does.
+pub(super) fn release_lingering(call: &Syscall<'_>) {
+    loop {
+        let found = {
+            let mut state = call.state();
+            let found = state
+                .lingering
+                .iter()
+                .position(|key| state.dmabufs.get(*key).is_none_or(|dmabuf| dmabuf.poll.references() == 0));
+            found.map(|at| state.lingering.remove(at))
+        };
+        let Some(key) = found else { return };
+        release(call, key);
     }
 }
 
@@ -131,7 +174,14 @@ pub(super) fn udmabuf_create(call: &Syscall<'_>, size: u64) -> Result<DmaBufKey,
         return Err(Errno::INVAL);
     }
     let key = export(call, &UDMABUF_OPS, None, size, true, Resv::new())?;
-    let reserved = call.state().reserve_fd();
+    let reserved = {
+        let mut state = call.state();
+        let memory = Memory::new(size, Placement::default(), &state.frames);
+        if let Some(dmabuf) = state.dmabufs.get_mut(key) {
+            dmabuf.memory = Some(Arc::new(memory));
+        }
+        state.reserve_fd()
+    };
     if let Err(errno) = reserved {
         put(call, key);
         return Err(errno);
@@ -148,170 +198,38 @@ static UDMABUF_OPS: DmabufOps = DmabufOps {
     attach: None,
     detach: None,
     map: |call, key, dir| {
-        call.fault(FaultPoint::GetSgTable)?;
-        attachment::dma_map(call, key, dir).map(Some)
+        let memory = {
+            let state = call.state();
+            let dmabuf = state.attachments.get(key).and_then(|it| state.dmabufs.get(it.dmabuf));
+            dmabuf.and_then(|dmabuf| dmabuf.memory.clone()).ok_or(Errno::INVAL)?
+        };
+        let table = attachment::get_sg_table(call, &memory)?;
+        attachment::dma_map(call, key, table, dir).map(Some)
     },
-    unmap: |call, _, table, _| attachment::free_table(call, table),
+    unmap: |call, _, table, dir| {
+        attachment::check_direction(call, table, dir);
+        attachment::free_table(call, table);
+    },
     release: |_, _| {},
+    mmap: Some(|_, _, offset| Ok(offset)),
     vmap: Some(|call, _| call.fault(FaultPoint::Vmap)),
     vunmap: Some(|_, _| {}),
+    kmap: None,
+    begin_cpu_access: Some(|call, key| {
+        call.fault(FaultPoint::GetSgTable)?;
+        if let Some(dmabuf) = call.state().dmabufs.get_mut(key) {
+            dmabuf.cpu_mapped = true;
+        }
+        Ok(())
+    }),
+    end_cpu_access: Some(|call, key| {
+        let mapped = call.state().dmabufs.get(key).is_some_and(|dmabuf| dmabuf.cpu_mapped);
+        if mapped { Ok(()) } else { Err(Errno::INVAL) }
+    }),
 };
 
-/// Whence a descriptor is sought from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Whence {
-    /// `SEEK_SET`.
-    Set,
-    /// `SEEK_CUR`.
-    Current,
-    /// `SEEK_END`.
-    End,
-}
-
-/// A descriptor of a dma-buf. Closes when dropped.
-#[derive(Debug)]
-pub struct DmabufFd {
-    machine: Machine,
-    key: DmaBufKey,
-}
-
-impl DmabufFd {
-    /// Takes over a reserved descriptor and the reference that goes with it.
-    pub(super) fn new(machine: Machine, key: DmaBufKey) -> Self {
-        Self { machine, key }
-    }
-
-    pub(super) fn key(&self) -> DmaBufKey {
-        self.key
-    }
-
-    /// The machine it is a descriptor of.
-    #[must_use]
-    pub fn machine(&self) -> &Machine {
-        &self.machine
-    }
-
-    /// `dup`.
-    ///
-    /// # Errors
-    /// `EMFILE`.
-    pub fn try_clone(&self) -> Result<Self, Errno> {
-        self.machine.call(|call| {
-            call.state().reserve_fd()?;
-            get(call, self.key)
-        })?;
-        Ok(Self { machine: self.machine.clone(), key: self.key })
-    }
-
-    fn read<R>(&self, field: impl FnOnce(&DmaBuf) -> R) -> Option<R> {
-        self.machine.state().dmabufs.get(self.key).map(field)
-    }
-
-    /// References on the dma-buf, as `count:` in `/proc/self/fdinfo`.
-    #[must_use]
-    pub fn count(&self) -> u64 {
-        self.read(|dmabuf| u64::from(dmabuf.f_count)).unwrap_or(0)
-    }
-
-    /// `st_ino`: never reused.
-    #[must_use]
-    pub fn inode(&self) -> u64 {
-        self.read(|dmabuf| dmabuf.inode).unwrap_or(0)
-    }
-
-    /// `st_size`: bytes.
-    #[must_use]
-    pub fn size(&self) -> u64 {
-        self.read(|dmabuf| dmabuf.size).unwrap_or(0)
-    }
-
-    /// Whether it may be mapped for writing (`O_RDWR`).
-    #[must_use]
-    pub fn writable(&self) -> bool {
-        self.read(|dmabuf| dmabuf.writable).unwrap_or(false)
-    }
-
-    /// `exp_name:` in `/proc/self/fdinfo`.
-    #[must_use]
-    pub fn exporter_name(&self) -> &'static str {
-        self.read(|dmabuf| dmabuf.ops.exp_name).unwrap_or("")
-    }
-
-    /// Whether two descriptors name one file (`KCMP_FILE`).
-    #[must_use]
-    pub fn same_file(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.machine.shared, &other.machine.shared) && self.key == other.key
-    }
-
-    /// `lseek`.
-    ///
-    /// # Errors
-    /// `EINVAL` for anything but offset 0 from the start or the end.
-    pub fn seek(&self, whence: Whence, offset: i64) -> Result<u64, Errno> {
-        match (whence, offset) {
-            (Whence::End, 0) => Ok(self.size()),
-            (Whence::Set, 0) => Ok(0),
-            _ => Err(Errno::INVAL),
-        }
-    }
-
-    /// `dma_buf_vmap`, as a driver in the kernel calls it.
-    ///
-    /// # Errors
-    /// `EINVAL` or `EOPNOTSUPP` if the exporter has none, `ENOMEM`.
-    pub fn vmap(&self) -> Result<(), Errno> {
-        self.machine.call(|call| {
-            let (ops, resv, first) = {
-                let state = call.state();
-                let dmabuf = state.dmabufs.get(self.key).ok_or(Errno::INVAL)?;
-                (dmabuf.ops, dmabuf.resv.clone(), dmabuf.vmaps == 0)
-            };
-            let _resv = call.lock(&resv.lock);
-            let vmap = ops.vmap.ok_or(Errno::INVAL)?;
-            if first {
-                vmap(call, self.key)?;
-            }
-            if let Some(dmabuf) = call.state().dmabufs.get_mut(self.key) {
-                dmabuf.vmaps += 1;
-            }
-            Ok(())
-        })
-    }
-
-    /// `dma_buf_vunmap`; reports a [`EventKind::Warn`] if there is no mapping.
-    pub fn vunmap(&self) {
-        self.machine.call(|call| {
-            let found = {
-                let state = call.state();
-                state.dmabufs.get(self.key).map(|dmabuf| (dmabuf.ops, dmabuf.resv.clone()))
-            };
-            let Some((ops, resv)) = found else { return };
-            let _resv = call.lock(&resv.lock);
-            let last = {
-                let mut state = call.state();
-                match state.dmabufs.get_mut(self.key).filter(|dmabuf| dmabuf.vmaps > 0) {
-                    Some(dmabuf) => {
-                        dmabuf.vmaps -= 1;
-                        dmabuf.vmaps == 0
-                    }
-                    None => {
-                        state.report("S11", EventKind::Warn, "vunmap without a vmap");
-                        false
-                    }
-                }
-            };
-            if let (true, Some(vunmap)) = (last, ops.vunmap) {
-                vunmap(call, self.key);
-            }
-        });
-    }
-}
-
-impl Drop for DmabufFd {
-    fn drop(&mut self) {
-        self.machine.call(|call| {
-            call.state().descriptors -= 1;
-            put(call, self.key);
-        });
-    }
+/// What is behind a dma-buf: its own pages, or its object's.
+pub(super) fn memory_of(state: &super::State, key: DmaBufKey) -> Option<Arc<Memory>> {
+    let dmabuf = state.dmabufs.get(key)?;
+    dmabuf.memory.clone().or_else(|| state.objects.get(dmabuf.object?)?.memory.clone())
 }

@@ -1,14 +1,20 @@
-//! Dumb buffers: `CREATE_DUMB`, `DESTROY_DUMB` (drm_dumb_buffers.c, drm_gem_shmem_helper.c).
+//! Dumb buffers: `CREATE_DUMB`, `MAP_DUMB`, `DESTROY_DUMB` (drm_dumb_buffers.c, drm_gem_shmem_helper.c).
+
+use std::sync::Arc;
 
 use rustix::io::Errno;
 
 use super::{
+    FileKey, Machine, ObjectKey,
+    descriptor::errno_of,
     dmabuf::PAGE_SIZE,
     fault::FaultPoint,
-    file::{File, Permit},
+    file::{self, File, Permit},
     formats, handles,
+    memory::{Access, Memory, Placement},
     object::{self, Object, Resv},
 };
+use crate::Mapping;
 
 /// A new dumb buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,8 +39,12 @@ impl File {
             }
             let (pitch, size) = size_of(width, height, bpp).ok_or(Errno::INVAL)?;
             call.fault(FaultPoint::ObjectAlloc)?;
-            let object = Object::new(self.device().key, size, Resv::new());
-            let key = call.state().objects.insert(object);
+            let mut object = Object::new(self.device().key, size, Resv::new());
+            let key = {
+                let mut state = call.state();
+                object.memory = Some(Arc::new(Memory::new(size, Placement::default(), &state.frames)));
+                state.objects.insert(object)
+            };
             let locks = call.device_locks(self.device().key);
             let weak = call.has(super::SeedTrait::WeakExportLink);
             let name = (!weak).then(|| call.lock(&locks.object_name));
@@ -42,6 +52,39 @@ impl File {
             object::put(call, key);
             Ok(Dumb { handle: created?, pitch, size })
         })
+    }
+
+    /// `MAP_DUMB` and `mmap`: `len` bytes of the buffer from its start, for reading and writing. The mapping keeps the buffer,
+    /// and the file open.
+    ///
+    /// # Errors
+    /// `EACCES` on a render node, `ENOSYS` if the driver makes no dumb buffers; `ENOENT` for an unknown handle; `EINVAL` for an
+    /// import, for no bytes and for more than there are; `ENOMEM`, `EMFILE`.
+    pub fn map_dumb(&self, handle: u32, len: usize) -> Result<DumbMap, Errno> {
+        let (object, memory) = self.ioctl(Permit::Primary, |call| {
+            if !call.driver(self.device().key).dumb {
+                return Err(Errno::NOSYS);
+            }
+            let key = handles::lookup(call, self.key(), handle)?;
+            let found = {
+                let state = call.state();
+                state.objects.get(key).and_then(|object| Some((object.size, object.memory.clone()?)))
+            };
+            // The lookup's reference becomes the mapping's.
+            match found.filter(|(size, _)| len > 0 && len as u64 <= *size) {
+                Some((_, memory)) => {
+                    file::get(call, self.key());
+                    Ok((key, memory))
+                }
+                None => {
+                    object::put(call, key);
+                    Err(Errno::INVAL)
+                }
+            }
+        })?;
+        let hold = Vma { machine: self.device().machine.clone(), file: self.key(), object };
+        let mapping = memory.map(0, len, Access::ReadWrite).map_err(|err| errno_of(&err))?;
+        Ok(DumbMap { mapping, _hold: hold })
     }
 
     /// `DESTROY_DUMB`, which closes any handle.
@@ -81,4 +124,42 @@ fn size_of(width: u32, height: u32, bpp: u32) -> Option<(u32, u64)> {
 /// Rounds up to pages; `None` if that wraps to nothing.
 fn page_align(size: u32) -> Option<u32> {
     size.checked_next_multiple_of(PAGE_SIZE as u32)
+}
+
+/// What a mapping of a dumb buffer holds: the object, and the file it was mapped through.
+#[derive(Debug)]
+struct Vma {
+    machine: Machine,
+    file: FileKey,
+    object: ObjectKey,
+}
+
+impl Drop for Vma {
+    fn drop(&mut self) {
+        self.machine.call(|call| {
+            object::put(call, self.object);
+            file::put(call, self.file);
+        });
+    }
+}
+
+/// A mapping of a dumb buffer.
+#[derive(Debug)]
+pub struct DumbMap {
+    // Dropped in this order: the bytes go before what holds them.
+    mapping: Mapping,
+    _hold: Vma,
+}
+
+impl DumbMap {
+    /// The bytes.
+    #[must_use]
+    pub fn mapping(&self) -> &Mapping {
+        &self.mapping
+    }
+
+    /// The bytes, to write to.
+    pub fn mapping_mut(&mut self) -> &mut Mapping {
+        &mut self.mapping
+    }
 }

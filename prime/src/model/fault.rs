@@ -31,6 +31,8 @@ pub enum FaultPoint {
     Pin,
     /// The exporter's table of pages (`get_sg_table`).
     GetSgTable,
+    /// Each allocation while that table is built.
+    SgAlloc,
     /// Mapping the table for the importer's device (`dma_map_sgtable`).
     DmaMap,
     /// The importer's driver callback, with or without a table.

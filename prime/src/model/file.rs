@@ -9,14 +9,16 @@ use super::{
     DeviceKey, DmaBufKey, FileKey, FramebufferKey, ObjectKey,
     arena::Idr,
     cache::MemberCache,
+    descriptor::DmabufFd,
     device::{Device, DeviceLocks, Driver, Node},
-    dmabuf::DmabufFd,
     event::EventKind,
+    fence::{Clock, ImplicitAccess, VgemFences},
     handles::{self, Slot},
     kms,
     lock::{LockClass, ModelLock},
-    prime,
+    object, prime,
     profile::SeedTrait,
+    sync,
     syscall::Syscall,
 };
 
@@ -44,6 +46,7 @@ pub(super) struct FileState {
     /// The master it is, or was; a lessee has its lessor's.
     pub(super) master: Option<u64>,
     pub(super) lessee: bool,
+    pub(super) vgem: VgemFences,
     /// Descriptors and mappings that keep it open.
     f_count: u32,
 }
@@ -122,10 +125,17 @@ pub(super) fn open(call: &Syscall<'_>, device: DeviceKey, node: Node) -> Result<
         master = Some(state.masters);
         state.devices[device].master = master;
     }
-    Ok(state.files.insert(new_file(device, node, list, master, false)))
+    let clock = state.clock.clone();
+    Ok(state.files.insert(new_file(device, node, list, clock, (master, false))))
 }
 
-fn new_file(device: DeviceKey, node: Node, list: bool, master: Option<u64>, lessee: bool) -> FileState {
+fn new_file(
+    device: DeviceKey,
+    node: Node,
+    list: bool,
+    clock: Arc<Clock>,
+    (master, lessee): (Option<u64>, bool),
+) -> FileState {
     let locks = FileLocks {
         prime: ModelLock::new(LockClass::Prime),
         table: ModelLock::new(LockClass::Table),
@@ -140,19 +150,20 @@ fn new_file(device: DeviceKey, node: Node, list: bool, master: Option<u64>, less
         framebuffers: Vec::new(),
         master,
         lessee,
+        vgem: VgemFences::new(clock),
         f_count: 1,
     }
 }
 
 /// One more thing that keeps the file open.
-fn get(call: &Syscall<'_>, key: FileKey) {
+pub(super) fn get(call: &Syscall<'_>, key: FileKey) {
     if let Some(file) = call.state().files.get_mut(key) {
         file.f_count += 1;
     }
 }
 
 /// One less.
-fn put(call: &Syscall<'_>, key: FileKey) {
+pub(super) fn put(call: &Syscall<'_>, key: FileKey) {
     let last = call.state().files.get_mut(key).is_some_and(|file| {
         file.f_count -= 1;
         file.f_count == 0
@@ -354,6 +365,54 @@ impl File {
         self.ioctl(Permit::Anyone, |_| Err(Errno::INVAL))
     }
 
+    /// vgem's `FENCE_ATTACH`: a fence on a buffer, signalled by [`File::fence_signal`], the file's close or after ten seconds.
+    ///
+    /// # Errors
+    /// `EINVAL` for flags and padding and on other drivers; `ENOENT` for an unknown handle; `EBUSY` if a conflicting fence is
+    /// pending; `ENOSPC`.
+    pub fn fence_attach(&self, handle: u32, flags: u32, pad: u32) -> Result<u32, Errno> {
+        self.ioctl(Permit::Anyone, |call| {
+            if !call.driver(self.device.key).vgem_fences {
+                return Err(Errno::INVAL);
+            }
+            let access = ImplicitAccess::from_vgem_flags(flags, pad)?;
+            let key = handles::lookup(call, self.key, handle)?;
+            let attached = self.attach_fence(call, key, access);
+            object::put(call, key);
+            attached
+        })
+    }
+
+    fn attach_fence(&self, call: &Syscall<'_>, key: ObjectKey, access: ImplicitAccess) -> Result<u32, Errno> {
+        let (resv, fence) = {
+            let state = call.state();
+            let file = state.files.get(self.key).ok_or(Errno::BADF)?;
+            let object = state.objects.get(key).ok_or(Errno::NOENT)?;
+            (object.resv.clone(), file.vgem.make())
+        };
+        {
+            let _resv = call.lock(&resv.lock);
+            let mut fences = sync::lock(&resv.fences);
+            VgemFences::check(&fences, access)?;
+            fences.add(fence.clone(), access.usage());
+        }
+        let mut state = call.state();
+        state.files.get_mut(self.key).ok_or(Errno::BADF)?.vgem.remember(fence)
+    }
+
+    /// vgem's `FENCE_SIGNAL`.
+    ///
+    /// # Errors
+    /// `EINVAL` for flags and on other drivers; `ENOENT` for an unknown fence; `ETIMEDOUT` if it expired before.
+    pub fn fence_signal(&self, fence: u32, flags: u32) -> Result<(), Errno> {
+        self.ioctl(Permit::Anyone, |call| {
+            if !call.driver(self.device.key).vgem_fences {
+                return Err(Errno::INVAL);
+            }
+            call.state().files.get_mut(self.key).ok_or(Errno::BADF)?.vgem.signal(fence, flags)
+        })
+    }
+
     /// Whether the file is the device's current master, or a lessee of it.
     #[must_use]
     pub fn is_master(&self) -> bool {
@@ -431,7 +490,8 @@ impl File {
                 return Err(Errno::INVAL);
             }
             state.reserve_fd()?;
-            Ok(state.files.insert(new_file(self.device.key, Node::Primary, list, master, true)))
+            let file = new_file(self.device.key, Node::Primary, list, state.clock.clone(), (master, true));
+            Ok(state.files.insert(file))
         })?;
         Ok(Self { device: self.device.clone(), key })
     }

@@ -233,7 +233,11 @@ mod tests {
             for plane in 0..kernel.plane_count() {
                 let samples = kernel.plane_width(plane, 480);
                 assert_eq!(kernel.min_pitch(plane, samples), known.min_stride(plane, 480), "{name}");
-                assert_eq!(u64::from(kernel.plane_height(plane, 480)), known.plane_rows(plane, 480), "{name}");
+                assert_eq!(
+                    u64::from(kernel.plane_height(plane, 480)),
+                    known.plane_rows(plane, 480),
+                    "{name}"
+                );
             }
             compared += 1;
         }

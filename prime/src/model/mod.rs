@@ -2,7 +2,7 @@
 //! answers as Linux 7.2 does, errno for errno, or as the kernel of 2013 that [`Profile::SEED`] stands for.
 //!
 //! It runs on tokens, without system calls: a [`DmabufFd`] is a descriptor that exists in this machine only. Memory and real
-//! descriptors are made when a mapping or [`DmabufFd::into_owned`] asks for them. What the C does where
+//! descriptors are made when a mapping or a caller outside of the model asks for them. What the C does where
 //! references or pointers go wrong is reported as an [`Event`], never done.
 //!
 //! This file owns the machine's state and the way in and out of a call. The calls are in the modules named after the
@@ -32,6 +32,7 @@
 mod arena;
 mod attachment;
 mod cache;
+mod descriptor;
 mod device;
 mod dmabuf;
 mod dumb;
@@ -56,9 +57,10 @@ use std::sync::Arc;
 use rustix::io::Errno;
 
 pub use attachment::{Direction, Importer, SgTableId};
+pub use descriptor::{DmabufFd, DmabufMap, SyncFile, Whence};
 pub use device::{Device, Driver, Import, Node, Pin};
-pub use dmabuf::{DmabufFd, DmabufOps, Whence};
-pub use dumb::Dumb;
+pub use dmabuf::DmabufOps;
+pub use dumb::{Dumb, DumbMap};
 pub use event::{Event, EventKind, WOULD_OOPS};
 pub use fault::FaultPoint;
 pub use file::{DRM_CLOEXEC, DRM_RDWR, FdArg, File};
@@ -68,12 +70,14 @@ pub use prime::DRIVER_OPS;
 pub use profile::{Profile, SeedTrait};
 
 use arena::{Key, Slab};
-use attachment::{Attachment, PrimeAttachment, SgTable};
+use attachment::{Attachment, MappedTable, PrimeAttachment};
 use device::DeviceState;
 use dmabuf::DmaBuf;
 use fault::Faults;
+use fence::Clock;
 use file::FileState;
 use kms::Framebuffer;
+use memory::Frames;
 use object::Object;
 use sync::{Mutex, MutexGuard};
 use syscall::Syscall;
@@ -94,7 +98,12 @@ struct State {
     dmabufs: Slab<DmaBuf>,
     attachments: Slab<Attachment>,
     privs: Slab<PrimeAttachment>,
-    tables: Slab<SgTable>,
+    tables: Slab<MappedTable>,
+    frames: Frames,
+    clock: Arc<Clock>,
+    /// dma-bufs that only a waiting poll keeps.
+    lingering: Vec<DmaBufKey>,
+    no_sync_files: bool,
     framebuffers: Slab<Framebuffer>,
     events: Vec<Event>,
     faults: Faults,
@@ -193,6 +202,17 @@ impl Machine {
         self.state().unprivileged = !admin;
     }
 
+    /// Whether the kernel has `EXPORT_SYNC_FILE` and `IMPORT_SYNC_FILE` (6.0), as at first.
+    pub fn set_sync_files(&self, present: bool) {
+        self.state().no_sync_files = !present;
+    }
+
+    /// What fences take the time from.
+    #[must_use]
+    pub fn clock(&self) -> Arc<Clock> {
+        self.state().clock.clone()
+    }
+
     /// What the kernel would have done wrong so far, oldest first.
     #[must_use]
     pub fn events(&self) -> Vec<Event> {
@@ -208,6 +228,8 @@ impl Machine {
     /// Counts everything that is alive.
     #[must_use]
     pub fn census(&self) -> Census {
+        // A signal can have let go of something since the last call.
+        self.call(|_| ());
         let state = self.state();
         Census {
             files: state.files.len(),

@@ -1,25 +1,30 @@
 //! [`Object`]: a GEM object, its reference count and its end (drm_gem.c). It does not know handles' numbers.
 
+use std::sync::Arc;
+
 use super::{
     AttachmentKey, DeviceKey, DmaBufKey, ObjectKey,
     attachment::SgTableId,
     event::EventKind,
+    fence,
     lock::{LockClass, ModelLock},
+    memory::Memory,
     prime,
     profile::SeedTrait,
+    sync::Mutex,
     syscall::Syscall,
 };
-use std::sync::Arc;
 
-/// A reservation object: the lock that goes with a buffer's memory, shared by all objects and dma-bufs on it.
+/// A reservation object: lock and fences of a buffer's memory, shared by all objects and dma-bufs on it.
 #[derive(Debug)]
 pub(super) struct Resv {
     pub(super) lock: ModelLock,
+    pub(super) fences: Mutex<fence::Resv>,
 }
 
 impl Resv {
     pub(super) fn new() -> Arc<Self> {
-        Arc::new(Self { lock: ModelLock::new(LockClass::Resv) })
+        Arc::new(Self { lock: ModelLock::new(LockClass::Resv), fences: Mutex::new(fence::Resv::default()) })
     }
 }
 
@@ -30,6 +35,8 @@ pub(super) struct Object {
     pub(super) handle_count: u32,
     /// Bytes; whole pages.
     pub(super) size: u64,
+    /// Its pages; an import has none of its own.
+    pub(super) memory: Option<Arc<Memory>>,
     /// Where an import hangs on its dma-buf.
     pub(super) import_attach: Option<AttachmentKey>,
     /// The table an import was made of.
@@ -49,6 +56,7 @@ impl Object {
             kref: 1,
             handle_count: 0,
             size,
+            memory: None,
             import_attach: None,
             sgt: None,
             dma_buf: None,

@@ -15,6 +15,7 @@ use super::{
     handles,
     object::{self, Object, Resv},
     profile::SeedTrait,
+    sg::SgTable,
     syscall::Syscall,
 };
 
@@ -32,8 +33,12 @@ const fn gem_ops(exp_name: &'static str) -> DmabufOps {
         map: map_dma_buf,
         unmap: unmap_dma_buf,
         release: dmabuf_release,
+        mmap: Some(dmabuf_mmap),
         vmap: Some(dmabuf_vmap),
         vunmap: Some(dmabuf_vunmap),
+        kmap: Some(|_, _, _| None),
+        begin_cpu_access: None,
+        end_cpu_access: None,
     }
 }
 
@@ -56,6 +61,13 @@ fn exporter(call: &Syscall<'_>, dmabuf: DmaBufKey) -> Option<Exporter> {
         locks: device.locks.clone(),
         resv: it.resv.clone(),
     })
+}
+
+/// The driver's table of pages.
+fn get_sg_table(call: &Syscall<'_>, exporter: &Exporter) -> Result<SgTable, Errno> {
+    let memory = call.state().objects.get(exporter.object).and_then(|object| object.memory.clone());
+    let memory = memory.ok_or(Errno::INVAL)?;
+    attachment::get_sg_table(call, &memory)
 }
 
 /// The driver's pin callback.
@@ -158,8 +170,8 @@ fn map_dma_buf(call: &Syscall<'_>, key: AttachmentKey, dir: Direction) -> Result
         if !exporter.driver.get_sg_table {
             return Err(Errno::NOSYS);
         }
-        call.fault(FaultPoint::GetSgTable)?;
-        return attachment::dma_map(call, key, dir).map(Some);
+        let table = get_sg_table(call, &exporter)?;
+        return attachment::dma_map(call, key, table, dir).map(Some);
     };
     let found = || {
         let state = call.state();
@@ -185,8 +197,8 @@ fn map_dma_buf(call: &Syscall<'_>, key: AttachmentKey, dir: Direction) -> Result
     {
         return answer;
     }
-    call.fault(FaultPoint::GetSgTable)?;
-    let table = attachment::dma_map(call, key, dir).map_err(|_| Errno::NOMEM)?;
+    let table = get_sg_table(call, &exporter)?;
+    let table = attachment::dma_map(call, key, table, dir).map_err(|_| Errno::NOMEM)?;
     let mut state = call.state();
     let overwritten = match state.privs.get_mut(private) {
         Some(it) => {
@@ -202,7 +214,8 @@ fn map_dma_buf(call: &Syscall<'_>, key: AttachmentKey, dir: Direction) -> Result
 }
 
 /// S09: in the seed the table stays until detach.
-fn unmap_dma_buf(call: &Syscall<'_>, _: AttachmentKey, table: SgTableId, _: Direction) {
+fn unmap_dma_buf(call: &Syscall<'_>, _: AttachmentKey, table: SgTableId, dir: Direction) {
+    attachment::check_direction(call, table, dir);
     if !call.has(SeedTrait::CachedMapping) {
         attachment::free_table(call, table);
     }
@@ -247,6 +260,17 @@ fn dmabuf_vmap(call: &Syscall<'_>, dmabuf: DmaBufKey) -> Result<(), Errno> {
         object.vmap_count += 1;
     }
     Ok(())
+}
+
+/// S13; in 7.2 the mapping holds the object, which it maps from page 0 if the driver is one of the many that do.
+fn dmabuf_mmap(call: &Syscall<'_>, dmabuf: DmaBufKey, offset: u64) -> Result<u64, Errno> {
+    if call.has(SeedTrait::MmapRefused) {
+        return Err(Errno::INVAL);
+    }
+    let exporter = exporter(call, dmabuf).ok_or(Errno::INVAL)?;
+    call.fault(FaultPoint::Pages)?;
+    object::get(call, exporter.object);
+    Ok(if exporter.driver.mmap_ignores_offset { 0 } else { offset })
 }
 
 fn dmabuf_vunmap(call: &Syscall<'_>, dmabuf: DmaBufKey) {

@@ -76,8 +76,11 @@ impl<'m> Syscall<'m> {
             match next {
                 Some(Work::Dmabuf(key)) => dmabuf::release(&self, key),
                 Some(Work::File(key)) => file::release(&self, key),
-                None => return,
+                None => break,
             }
+        }
+        if !self.state().lingering.is_empty() {
+            dmabuf::release_lingering(&self);
         }
     }
 }
