@@ -48,7 +48,7 @@ pub mod scanout;
 pub mod smithay;
 pub mod sys;
 
-pub use device::kernel::{Acquisition, DeviceError, KernelDevice};
+pub use device::kernel::{Acquisition, Denials, DeviceError, KernelDevice};
 pub use device::{DumbAllocation, FramebufferRequest, GemDevice};
 pub use dmabuf::{
     BufferPlane, Dmabuf, DmabufId, Layout, LayoutError, MAX_BUFFER_PLANES, SizeError, is_dmabuf,

@@ -34,6 +34,22 @@ pub enum Acquisition {
     Degraded,
 }
 
+/// What a device does without although its kernel may have it: an older kernel's ways, run on a newer one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Denials {
+    /// Leases of no objects (Linux 5.15): the node is opened again.
+    pub empty_lease: bool,
+    /// `CLOSEFB` (Linux 6.8): framebuffers are given up with `RMFB`.
+    pub closefb: bool,
+    /// Modifiers in `ADDFB2`: the flag is never sent.
+    pub modifiers: bool,
+}
+
+impl Denials {
+    /// Everything that can be denied.
+    pub const ALL: Self = Self { empty_lease: true, closefb: true, modifiers: true };
+}
+
 /// A device could not be acquired.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
@@ -89,6 +105,7 @@ pub struct KernelDevice {
     driver: String,
     modifiers: bool,
     acquisition: Acquisition,
+    denials: Denials,
     /// Set once the kernel has said that it has no `CLOSEFB`.
     no_closefb: AtomicBool,
 }
@@ -118,9 +135,37 @@ impl KernelDevice {
     /// [`DeviceError::NotDrm`] if `master` is no DRM device; [`DeviceError::WrongNode`] if `node` is another device,
     /// which no other way would repair; [`DeviceError::NoPrime`] if its driver cannot import.
     pub fn acquire(master: BorrowedFd<'_>, node: Option<&Path>) -> Result<Self, DeviceError> {
+        Self::acquire_without(Denials::default(), master, node)
+    }
+
+    /// [`KernelDevice::acquire`] on a kernel that is taken to lack what `denials` name. The kernel is not asked for it, so that
+    /// the ways around it are the ones that run.
+    ///
+    /// # Errors
+    /// As [`KernelDevice::acquire`].
+    pub fn acquire_without(
+        denials: Denials,
+        master: BorrowedFd<'_>,
+        node: Option<&Path>,
+    ) -> Result<Self, DeviceError> {
+        let mut device = Self::acquire_file(denials.empty_lease, master, node)?;
+        device.modifiers &= !denials.modifiers;
+        device.denials = denials;
+        Ok(device)
+    }
+
+    fn acquire_file(
+        no_lease: bool,
+        master: BorrowedFd<'_>,
+        node: Option<&Path>,
+    ) -> Result<Self, DeviceError> {
         driver_name(master).map_err(DeviceError::NotDrm)?;
         let rdev = rdev(master).map_err(DeviceError::NotDrm)?;
-        let lease = match Self::empty_lease(master, rdev) {
+        let lease = match no_lease {
+            true => Err(Attempt::Call("create a lease", Errno::INVAL.into())),
+            false => Self::empty_lease(master, rdev),
+        };
+        let lease = match lease {
             Ok((fd, lessee)) => return Self::on_file(fd, Acquisition::EmptyLease { lessee }),
             Err(attempt) => attempt,
         };
@@ -201,7 +246,8 @@ impl KernelDevice {
         }
         let modifiers = capability(drm_sys::DRM_CAP_ADDFB2_MODIFIERS) == 1;
         tracing::debug!(%driver, ?acquisition, modifiers, "prime device ready");
-        Ok(Self { fd, rdev, driver, modifiers, acquisition, no_closefb: AtomicBool::new(false) })
+        let (denials, no_closefb) = (Denials::default(), AtomicBool::new(false));
+        Ok(Self { fd, rdev, driver, modifiers, acquisition, denials, no_closefb })
     }
 
     /// How the file description came about.
@@ -258,6 +304,9 @@ impl GemDevice for KernelDevice {
     }
 
     fn add_framebuffer(&self, request: &FramebufferRequest) -> io::Result<NonZeroU32> {
+        if self.denials.modifiers && request.modifier.is_some() {
+            return Err(Errno::INVAL.into());
+        }
         let mut handles = [0; 4];
         let (mut pitches, mut offsets, mut modifiers) = ([0; 4], [0; 4], [0; 4]);
         for (index, (handle, layout)) in request.planes.iter().flatten().enumerate() {
@@ -284,7 +333,10 @@ impl GemDevice for KernelDevice {
     }
 
     fn close_framebuffer(&self, id: NonZeroU32) -> io::Result<()> {
-        let close = || retry(|| sys::close_framebuffer(self.fd.as_fd(), id.get()));
+        let close = || match self.denials.closefb {
+            true => Err(Errno::INVAL.into()),
+            false => retry(|| sys::close_framebuffer(self.fd.as_fd(), id.get())),
+        };
         close_or_remove(&self.no_closefb, close, || self.remove_framebuffer(id))
     }
 
