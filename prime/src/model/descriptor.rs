@@ -9,11 +9,13 @@ use super::{
     DmaBufKey, Machine, ObjectKey,
     dmabuf::{self, DmaBuf, PAGE_SIZE, get, put},
     event::EventKind,
-    fence::{self, FenceSet, ImplicitAccess, Usage},
+    fault::FaultPoint,
+    fence::{self, ImplicitAccess, Usage},
     memory::Access,
     object,
     sg::Page,
     sync,
+    sync_file::{self, SyncFile},
 };
 use crate::Mapping;
 
@@ -258,28 +260,28 @@ impl DmabufFd {
     /// `DMA_BUF_IOCTL_EXPORT_SYNC_FILE`: what an access would have to wait for now.
     ///
     /// # Errors
-    /// `ENOTTY` on kernels without it; `EINVAL` for flags; `EMFILE`.
+    /// In this order: `ENOTTY` on kernels without it; `EINVAL` for flags; `EMFILE`; `ENOMEM`.
     pub fn export_sync_file(&self, flags: u32) -> Result<SyncFile, Errno> {
         let fences = self.machine.call(|call| {
             if call.state().no_sync_files {
                 return Err(Errno::NOTTY);
             }
             let access = ImplicitAccess::from_sync_file_flags(flags)?;
-            let mut state = call.state();
-            state.reserve_fd()?;
-            let resv = state.dmabufs.get(self.key).map(|dmabuf| dmabuf.resv.clone());
-            drop(state);
-            let resv = resv.ok_or(Errno::BADF)?;
-            let fences = sync::lock(&resv.fences).export(access);
-            Ok(fences)
+            sync_file::with_fd(call, || {
+                let resv = call.state().dmabufs.get(self.key).map(|dmabuf| dmabuf.resv.clone());
+                call.fault(FaultPoint::SyncFileAlloc)?;
+                let resv = resv.ok_or(Errno::BADF)?;
+                let fences = sync::lock(&resv.fences).export(access);
+                Ok(fences)
+            })
         })?;
-        Ok(SyncFile { machine: self.machine.clone(), fences })
+        Ok(SyncFile::new(self.machine.clone(), fences))
     }
 
     /// `DMA_BUF_IOCTL_IMPORT_SYNC_FILE`: lets others wait for its fences. `None` stands for a descriptor that is no sync file.
     ///
     /// # Errors
-    /// `ENOTTY` on kernels without it; `EINVAL` for flags and for no sync file.
+    /// In this order: `ENOTTY` on kernels without it; `EINVAL` for flags and for no sync file; `ENOMEM`.
     pub fn import_sync_file<'a>(
         &self,
         file: impl Into<Option<&'a SyncFile>>,
@@ -294,7 +296,8 @@ impl DmabufFd {
             let resv = call.state().dmabufs.get(self.key).map(|dmabuf| dmabuf.resv.clone());
             let resv = resv.ok_or(Errno::BADF)?;
             let _resv = call.lock(&resv.lock);
-            sync::lock(&resv.fences).import(&file.fences, access);
+            call.fault(FaultPoint::ResvAlloc)?;
+            sync::lock(&resv.fences).import(file.fences(), access);
             Ok(())
         })
     }
@@ -350,35 +353,5 @@ impl DmabufMap {
     /// The bytes, to write to.
     pub fn mapping_mut(&mut self) -> &mut Mapping {
         &mut self.mapping
-    }
-}
-
-/// A descriptor of a sync file. Closes when dropped.
-#[derive(Debug)]
-pub struct SyncFile {
-    machine: Machine,
-    fences: FenceSet,
-}
-
-impl SyncFile {
-    /// Its fences.
-    #[must_use]
-    pub fn fences(&self) -> &FenceSet {
-        &self.fences
-    }
-
-    /// `SYNC_IOC_MERGE`: a new sync file for both.
-    ///
-    /// # Errors
-    /// `EMFILE`.
-    pub fn merge(&self, other: &Self) -> Result<Self, Errno> {
-        self.machine.state().reserve_fd()?;
-        Ok(Self { machine: self.machine.clone(), fences: self.fences.merge(&other.fences) })
-    }
-}
-
-impl Drop for SyncFile {
-    fn drop(&mut self) {
-        self.machine.state().descriptors -= 1;
     }
 }

@@ -41,6 +41,12 @@ pub enum FaultPoint {
     Vmap,
     /// Allocation of pages for a mapping.
     Pages,
+    /// Allocation of a vgem fence.
+    FenceAlloc,
+    /// Room for a fence on a buffer (`dma_resv_reserve_fences`).
+    ResvAlloc,
+    /// Allocation of a sync file.
+    SyncFileAlloc,
     /// Allocation of a framebuffer.
     FramebufferAlloc,
     /// Allocation of a framebuffer's id.

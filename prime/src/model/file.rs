@@ -12,6 +12,7 @@ use super::{
     descriptor::DmabufFd,
     device::{Device, DeviceLocks, Driver, Node},
     event::EventKind,
+    fault::FaultPoint,
     fence::{Clock, ImplicitAccess, VgemFences},
     handles::{self, Slot},
     kms,
@@ -368,8 +369,8 @@ impl File {
     /// vgem's `FENCE_ATTACH`: a fence on a buffer, signalled by [`File::fence_signal`], the file's close or after ten seconds.
     ///
     /// # Errors
-    /// `EINVAL` for flags and padding and on other drivers; `ENOENT` for an unknown handle; `EBUSY` if a conflicting fence is
-    /// pending; `ENOSPC`.
+    /// In this order: `EINVAL` on other drivers, for flags and padding; `ENOENT` for an unknown handle; `ENOMEM`; `EBUSY` if a
+    /// conflicting fence is pending; `ENOSPC`.
     pub fn fence_attach(&self, handle: u32, flags: u32, pad: u32) -> Result<u32, Errno> {
         self.ioctl(Permit::Anyone, |call| {
             if !call.driver(self.device.key).vgem_fences {
@@ -390,11 +391,13 @@ impl File {
             let object = state.objects.get(key).ok_or(Errno::NOENT)?;
             (object.resv.clone(), file.vgem.make())
         };
+        call.fault(FaultPoint::FenceAlloc)?;
+        // The look is not under the lock (vgem_fence.c): two that attach at once may both find nothing in their way.
+        VgemFences::check(&sync::lock(&resv.fences), access)?;
         {
             let _resv = call.lock(&resv.lock);
-            let mut fences = sync::lock(&resv.fences);
-            VgemFences::check(&fences, access)?;
-            fences.add(fence.clone(), access.usage());
+            call.fault(FaultPoint::ResvAlloc)?;
+            sync::lock(&resv.fences).add(fence.clone(), access.usage());
         }
         let mut state = call.state();
         state.files.get_mut(self.key).ok_or(Errno::BADF)?.vgem.remember(fence)

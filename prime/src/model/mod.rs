@@ -50,6 +50,7 @@ mod prime;
 mod profile;
 pub mod sg;
 mod sync;
+mod sync_file;
 mod syscall;
 
 use std::sync::Arc;
@@ -57,7 +58,7 @@ use std::sync::Arc;
 use rustix::io::Errno;
 
 pub use attachment::{Direction, Importer, SgTableId};
-pub use descriptor::{DmabufFd, DmabufMap, SyncFile, Whence};
+pub use descriptor::{DmabufFd, DmabufMap, Whence};
 pub use device::{Device, Driver, Import, Node, Pin};
 pub use dmabuf::DmabufOps;
 pub use dumb::{Dumb, DumbMap};
@@ -68,6 +69,7 @@ pub use kms::{Fb, Fb2, Fb2Request, MODIFIERS};
 pub use lock::LockClass;
 pub use prime::DRIVER_OPS;
 pub use profile::{Profile, SeedTrait};
+pub use sync_file::{SyncFile, SyncFileInfo};
 
 use arena::{Key, Slab};
 use attachment::{Attachment, MappedTable, PrimeAttachment};
