@@ -69,6 +69,8 @@ pub struct Ctl {
 pub enum CtlRequest {
     /// Print device, outputs, planes, clients and resources as JSON.
     Stats,
+    /// Print every open GEM handle, framebuffer and descriptor of the PRIME file as JSON, with owner and age.
+    Ledger,
     /// Save what an output shows as a PNG.
     Capture {
         /// Read it back through the writeback connector, which is the default and the only way so far.

@@ -365,10 +365,8 @@ impl State {
 
     /// The end: nothing of the clients' pictures stays on the screen.
     pub fn leave(&mut self) {
-        let shown: Vec<_> =
-            self.outputs.iter().flat_map(|o| o.state.held_planes()).map(|p| p.buffer.id()).collect();
         if let Some(kms) = self.backend.kms() {
-            kms.leave(&shown);
+            kms.leave();
         }
     }
 

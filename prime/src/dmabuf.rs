@@ -233,20 +233,28 @@ impl<'a> Dmabuf<'a> {
     /// # Errors
     /// [`SizeError::OutOfBounds`] if the client lied, [`SizeError::System`] if the size could not be asked.
     pub fn check_sizes(&self) -> Result<(), SizeError> {
+        self.stats().map(drop)
+    }
+
+    /// [`Dmabuf::check_sizes`], and what was seen of each buffer plane's dma-buf on the way.
+    pub(crate) fn stats(&self) -> Result<[Option<DmabufStat<'a>>; MAX_BUFFER_PLANES], SizeError> {
         let layout = format::info(self.format).filter(|_| is_plain(self.modifier));
-        for (index, plane) in self.planes().enumerate() {
+        let mut stats = [None; MAX_BUFFER_PLANES];
+        for (index, (plane, stat)) in self.planes().zip(&mut stats).enumerate() {
             let system = |source| SizeError::System { plane: index, source };
-            let actual = real_size(plane.fd).map_err(system)?;
+            let seen = DmabufStat::of(plane.fd).map_err(system)?;
+            let actual = seen.size().map_err(system)?;
             let needed = match layout {
                 Some(layout) => layout.plane_end(index, self.width, self.height, plane.offset, plane.stride),
                 None => u64::from(plane.offset) + 1,
             };
             if needed > actual {
-                let dmabuf = DmabufId::of(plane.fd).map_err(system)?;
+                let dmabuf = seen.id;
                 return Err(SizeError::OutOfBounds { plane: index, dmabuf, needed, actual });
             }
+            *stat = Some(seen);
         }
-        Ok(())
+        Ok(stats)
     }
 }
 
@@ -274,14 +282,62 @@ impl DmabufId {
     /// # Errors
     /// The errno of `fstat`.
     pub fn of(fd: BorrowedFd<'_>) -> io::Result<Self> {
-        let stat = rustix::fs::fstat(fd)?;
-        Ok(Self { dev: stat.st_dev, ino: stat.st_ino })
+        Ok(DmabufStat::of(fd)?.id)
     }
 }
 
 impl std::fmt::Display for DmabufId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "dma-buf {}:{}", self.dev, self.ino)
+    }
+}
+
+/// A descriptor, and what one look at it (`fstat`) told: whose it is and how large.
+///
+/// It borrows the descriptor, which keeps the dma-buf alive and its identity valid.
+#[derive(Debug, Clone, Copy)]
+pub struct DmabufStat<'a> {
+    fd: BorrowedFd<'a>,
+    id: DmabufId,
+    /// 0 where seeking must tell.
+    size: i64,
+}
+
+impl<'a> DmabufStat<'a> {
+    /// Looks at a descriptor.
+    ///
+    /// # Errors
+    /// The errno of `fstat`.
+    pub fn of(fd: BorrowedFd<'a>) -> io::Result<Self> {
+        let stat = rustix::fs::fstat(fd)?;
+        let id = DmabufId { dev: stat.st_dev, ino: stat.st_ino };
+        Ok(Self { fd, id, size: stat.st_size })
+    }
+
+    /// The descriptor.
+    #[must_use]
+    pub fn fd(&self) -> BorrowedFd<'a> {
+        self.fd
+    }
+
+    /// The identity.
+    #[must_use]
+    pub fn id(&self) -> DmabufId {
+        self.id
+    }
+
+    /// Real size in bytes, without moving a regular file's position.
+    ///
+    /// # Errors
+    /// The kernel's errno; `ESPIPE` for something that has no size.
+    pub fn size(&self) -> io::Result<u64> {
+        if let (Ok(size), true) = (u64::try_from(self.size), self.size > 0) {
+            return Ok(size);
+        }
+        // Before Linux 5.3 a dma-buf's inode has no size, and only seeking tells. Positions mean nothing to a dma-buf.
+        let end = rustix::fs::seek(self.fd, SeekFrom::End(0))?;
+        rustix::fs::seek(self.fd, SeekFrom::Start(0))?;
+        Ok(end)
     }
 }
 
@@ -299,14 +355,7 @@ pub fn is_dmabuf(fd: BorrowedFd<'_>) -> io::Result<bool> {
 /// # Errors
 /// The kernel's errno; `ESPIPE` for something that has no size.
 pub fn real_size(fd: BorrowedFd<'_>) -> io::Result<u64> {
-    let size = rustix::fs::fstat(fd)?.st_size;
-    if let (Ok(size), true) = (u64::try_from(size), size > 0) {
-        return Ok(size);
-    }
-    // Before Linux 5.3 a dma-buf's inode has no size, and only seeking tells. Positions mean nothing to a dma-buf.
-    let end = rustix::fs::seek(fd, SeekFrom::End(0))?;
-    rustix::fs::seek(fd, SeekFrom::Start(0))?;
-    Ok(end)
+    DmabufStat::of(fd)?.size()
 }
 
 #[cfg(test)]

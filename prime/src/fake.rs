@@ -46,13 +46,15 @@ pub(crate) struct FakeDevice {
     state: Mutex<FakeState>,
     pub dev: u64,
     pub modifiers: bool,
+    pub identifies: bool,
+    pub driver: &'static str,
     /// Lets other threads in around every call, where a missing lock would show.
     pub yields: bool,
 }
 
 impl FakeDevice {
     pub(crate) fn new(dev: u64) -> Self {
-        Self { state: Mutex::default(), dev, modifiers: true, yields: false }
+        Self { state: Mutex::default(), dev, modifiers: true, identifies: true, driver: "", yields: false }
     }
 
     pub(crate) fn state(&self) -> MutexGuard<'_, FakeState> {
@@ -101,6 +103,18 @@ impl GemDevice for FakeDevice {
 
     fn supports_modifiers(&self) -> bool {
         self.modifiers
+    }
+
+    fn driver(&self) -> &str {
+        self.driver
+    }
+
+    fn identifies_dmabufs(&self) -> bool {
+        self.identifies
+    }
+
+    fn descriptors(&self) -> Vec<std::os::fd::RawFd> {
+        vec![7, 3]
     }
 
     fn prime_fd_to_handle(&self, fd: BorrowedFd<'_>) -> io::Result<NonZeroU32> {

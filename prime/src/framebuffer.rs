@@ -1,17 +1,23 @@
-//! [`Framebuffer`], which closes itself, and [`FramebufferCache`], which remembers refusals. Checks come before the kernel
-//! is asked. Which framebuffer is shown, and when one may go, is the caller's business.
+//! [`Framebuffer`], which closes itself. Checks come before the kernel is asked. Who shares one is [`crate::flip`]'s
+//! business, which buffers have one already [`crate::cache`]'s.
 
-use std::{collections::HashMap, hash::Hash, io, num::NonZeroU32, sync::Arc};
+use std::{
+    io,
+    num::NonZeroU32,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use drm_fourcc::{DrmFourcc, DrmModifier};
+use rustix::io::Errno;
 
 use crate::{
     Fault,
     device::{FramebufferRequest, GemDevice},
-    dmabuf::{Dmabuf, Layout, LayoutError, MAX_BUFFER_PLANES, SizeError},
+    dmabuf::{Dmabuf, DmabufStat, Layout, LayoutError, MAX_BUFFER_PLANES, SizeError},
     dumb::DumbBuffer,
     format,
-    handles::{GemHandle, HandleTable, ImportError, is_system_errno},
+    handles::{GemHandle, HandleTable, ImportError, is_one_of, is_system_errno},
+    ledger::{FramebufferEntry, FramebufferName},
     origin::Origin,
     quirks::{self, Quirk},
 };
@@ -134,8 +140,10 @@ impl FramebufferError {
 #[derive(Debug)]
 pub struct Framebuffer {
     id: NonZeroU32,
+    /// Tells the ledger's entry from that of the number's next owner.
+    serial: u64,
     /// Cleared once the id is gone.
-    open: bool,
+    open: AtomicBool,
     table: HandleTable,
     /// One per buffer plane; planes of one dma-buf share an entry of the table.
     handles: Vec<GemHandle>,
@@ -156,20 +164,30 @@ impl Framebuffer {
     /// [`FramebufferError`]; nothing is left behind.
     pub fn new(table: &HandleTable, buffer: &Dmabuf<'_>, opaque: bool) -> Result<Self, FramebufferError> {
         let format = scanout_format(buffer.format(), opaque)?;
-        buffer.check_sizes()?;
-        let mut planes = [None; MAX_BUFFER_PLANES];
-        let mut handles = Vec::with_capacity(buffer.plane_count());
+        let stats = buffer.stats()?;
         // Refuse before importing: an import of a large buffer can be slow.
         let modifier = request_modifier(table.device().as_ref(), buffer.modifier())?;
-        for (index, plane) in buffer.planes().enumerate() {
-            let handle =
-                table.import(plane.fd).map_err(|source| FramebufferError::Import { plane: index, source })?;
-            planes[index] = Some((handle.raw(), Layout { offset: plane.offset, stride: plane.stride }));
-            handles.push(handle);
+        let attempt = |import: Import| {
+            let mut planes = [None; MAX_BUFFER_PLANES];
+            let mut handles = Vec::with_capacity(buffer.plane_count());
+            for (index, (plane, stat)) in buffer.planes().zip(stats.iter().flatten()).enumerate() {
+                let handle = import(table, stat)
+                    .map_err(|source| FramebufferError::Import { plane: index, source })?;
+                planes[index] = Some((handle.raw(), Layout { offset: plane.offset, stride: plane.stride }));
+                handles.push(handle);
+            }
+            let (width, height) = (buffer.width(), buffer.height());
+            let request = FramebufferRequest { width, height, format, modifier, planes };
+            Self::request(table, handles, &request, buffer.modifier())
+        };
+        match attempt(HandleTable::import_stat) {
+            // The device does not know one of our handles, or says so of something else (virtio-gpu of formats): ask it
+            // which handles it has.
+            Err(FramebufferError::Refused { source, .. }) if is_one_of(&source, &[Errno::NOENT]) => {
+                attempt(HandleTable::import_again)
+            }
+            outcome => outcome,
         }
-        let (width, height) = (buffer.width(), buffer.height());
-        let request = FramebufferRequest { width, height, format, modifier, planes };
-        Self::request(table, handles, &request, buffer.modifier())
     }
 
     /// Makes a framebuffer of a dumb buffer's own size in a one-plane format of the same depth.
@@ -244,13 +262,31 @@ impl Framebuffer {
                 FramebufferError::Refused { device, format, modifier, width, height, source }
             }
         })?;
-        Ok(Self { id, open: true, table: table.clone(), handles, format, modifier, width, height })
+        let serial = table.note_framebuffer(FramebufferEntry {
+            name: FramebufferName(id),
+            owner: table.owner().clone(),
+            age: std::time::Duration::ZERO,
+            width,
+            height,
+            format,
+            modifier,
+            unclosed: false,
+        });
+        let (table, open) = (table.clone(), AtomicBool::new(true));
+        Ok(Self { id, serial, open, table, handles, format, modifier, width, height })
     }
 
-    /// The id to commit.
+    /// The id to commit, for the one owner of an unshared framebuffer: keep it until the display shows something else.
+    /// What is shared, or cached, has no id to be had here: see [`PlaneFramebuffers`](crate::PlaneFramebuffers).
     #[must_use]
     pub fn id(&self) -> NonZeroU32 {
         self.id
+    }
+
+    /// What logs and debugfs call it.
+    #[must_use]
+    pub fn name(&self) -> FramebufferName {
+        FramebufferName(self.id)
     }
 
     /// The framebuffer's format: the buffer's, or its opaque substitute.
@@ -294,23 +330,37 @@ impl Framebuffer {
     ///
     /// # Errors
     /// The kernel's errno; the framebuffer is then closed without turning planes off.
-    pub fn remove(mut self) -> io::Result<()> {
-        self.table.device().remove_framebuffer(self.id)?;
-        self.open = false;
+    pub fn remove(self) -> io::Result<()> {
+        self.turn_off()
+    }
+
+    /// As [`Framebuffer::remove`], for a framebuffer that is shared: it is of no use to anybody afterwards.
+    pub(crate) fn turn_off(&self) -> io::Result<()> {
+        if self.open.swap(false, Ordering::Relaxed)
+            && let Err(err) = self.table.remove_framebuffer(self.id, self.serial)
+        {
+            self.open.store(true, Ordering::Relaxed);
+            return Err(err);
+        }
         Ok(())
+    }
+
+    /// Whether it has not been removed.
+    pub(crate) fn is_open(&self) -> bool {
+        self.open.load(Ordering::Relaxed)
     }
 }
 
 impl Drop for Framebuffer {
     fn drop(&mut self) {
-        if !self.open {
-            return;
-        }
-        if let Err(err) = self.table.device().close_framebuffer(self.id) {
-            tracing::error!(fb = %self.id, %err, "cannot close a framebuffer");
+        if self.is_open() {
+            self.table.close_framebuffer(self.id, self.serial);
         }
     }
 }
+
+/// How a buffer plane becomes a handle.
+type Import = fn(&HandleTable, &DmabufStat<'_>) -> Result<GemHandle, ImportError>;
 
 fn scanout_format(format: DrmFourcc, opaque: bool) -> Result<DrmFourcc, FramebufferError> {
     let info = format::info(format).ok_or(FramebufferError::UnknownFormat { format })?;
@@ -332,89 +382,6 @@ fn request_modifier(
         modifier => {
             Err(FramebufferError::ModifiersUnsupported { device: device.dev_id(), modifier: modifier.into() })
         }
-    }
-}
-
-type Outcome = Result<Arc<Framebuffer>, Arc<FramebufferError>>;
-
-/// The framebuffers of one device's buffers, each tried once.
-///
-/// Keyed by whatever identifies a buffer to the caller *while the buffer exists* (a `wl_buffer`, not a descriptor), and by whether the
-/// opaque substitute is wanted. A refusal is remembered, too, and answered without a system call; failures of the system are not.
-#[derive(Debug)]
-pub struct FramebufferCache<K> {
-    table: HandleTable,
-    /// Plain and opaque.
-    outcomes: HashMap<K, [Option<Outcome>; 2]>,
-}
-
-impl<K: Hash + Eq> FramebufferCache<K> {
-    /// An empty cache.
-    #[must_use]
-    pub fn new(table: HandleTable) -> Self {
-        Self { table, outcomes: HashMap::new() }
-    }
-
-    /// The table whose device the framebuffers are on.
-    #[must_use]
-    pub fn table(&self) -> &HandleTable {
-        &self.table
-    }
-
-    /// The framebuffer of a buffer, made now if need be.
-    ///
-    /// # Errors
-    /// What [`Framebuffer::new`] said, now or the first time.
-    pub fn get_or_import(&mut self, key: K, buffer: &Dmabuf<'_>, opaque: bool) -> Outcome {
-        let slot = &mut self.outcomes.entry(key).or_default()[usize::from(opaque)];
-        if let Some(outcome) = slot {
-            return outcome.clone();
-        }
-        let outcome = Framebuffer::new(&self.table, buffer, opaque).map(Arc::new).map_err(Arc::new);
-        match &outcome {
-            Err(error) if error.fault() == Fault::System => {}
-            outcome => {
-                if let Err(error) = outcome {
-                    tracing::debug!(err = %error, opaque, "buffer refused");
-                }
-                *slot = Some(outcome.clone());
-            }
-        }
-        outcome
-    }
-
-    /// The remembered outcome, without trying.
-    #[must_use]
-    pub fn get(&self, key: &K, opaque: bool) -> Option<Outcome> {
-        self.outcomes.get(key)?[usize::from(opaque)].clone()
-    }
-
-    /// Forgets a buffer. Framebuffers that are still in use elsewhere live on until they are dropped there.
-    pub fn remove(&mut self, key: &K) {
-        self.outcomes.remove(key);
-    }
-
-    /// Number of framebuffers remembered, refusals not counted.
-    #[must_use]
-    pub fn framebuffers(&self) -> usize {
-        self.outcomes.values().flatten().filter(|outcome| matches!(outcome, Some(Ok(_)))).count()
-    }
-
-    /// Forgets all buffers, e.g. when the device's capabilities changed.
-    pub fn clear(&mut self) {
-        self.outcomes.clear();
-    }
-
-    /// Number of buffers remembered.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.outcomes.len()
-    }
-
-    /// Whether no buffer is remembered.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.outcomes.is_empty()
     }
 }
 

@@ -1,16 +1,25 @@
 //! [`HandleTable`]: one reference-counted entry per GEM handle of a file, and the only place that closes handles.
-//! It does not know framebuffers or formats. See the crate's docs for why the count exists.
+//! It does not know formats, and of framebuffers only that they are open. See the crate's docs for why the count exists.
 //!
 //! One mutex spans {`FD_TO_HANDLE`, count up} and another spell of it {count down, `GEM_CLOSE`}: a table that unlocked
 //! between the two halves would hand a dying handle to a concurrent import, or close the number's next owner.
+//!
+//! # When the kernel is not asked
+//!
+//! Where the device says that an inode number names one dma-buf alone ([`GemDevice::identifies_dmabufs`]), a buffer that the
+//! table knows is recognised by it, and `FD_TO_HANDLE` is spared. That is sound because the entry's handle keeps the dma-buf
+//! alive, so that nothing else can have its number; the key goes in the same spell of the lock that closes the handle.
+//!
+//! The price: a handle that somebody else closed is not noticed by an import that does not ask. It is noticed when
+//! the table's own close or export of it fails, when `ADDFB2` does not know it, and when its number or its dma-buf comes back
+//! from the device under another name; all of them count as [`TableStats::violations`].
 
 use std::{
-    collections::HashMap,
     fmt, io,
     num::NonZeroU32,
-    os::fd::{BorrowedFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -18,106 +27,19 @@ use std::{
 use rustix::io::Errno;
 
 use crate::{
-    Fault,
     device::{DumbAllocation, GemDevice},
-    dmabuf::{DmabufId, is_dmabuf},
+    dmabuf::{DmabufId, DmabufStat},
     exporter,
-    origin::{self, Export, Origin},
+    ledger::{Clock, DescriptorEntry, FramebufferEntry, HandleEntry, Ledger, Owner},
+    origin::{self, Export, Origin, Provenance},
 };
 
-/// A dma-buf could not be imported.
-#[derive(Debug, thiserror::Error)]
-pub enum ImportError {
-    /// The descriptor is no dma-buf. The client's fault.
-    #[error("the descriptor is no dma-buf")]
-    NotDmabuf {
-        /// What the import said.
-        #[source]
-        source: io::Error,
-    },
-    /// The device does not take this exporter's memory (`DRM_CAP_PRIME` promises nothing).
-    #[error("device {device:#x} does not import {dmabuf} from exporter {exporter:?}")]
-    NotImportable {
-        /// The dma-buf.
-        dmabuf: DmabufId,
-        /// `st_rdev` of the importing device.
-        device: u64,
-        /// The kernel's name for the exporter.
-        exporter: Option<String>,
-        /// The driver's errno.
-        #[source]
-        source: io::Error,
-    },
-    /// The system failed: memory, descriptors, a device that went away.
-    #[error("cannot {action} on device {device:#x}")]
-    System {
-        /// What was tried.
-        action: &'static str,
-        /// `st_rdev` of the importing device.
-        device: u64,
-        /// The kernel's errno.
-        #[source]
-        source: io::Error,
-    },
-}
+mod error;
+mod state;
 
-impl ImportError {
-    /// Whose fault it is.
-    #[must_use]
-    pub fn fault(&self) -> Fault {
-        match self {
-            Self::NotDmabuf { .. } => Fault::Client,
-            Self::NotImportable { .. } => Fault::CannotScanOut,
-            Self::System { .. } => Fault::System,
-        }
-    }
-}
-
-/// A handle could not be exported. Always the system's fault.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot export handle {handle} of device {device:#x}")]
-pub struct ExportError {
-    /// The handle.
-    pub handle: NonZeroU32,
-    /// `st_rdev` of the device.
-    pub device: u64,
-    /// The kernel's errno.
-    #[source]
-    pub source: io::Error,
-}
-
-/// Errnos that say nothing about the buffer: it may be tried again, and is not refused for good.
-pub(crate) fn is_system_errno(err: &io::Error) -> bool {
-    const SYSTEM: &[Errno] = &[
-        Errno::NOMEM,
-        Errno::MFILE,
-        Errno::NFILE,
-        Errno::NODEV,
-        Errno::NXIO,
-        Errno::IO,
-        Errno::INTR,
-        Errno::AGAIN,
-        Errno::ACCESS,
-        Errno::PERM,
-        Errno::NOTTY,
-        Errno::BUSY,
-        Errno::FAULT,
-    ];
-    err.raw_os_error().is_none_or(|raw| SYSTEM.iter().any(|errno| errno.raw_os_error() == raw))
-}
-
-/// One line of the ledger: a handle as the table sees it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HandleEntry {
-    /// The handle's number.
-    pub handle: NonZeroU32,
-    /// How many [`GemHandle`]s share it.
-    pub references: usize,
-    /// Where its memory first came from; never `Known`.
-    pub origin: Arc<Origin>,
-    /// Its dma-buf, if it has been imported or exported.
-    pub dmabuf: Option<DmabufId>,
-}
+pub use error::{ExportError, ImportError};
+pub(crate) use error::{is_one_of, is_system_errno};
+use state::{Entry, State};
 
 /// What a table has done so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -126,43 +48,28 @@ pub struct TableStats {
     pub handles: usize,
     /// References on them.
     pub references: usize,
+    /// Framebuffers open now.
+    pub framebuffers: usize,
+    /// Handles and framebuffers among them that nobody wants any more and the device would not close.
+    pub unclosed: usize,
     /// Imports that succeeded, ever.
     pub imports: u64,
     /// Imports among them that met a handle the table already had.
     pub hits: u64,
-    /// `GEM_CLOSE` calls, ever.
+    /// Hits among them that were known by their identity, without asking the device.
+    pub spared: u64,
+    /// `GEM_CLOSE` calls that succeeded, ever.
     pub closes: u64,
-    /// Times the table found that somebody else closed one of its handles. Anything but 0 is a bug in the process.
+    /// Times the table found that somebody else closed one of its handles or framebuffers. Anything but 0 is a bug in
+    /// the process.
     pub violations: u64,
-}
-
-struct Entry {
-    references: usize,
-    /// Told apart from an earlier owner of the same number.
-    generation: u64,
-    origin: Arc<Origin>,
-    dmabuf: Option<DmabufId>,
-}
-
-#[derive(Default)]
-struct State {
-    entries: HashMap<NonZeroU32, Entry>,
-    generation: u64,
-    stats: TableStats,
-}
-
-impl State {
-    fn insert(&mut self, handle: NonZeroU32, origin: Arc<Origin>, dmabuf: Option<DmabufId>) -> u64 {
-        self.generation += 1;
-        let generation = self.generation;
-        self.entries.insert(handle, Entry { references: 1, generation, origin, dmabuf });
-        generation
-    }
 }
 
 struct Shared {
     id: u64,
     device: Arc<dyn GemDevice>,
+    clock: Clock,
+    since: std::time::Duration,
     state: Mutex<State>,
 }
 
@@ -171,12 +78,94 @@ impl Shared {
         // No code that can panic runs between two changes that belong together.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Strikes an entry whose handle somebody else closed. Its references keep their generation, count no more, and will
+    /// not close the number's next owner.
+    fn strike(&self, state: &mut State, handle: NonZeroU32) {
+        state.stats.violations += 1;
+        let Some(entry) = state.remove(handle) else { return };
+        tracing::error!(%handle, dmabuf = ?entry.dmabuf, "handle was closed behind the table's back");
+        self.forget_export(&entry, handle);
+    }
+
+    fn forget_export(&self, entry: &Entry, handle: NonZeroU32) {
+        if let Some(dmabuf) = entry.dmabuf {
+            origin::forget(dmabuf, self.id, handle);
+        }
+    }
+
+    /// Closes the handle of an entry that was taken out of the books, or puts it back.
+    fn close(&self, state: &mut State, handle: NonZeroU32, entry: Entry) {
+        self.forget_export(&entry, handle);
+        // Still under the lock: once closed, the number may come back from the next import at any time.
+        match self.device.gem_close(handle) {
+            Ok(()) => state.stats.closes += 1,
+            Err(err) if is_one_of(&err, &[Errno::INVAL, Errno::NOENT]) => {
+                state.stats.violations += 1;
+                tracing::error!(%handle, %err, "handle was closed behind the table's back");
+            }
+            Err(err) => {
+                tracing::warn!(%handle, %err, "handle not closed, will be tried again");
+                state.put_back(handle, entry);
+            }
+        }
+    }
+
+    fn close_unclosed(&self, state: &mut State) {
+        if !state.has_unclosed() {
+            return;
+        }
+        for (handle, entry) in state.take_unclosed() {
+            self.close(state, handle, entry);
+        }
+        for (id, serial) in state.take_unclosed_framebuffers() {
+            let outcome = self.device.close_framebuffer(id);
+            self.framebuffer_closed(state, id, serial, outcome);
+        }
+    }
+
+    /// Books the outcome of closing a framebuffer.
+    fn framebuffer_closed(&self, state: &mut State, fb: NonZeroU32, serial: u64, outcome: io::Result<()>) {
+        match outcome {
+            Ok(()) => state.remove_framebuffer(fb, serial),
+            Err(err) if is_one_of(&err, &[Errno::NOENT]) => {
+                state.stats.violations += 1;
+                state.remove_framebuffer(fb, serial);
+                tracing::error!(%fb, %err, "framebuffer was closed behind the table's back");
+            }
+            Err(err) => {
+                tracing::warn!(%fb, %err, "framebuffer not closed, will be tried again");
+                state.keep_framebuffer(fb, serial);
+            }
+        }
+    }
 }
 
 /// The handles of one file. Clones share the table; it lives until the last clone and the last handle are gone.
+///
+/// The table owns every handle of its file, lends them as counted [`GemHandle`]s, and closes each at the last one's drop. It
+/// owns no descriptor: [`import`](Self::import) borrows one, [`export`](Self::export) gives a new one away.
+///
+/// ```no_run
+/// use std::{os::fd::{AsFd, OwnedFd}, sync::Arc};
+/// use drm_prime::{HandleTable, KernelDevice};
+///
+/// # fn demo(vgem: OwnedFd, buffer: OwnedFd) -> Result<(), Box<dyn std::error::Error>> {
+/// let table = HandleTable::new(Arc::new(KernelDevice::from_own_file(vgem)?));
+/// let first = table.owned_by("client 7").import(buffer.as_fd())?;
+/// let second = table.owned_by("screen capture").import(buffer.as_fd())?;
+/// assert_eq!(first.raw(), second.raw());
+/// drop(first); // the handle stays open for the second
+/// for entry in table.ledger().handles {
+///     println!("handle {} for {:?} since {:?}", entry.handle, entry.holders, entry.age);
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct HandleTable {
     shared: Arc<Shared>,
+    owner: Owner,
 }
 
 impl fmt::Debug for HandleTable {
@@ -189,12 +178,32 @@ impl HandleTable {
     /// An empty table for a device. There must be one table per file; nothing else may close handles on it.
     #[must_use]
     pub fn new(device: Arc<dyn GemDevice>) -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
-        let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        Self { shared: Arc::new(Shared { id, device, state: Mutex::default() }) }
+        Self::with_clock(device, Clock::default())
     }
 
-    /// The device.
+    /// As [`HandleTable::new`], with a clock of one's own for the ages in the ledger.
+    #[must_use]
+    pub fn with_clock(device: Arc<dyn GemDevice>, clock: Clock) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        let state = Mutex::new(State::new(device.identifies_dmabufs()));
+        let since = clock.now();
+        Self { shared: Arc::new(Shared { id, device, clock, since, state }), owner: Owner::default() }
+    }
+
+    /// The same table; what is obtained through this value is held in the name of `owner`.
+    #[must_use]
+    pub fn owned_by(&self, owner: impl Into<Owner>) -> Self {
+        Self { shared: self.shared.clone(), owner: owner.into() }
+    }
+
+    /// In whose name this value obtains handles.
+    #[must_use]
+    pub fn owner(&self) -> &Owner {
+        &self.owner
+    }
+
+    /// The device. Closing its handles or framebuffers is the table's business alone.
     #[must_use]
     pub fn device(&self) -> &Arc<dyn GemDevice> {
         &self.shared.device
@@ -205,57 +214,83 @@ impl HandleTable {
     /// # Errors
     /// [`ImportError`]; the table is unchanged.
     pub fn import(&self, fd: BorrowedFd<'_>) -> Result<GemHandle, ImportError> {
-        let device = &self.shared.device;
-        let system = |action, source| ImportError::System { action, device: device.dev_id(), source };
-        let dmabuf = DmabufId::of(fd).map_err(|source| system("identify a dma-buf", source))?;
-        let mut state = self.shared.lock();
-        let handle = match device.prime_fd_to_handle(fd) {
+        let device = self.shared.device.dev_id();
+        let stat = DmabufStat::of(fd).map_err(|source| ImportError::System {
+            action: "identify a dma-buf",
+            device,
+            source,
+        })?;
+        self.import_stat(&stat)
+    }
+
+    /// As [`HandleTable::import`] for a descriptor that has been looked at already, which saves the second look.
+    ///
+    /// # Errors
+    /// As [`HandleTable::import`].
+    pub fn import_stat(&self, stat: &DmabufStat<'_>) -> Result<GemHandle, ImportError> {
+        self.import_from(stat, true)
+    }
+
+    /// As [`HandleTable::import`], and the device is asked even if the table knows the answer: after it has denied one of
+    /// the table's handles.
+    pub(crate) fn import_again(&self, stat: &DmabufStat<'_>) -> Result<GemHandle, ImportError> {
+        self.import_from(stat, false)
+    }
+
+    fn import_from(&self, stat: &DmabufStat<'_>, by_identity: bool) -> Result<GemHandle, ImportError> {
+        let (shared, dmabuf) = (&*self.shared, stat.id());
+        let mut state = shared.lock();
+        shared.close_unclosed(&mut state);
+        let known = state.of_dmabuf(dmabuf);
+        if let Some(handle) = known.filter(|_| by_identity) {
+            state.stats.spared += 1;
+            return Ok(self.hit(&mut state, handle));
+        }
+        let handle = match shared.device.prime_fd_to_handle(stat.fd()) {
             Ok(handle) => handle,
             Err(source) => {
                 drop(state);
-                return Err(self.import_failure(fd, dmabuf, source));
+                return Err(self.import_failure(stat.fd(), dmabuf, source));
             }
         };
-        state.stats.imports += 1;
-        if let Some(entry) = state.entries.get_mut(&handle) {
-            if entry.dmabuf.is_none_or(|known| known == dmabuf) {
-                entry.dmabuf = Some(dmabuf);
-                entry.references += 1;
-                let generation = entry.generation;
-                let origin = match &*entry.origin {
-                    Origin::Owned => entry.origin.clone(),
-                    _ => Arc::new(Origin::Known { first: entry.origin.clone() }),
-                };
-                state.stats.hits += 1;
-                return Ok(self.guard(handle, generation, origin));
-            }
-            // The number now belongs to another buffer, so somebody else closed ours. The old guards keep their
-            // generation and will not close it a second time.
-            tracing::error!(%handle, old = ?entry.dmabuf, new = %dmabuf, "handle was closed behind the table's back");
-            state.stats.violations += 1;
-            if let Some(old) = state.entries.remove(&handle).and_then(|entry| entry.dmabuf) {
-                origin::forget(old, self.shared.id, handle);
-            }
+        if let Some(known) = known.filter(|known| *known != handle) {
+            // The device has another handle for a dma-buf whose handle we thought we had.
+            shared.strike(&mut state, known);
         }
-        let origin = Arc::new(match origin::find(dmabuf, self.shared.id) {
-            Some(Export { dev, handle, .. }) => Origin::SameProcess { dmabuf, exporter: dev, handle },
-            None => Origin::Foreign { dmabuf, exporter: exporter::exporter_name(fd).ok().flatten() },
-        });
-        let generation = state.insert(handle, origin.clone(), Some(dmabuf));
-        tracing::debug!(%handle, %dmabuf, ?origin, "imported");
-        Ok(self.guard(handle, generation, origin))
+        match state.get(handle) {
+            Some(entry) if entry.dmabuf.is_none_or(|known| known == dmabuf) => {
+                state.identify(handle, dmabuf);
+                return Ok(self.hit(&mut state, handle));
+            }
+            // The number now belongs to another buffer, so somebody else closed ours.
+            Some(_) => shared.strike(&mut state, handle),
+            None => {}
+        }
+        let export = if state.by_identity { origin::find(dmabuf, shared.id) } else { None };
+        let provenance = Provenance::imported(dmabuf, export);
+        let generation = state.insert(handle, provenance, Some(dmabuf), &self.owner, shared.clock.now());
+        state.stats.imports += 1;
+        tracing::debug!(%handle, %dmabuf, "imported");
+        Ok(self.guard(&state, handle, generation, false))
+    }
+
+    fn hit(&self, state: &mut State, handle: NonZeroU32) -> GemHandle {
+        state.take(handle, &self.owner, self.shared.clock.now());
+        state.stats.imports += 1;
+        state.stats.hits += 1;
+        let generation = state.get(handle).map_or(0, |entry| entry.generation);
+        self.guard(state, handle, generation, true)
     }
 
     fn import_failure(&self, fd: BorrowedFd<'_>, dmabuf: DmabufId, source: io::Error) -> ImportError {
         let device = self.shared.device.dev_id();
-        let unsuitable = [Errno::INVAL, Errno::BADF].map(|errno| Some(errno.raw_os_error()));
-        if unsuitable.contains(&source.raw_os_error()) && !is_dmabuf(fd).unwrap_or(false) {
+        let unsuitable = is_one_of(&source, &[Errno::INVAL, Errno::BADF]);
+        if unsuitable && !self.shared.device.is_dmabuf(fd).unwrap_or(false) {
             return ImportError::NotDmabuf { source };
         }
         // virtio-gpu answers ENODEV to foreign buffers while the device is well: only an import says so, and
         // then the buffer is what the device does not take.
-        let unwanted = source.raw_os_error() == Some(Errno::NODEV.raw_os_error());
-        if is_system_errno(&source) && !unwanted {
+        if is_system_errno(&source) && !is_one_of(&source, &[Errno::NODEV]) {
             return ImportError::System { action: "import a dma-buf", device, source };
         }
         let exporter = exporter::exporter_name(fd).ok().flatten();
@@ -266,22 +301,34 @@ impl HandleTable {
     /// here are remembered: an import by another table of this process is then [`Origin::SameProcess`].
     ///
     /// # Errors
-    /// [`ExportError`]; the table is unchanged.
+    /// [`ExportError`]; the table is unchanged, unless somebody else has closed the handle (`ENOENT`).
     pub fn export(&self, handle: &GemHandle) -> Result<OwnedFd, ExportError> {
-        let mut state = self.shared.lock();
-        let raw = handle.raw();
-        let device = self.shared.device.dev_id();
-        let failed = |source| ExportError { handle: raw, device, source };
-        let entry = state.entries.get_mut(&raw).filter(|entry| {
-            Arc::ptr_eq(&self.shared, &handle.inner.table) && entry.generation == handle.inner.generation
-        });
-        let Some(entry) = entry else { return Err(failed(Errno::NOENT.into())) };
-        let fd = self.shared.device.prime_handle_to_fd(raw).map_err(failed)?;
-        let dmabuf = DmabufId::of(std::os::fd::AsFd::as_fd(&fd)).map_err(failed)?;
-        entry.dmabuf = Some(dmabuf);
+        let (shared, raw) = (&*self.shared, handle.raw());
+        let failed = |source| ExportError { handle: raw, device: shared.device.dev_id(), source };
+        let mut state = shared.lock();
+        let entry = state
+            .current(raw, handle.inner.generation)
+            .filter(|_| Arc::ptr_eq(&self.shared, &handle.inner.table))
+            .ok_or_else(|| failed(Errno::NOENT.into()))?;
+        let (before, owned) = (entry.dmabuf, entry.provenance.is_owned());
+        let fd = match shared.device.prime_handle_to_fd(raw) {
+            Ok(fd) => fd,
+            Err(source) => {
+                if is_one_of(&source, &[Errno::NOENT]) {
+                    shared.strike(&mut state, raw);
+                }
+                return Err(failed(source));
+            }
+        };
+        let dmabuf = DmabufId::of(fd.as_fd()).map_err(failed)?;
+        if before.is_some_and(|before| before != dmabuf) {
+            shared.strike(&mut state, raw);
+            return Err(failed(Errno::NOENT.into()));
+        }
+        state.identify(raw, dmabuf);
         // The export of an import is the exporter's dma-buf, not ours.
-        if matches!(*entry.origin, Origin::Owned) {
-            origin::register(dmabuf, Export { table: self.shared.id, dev: device, handle: raw });
+        if owned && state.by_identity {
+            origin::register(dmabuf, Export { table: shared.id, dev: shared.device.dev_id(), handle: raw });
         }
         Ok(fd)
     }
@@ -293,56 +340,91 @@ impl HandleTable {
         height: u32,
         bpp: u32,
     ) -> io::Result<(GemHandle, DumbAllocation)> {
-        let mut state = self.shared.lock();
-        let allocation = self.shared.device.create_dumb(width, height, bpp)?;
+        let shared = &*self.shared;
+        let mut state = shared.lock();
+        shared.close_unclosed(&mut state);
+        let allocation = shared.device.create_dumb(width, height, bpp)?;
         let handle = allocation.handle;
-        if let Some(entry) = state.entries.remove(&handle) {
-            tracing::error!(%handle, old = ?entry.dmabuf, "handle was closed behind the table's back");
-            state.stats.violations += 1;
-            if let Some(old) = entry.dmabuf {
-                origin::forget(old, self.shared.id, handle);
-            }
+        if state.get(handle).is_some() {
+            shared.strike(&mut state, handle);
         }
-        let origin = Arc::new(Origin::Owned);
-        let generation = state.insert(handle, origin.clone(), None);
-        Ok((self.guard(handle, generation, origin), allocation))
+        let generation = state.insert(handle, Provenance::owned(), None, &self.owner, shared.clock.now());
+        Ok((self.guard(&state, handle, generation, false), allocation))
     }
 
-    fn guard(&self, raw: NonZeroU32, generation: u64, origin: Arc<Origin>) -> GemHandle {
-        GemHandle { origin, inner: Reference { table: self.shared.clone(), raw, generation } }
+    fn guard(&self, state: &State, raw: NonZeroU32, generation: u64, known: bool) -> GemHandle {
+        let provenance = state.get(raw).map(|entry| entry.provenance.clone());
+        let provenance = provenance.unwrap_or_else(|| Arc::new(Provenance::owned()));
+        let known = known && !provenance.is_owned();
+        let inner = Reference { table: self.shared.clone(), raw, generation, owner: self.owner.clone() };
+        GemHandle { provenance, known: known.then(OnceLock::new), inner }
+    }
+
+    /// Notes a framebuffer of this table's file. Returns what [`HandleTable::close_framebuffer`] needs to know.
+    pub(crate) fn note_framebuffer(&self, entry: FramebufferEntry) -> u64 {
+        let now = self.shared.clock.now();
+        self.shared.lock().insert_framebuffer(entry.name.0, entry, now)
+    }
+
+    /// Closes a framebuffer, and leaves planes alone that show it.
+    pub(crate) fn close_framebuffer(&self, id: NonZeroU32, serial: u64) {
+        // Not under the lock: without CLOSEFB the call can wait for a vertical blank. The serial tells a number's owners
+        // apart.
+        let outcome = self.shared.device.close_framebuffer(id);
+        self.shared.framebuffer_closed(&mut self.shared.lock(), id, serial, outcome);
+    }
+
+    /// Removes a framebuffer and turns off the planes that show it.
+    pub(crate) fn remove_framebuffer(&self, id: NonZeroU32, serial: u64) -> io::Result<()> {
+        self.shared.device.remove_framebuffer(id)?;
+        self.shared.lock().remove_framebuffer(id, serial);
+        Ok(())
+    }
+
+    /// Closes what the device would not close before, and returns how much is left. Imports and allocations do
+    /// so, too.
+    pub fn retry_closes(&self) -> usize {
+        let mut state = self.shared.lock();
+        self.shared.close_unclosed(&mut state);
+        state.stats().unclosed
     }
 
     /// What the table has done, and holds now.
     #[must_use]
     pub fn stats(&self) -> TableStats {
-        let state = self.shared.lock();
-        let references = state.entries.values().map(|entry| entry.references).sum();
-        TableStats { handles: state.entries.len(), references, ..state.stats }
+        self.shared.lock().stats()
     }
 
-    /// All open handles, by number.
+    /// All open handles, by number: the ledger's first part.
     #[must_use]
     pub fn entries(&self) -> Vec<HandleEntry> {
-        let state = self.shared.lock();
-        let mut entries: Vec<_> = state
-            .entries
-            .iter()
-            .map(|(handle, entry)| HandleEntry {
-                handle: *handle,
-                references: entry.references,
-                origin: entry.origin.clone(),
-                dmabuf: entry.dmabuf,
-            })
-            .collect();
-        entries.sort_unstable_by_key(|entry| entry.handle);
-        entries
+        self.shared.lock().handles(self.shared.clock.now())
+    }
+
+    /// Everything that is open now, with owners and ages. Costs no system call beyond reading the clock.
+    #[must_use]
+    pub fn ledger(&self) -> Ledger {
+        let (shared, now) = (&*self.shared, self.shared.clock.now());
+        let age = now.saturating_sub(shared.since);
+        let descriptor = |descriptor| DescriptorEntry { descriptor, owner: Owner::new("device"), age };
+        let mut descriptors: Vec<_> = shared.device.descriptors().into_iter().map(descriptor).collect();
+        descriptors.sort_unstable_by_key(|entry| entry.descriptor);
+        let state = shared.lock();
+        Ledger {
+            device: shared.device.dev_id(),
+            handles: state.handles(now),
+            framebuffers: state.framebuffers(now),
+            descriptors,
+        }
     }
 }
 
 /// One counted reference on a handle. The last one to be dropped closes the handle.
 #[derive(Clone)]
 pub struct GemHandle {
-    origin: Arc<Origin>,
+    provenance: Arc<Provenance>,
+    /// For a handle that was known when this reference was obtained: the answer, once asked for.
+    known: Option<OnceLock<Origin>>,
     inner: Reference,
 }
 
@@ -353,10 +435,33 @@ impl GemHandle {
         self.inner.raw
     }
 
-    /// Where the memory came from, as seen when this reference was obtained.
+    /// Where the memory came from, as seen when this reference was obtained. The first question about foreign memory
+    /// exports the handle for a moment to read the exporter's name; it stays `None` if that fails.
     #[must_use]
     pub fn origin(&self) -> &Origin {
-        &self.origin
+        let first = self.provenance.origin(|dmabuf| self.exporter_name(dmabuf));
+        match &self.known {
+            Some(known) => known.get_or_init(|| Origin::Known { first: first.clone() }),
+            None => first,
+        }
+    }
+
+    /// In whose name the reference is held.
+    #[must_use]
+    pub fn owner(&self) -> &Owner {
+        &self.inner.owner
+    }
+
+    fn exporter_name(&self, dmabuf: DmabufId) -> Option<String> {
+        let Reference { table, raw, generation, .. } = &self.inner;
+        let fd = {
+            let state = table.lock();
+            state.current(*raw, *generation)?;
+            table.device.prime_handle_to_fd(*raw).ok()?
+        };
+        (DmabufId::of(fd.as_fd()).ok()? == dmabuf)
+            .then(|| exporter::exporter_name(fd.as_fd()).ok()?)
+            .flatten()
     }
 
     pub(crate) fn shares_table_with(&self, table: &HandleTable) -> bool {
@@ -366,7 +471,11 @@ impl GemHandle {
 
 impl fmt::Debug for GemHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("GemHandle").field("raw", &self.inner.raw).field("origin", &self.origin).finish()
+        f.debug_struct("GemHandle")
+            .field("raw", &self.inner.raw)
+            .field("known", &self.known.is_some())
+            .field("seen", self.provenance.seen())
+            .finish_non_exhaustive()
     }
 }
 
@@ -374,38 +483,33 @@ struct Reference {
     table: Arc<Shared>,
     raw: NonZeroU32,
     generation: u64,
+    owner: Owner,
 }
 
 impl Clone for Reference {
     fn clone(&self) -> Self {
         let mut state = self.table.lock();
-        if let Some(entry) = state.entries.get_mut(&self.raw).filter(|e| e.generation == self.generation) {
-            entry.references += 1;
+        if state.current(self.raw, self.generation).is_some() {
+            // Its owner is a holder already, so no time is needed.
+            state.take(self.raw, &self.owner, self.table.since);
         }
         drop(state);
-        Self { table: self.table.clone(), raw: self.raw, generation: self.generation }
+        Self {
+            table: self.table.clone(),
+            raw: self.raw,
+            generation: self.generation,
+            owner: self.owner.clone(),
+        }
     }
 }
 
 impl Drop for Reference {
     fn drop(&mut self) {
         let mut state = self.table.lock();
-        let handle = self.raw;
-        let Some(entry) = state.entries.get_mut(&handle).filter(|e| e.generation == self.generation) else {
-            return;
-        };
-        entry.references -= 1;
-        if entry.references > 0 {
-            return;
-        }
-        if let Some(dmabuf) = state.entries.remove(&handle).and_then(|entry| entry.dmabuf) {
-            origin::forget(dmabuf, self.table.id, handle);
-        }
-        state.stats.closes += 1;
-        // Still under the lock: once closed, the number may come back from the next import at any time.
-        if let Err(err) = self.table.device.gem_close(handle) {
-            state.stats.violations += 1;
-            tracing::error!(%handle, %err, "handle was closed behind the table's back");
+        if state.give_back(self.raw, self.generation, &self.owner)
+            && let Some(entry) = state.remove(self.raw)
+        {
+            self.table.close(&mut state, self.raw, entry);
         }
     }
 }

@@ -31,15 +31,18 @@
 //! ```
 #![warn(missing_docs)]
 
+pub mod cache;
 pub mod device;
 pub mod dmabuf;
 pub mod dumb;
 pub mod exporter;
 #[cfg(test)]
 mod fake;
+pub mod flip;
 pub mod format;
 pub mod framebuffer;
 pub mod handles;
+pub mod ledger;
 pub mod model;
 pub mod origin;
 pub mod quirks;
@@ -48,16 +51,19 @@ pub mod scanout;
 pub mod smithay;
 pub mod sys;
 
+pub use cache::FramebufferCache;
 pub use device::kernel::{Acquisition, Denials, DeviceError, KernelDevice};
 pub use device::{DumbAllocation, FramebufferRequest, GemDevice};
 pub use dmabuf::{
-    BufferPlane, Dmabuf, DmabufId, Layout, LayoutError, MAX_BUFFER_PLANES, SizeError, is_dmabuf,
+    BufferPlane, Dmabuf, DmabufId, DmabufStat, Layout, LayoutError, MAX_BUFFER_PLANES, SizeError, is_dmabuf,
 };
 pub use dumb::{DumbBuffer, DumbError};
 pub use exporter::{ExporterInfo, LinearExporters, Linearity, exporter_is_linear, exporter_name};
+pub use flip::{CommitId, PlaneFramebuffers, SharedFramebuffer, Staging};
 pub use format::FormatInfo;
-pub use framebuffer::{Framebuffer, FramebufferCache, FramebufferError};
-pub use handles::{ExportError, GemHandle, HandleEntry, HandleTable, ImportError, TableStats};
+pub use framebuffer::{Framebuffer, FramebufferError};
+pub use handles::{ExportError, GemHandle, HandleTable, ImportError, TableStats};
+pub use ledger::{Clock, FramebufferName, HandleEntry, Ledger, Owner};
 pub use origin::Origin;
 pub use sys::Mapping;
 

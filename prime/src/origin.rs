@@ -4,7 +4,7 @@
 use std::{
     collections::HashMap,
     num::NonZeroU32,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 use crate::dmabuf::DmabufId;
@@ -55,6 +55,52 @@ impl Origin {
     }
 }
 
+/// What was seen of a handle's memory when the handle was obtained. The exporter's name takes an open, a read and a close
+/// of a file in `/proc`, several times what the import itself costs: it is asked for when somebody wants to know.
+#[derive(Debug)]
+pub(crate) struct Provenance {
+    /// `Foreign` without its exporter, or the whole answer.
+    seen: Origin,
+    told: OnceLock<Arc<Origin>>,
+}
+
+impl Provenance {
+    /// Allocated on this file.
+    pub fn owned() -> Self {
+        Self { seen: Origin::Owned, told: OnceLock::new() }
+    }
+
+    /// Imported; `export` is what another table of this process has exported under that identity.
+    pub fn imported(dmabuf: DmabufId, export: Option<Export>) -> Self {
+        let seen = match export {
+            Some(Export { dev, handle, .. }) => Origin::SameProcess { dmabuf, exporter: dev, handle },
+            None => Origin::Foreign { dmabuf, exporter: None },
+        };
+        Self { seen, told: OnceLock::new() }
+    }
+
+    pub fn is_owned(&self) -> bool {
+        matches!(self.seen, Origin::Owned)
+    }
+
+    /// The origin as far as it is known without asking. Never `Known`.
+    pub fn seen(&self) -> &Origin {
+        self.told.get().map_or(&self.seen, |told| told)
+    }
+
+    /// The whole origin; `exporter` is asked at most once, and only for foreign memory. Never `Known`.
+    pub fn origin(&self, exporter: impl FnOnce(DmabufId) -> Option<String>) -> &Arc<Origin> {
+        self.told.get_or_init(|| {
+            Arc::new(match &self.seen {
+                Origin::Foreign { dmabuf, .. } => {
+                    Origin::Foreign { dmabuf: *dmabuf, exporter: exporter(*dmabuf) }
+                }
+                seen => seen.clone(),
+            })
+        })
+    }
+}
+
 /// One export of a table of this process.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Export {
@@ -99,4 +145,56 @@ pub(crate) fn forget(dmabuf: DmabufId, table: u64, handle: NonZeroU32) {
 pub(crate) fn find(dmabuf: DmabufId, table: u64) -> Option<Export> {
     let exports = exports();
     exports.as_ref()?.get(&dmabuf)?.iter().find(|export| export.table != table).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn number(n: u32) -> NonZeroU32 {
+        NonZeroU32::new(n).unwrap()
+    }
+
+    #[test]
+    fn exports_are_found_by_others_until_forgotten() {
+        // A device number that no dma-buf has: the list is the process's.
+        let dmabuf = DmabufId { dev: u64::MAX, ino: 1 };
+        let export = |table, handle| Export { table, dev: 7, handle: number(handle) };
+        let found = |by| find(dmabuf, by).map(|export| (export.table, export.handle.get()));
+        assert_eq!(found(u64::MAX), None);
+        register(dmabuf, export(u64::MAX, 1));
+        register(dmabuf, export(u64::MAX, 1));
+        assert_eq!((found(u64::MAX), found(1)), (None, Some((u64::MAX, 1))));
+        register(dmabuf, export(u64::MAX - 1, 2));
+        assert_eq!(found(u64::MAX), Some((u64::MAX - 1, 2)));
+        forget(dmabuf, u64::MAX, number(2));
+        forget(DmabufId { dev: u64::MAX, ino: 2 }, u64::MAX, number(1));
+        assert_eq!(found(1), Some((u64::MAX, 1)));
+        forget(dmabuf, u64::MAX, number(1));
+        assert_eq!(found(1), Some((u64::MAX - 1, 2)));
+        forget(dmabuf, u64::MAX - 1, number(2));
+        assert_eq!(found(1), None);
+        assert!(!exports().as_ref().unwrap().contains_key(&dmabuf), "the empty list stays");
+    }
+
+    #[test]
+    fn an_exporter_is_asked_once_and_only_for_foreign_memory() {
+        let dmabuf = DmabufId { dev: u64::MAX, ino: 3 };
+        let foreign = Provenance::imported(dmabuf, None);
+        assert_eq!(foreign.seen(), &Origin::Foreign { dmabuf, exporter: None });
+        let named = Origin::Foreign { dmabuf, exporter: Some("udmabuf".to_owned()) };
+        let ask = |id| {
+            assert_eq!(id, dmabuf);
+            Some("udmabuf".to_owned())
+        };
+        assert_eq!(**foreign.origin(ask), named);
+        assert_eq!(**foreign.origin(|_| panic!("asked again")), named);
+        assert_eq!(foreign.seen(), &named);
+        assert!(Provenance::owned().origin(|_| panic!("asked about our own")).is_owned());
+        let export = Export { table: 1, dev: 7, handle: number(2) };
+        let same = Provenance::imported(dmabuf, Some(export));
+        assert!(!same.is_owned() && !foreign.is_owned());
+        let expected = Origin::SameProcess { dmabuf, exporter: 7, handle: number(2) };
+        assert_eq!(**same.origin(|_| panic!("asked about our own")), expected);
+    }
 }

@@ -5,7 +5,6 @@
 //! frame still shows.
 
 use std::collections::HashMap;
-use std::num::NonZeroU32;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::sync::Arc;
@@ -14,7 +13,8 @@ use drm_fourcc::DrmFourcc;
 use drm_prime::scanout::{FramebufferRefusal, Refusal};
 use drm_prime::{
     Acquisition, BufferPlane, DeviceError, Dmabuf as PrimeDmabuf, DumbBuffer, Framebuffer, FramebufferCache,
-    GemDevice, GemHandle, HandleTable, KernelDevice, LayoutError, LinearExporters, Origin,
+    GemDevice, GemHandle, HandleTable, KernelDevice, LayoutError, Ledger, LinearExporters, Origin, Owner,
+    SharedFramebuffer,
 };
 use rustix::io::Errno;
 use smithay::backend::allocator::Buffer as _;
@@ -86,12 +86,13 @@ impl Buffers {
         }
     }
 
-    /// Imports every plane of a buffer into the PRIME file.
+    /// Imports every plane of a buffer into the PRIME file, in the name of `owner`.
     ///
     /// # Errors
     /// The driver's refusal; the handles got so far are closed again.
-    pub fn import(&mut self, dmabuf: &Dmabuf) -> Result<(), drm_prime::ImportError> {
-        let handles: Result<Vec<_>, _> = dmabuf.handles().map(|fd| self.table.import(fd)).collect();
+    pub fn import(&mut self, dmabuf: &Dmabuf, owner: Owner) -> Result<(), drm_prime::ImportError> {
+        let table = self.table.owned_by(owner);
+        let handles: Result<Vec<_>, _> = dmabuf.handles().map(|fd| table.import(fd)).collect();
         self.imported.insert(dmabuf.weak(), handles?);
         Ok(())
     }
@@ -100,14 +101,17 @@ impl Buffers {
     ///
     /// # Errors
     /// Why there is none, remembered unless the system was at fault.
-    pub fn framebuffer(&mut self, dmabuf: &Dmabuf, opaque: bool) -> Result<Arc<Framebuffer>, Refusal> {
+    pub fn framebuffer(&mut self, dmabuf: &Dmabuf, opaque: bool) -> Result<SharedFramebuffer, Refusal> {
         let key = dmabuf.weak();
-        let known = self.framebuffers.get(&key, opaque);
-        let outcome = known.unwrap_or_else(|| match describe(dmabuf) {
-            Ok(description) => self.framebuffers.get_or_import(key, &description, opaque),
-            Err(err) => Err(Arc::new(err.into())),
+        if let Some(known) = self.framebuffers.get(&key, opaque) {
+            return known.map_err(|err| Refusal::Framebuffer(FramebufferRefusal(err)));
+        }
+        let owner = self.imported.get(&key).and_then(|handles| handles.first()).map(GemHandle::owner);
+        let owner = owner.cloned().unwrap_or_default();
+        let made = self.framebuffers.get_or_make(key, opaque, |table| {
+            Framebuffer::new(&table.owned_by(owner), &describe(dmabuf)?, opaque)
         });
-        outcome.map_err(|err| Refusal::Framebuffer(FramebufferRefusal(err)))
+        made.map_err(|err| Refusal::Framebuffer(FramebufferRefusal(err)))
     }
 
     /// Forgets a buffer that is gone.
@@ -131,34 +135,32 @@ impl Buffers {
         width: u32,
         height: u32,
         format: DrmFourcc,
-    ) -> Result<(DumbBuffer, Arc<Framebuffer>), Errno> {
-        let buffer = self.table.create_dumb(width, height, 32).map_err(|err| {
+    ) -> Result<(DumbBuffer, Framebuffer), Errno> {
+        let table = self.table.owned_by("composition");
+        let buffer = table.create_dumb(width, height, 32).map_err(|err| {
             tracing::error!(%err, width, height, "cannot allocate a dumb buffer");
             Errno::NOMEM
         })?;
-        let framebuffer = Framebuffer::for_dumb(&self.table, &buffer, format).map_err(|err| {
+        let framebuffer = Framebuffer::for_dumb(&table, &buffer, format).map_err(|err| {
             tracing::error!(%err, %format, "no framebuffer for a dumb buffer");
             Errno::INVAL
         })?;
-        Ok((buffer, Arc::new(framebuffer)))
-    }
-
-    /// Removes a framebuffer at once, which turns off the planes that still show it; what it belongs to is dropped
-    /// later and finds it gone.
-    pub fn remove_framebuffer(&self, id: NonZeroU32) {
-        if let Err(err) = self.table.device().remove_framebuffer(id) {
-            tracing::debug!(%err, fb = id.get(), "framebuffer not removed");
-        }
+        Ok((buffer, framebuffer))
     }
 
     /// Live GEM handles, and framebuffers of client buffers.
     pub fn resources(&self) -> (usize, usize) {
         (self.table.stats().handles, self.framebuffers.framebuffers())
     }
+
+    /// Everything that is open on the device's file, with owners and ages.
+    pub fn ledger(&self) -> Ledger {
+        self.table.ledger()
+    }
 }
 
 /// An origin in the words of `explain`.
-fn origin_text(origin: &Origin) -> String {
+pub(crate) fn origin_text(origin: &Origin) -> String {
     match origin {
         Origin::Owned => "own".to_owned(),
         Origin::Known { first } => format!("known ({})", origin_text(first)),

@@ -1,10 +1,8 @@
 //! A dumb buffer that composition draws into and a plane shows.
 #![allow(unsafe_code)]
 
-use std::sync::Arc;
-
 use drm_fourcc::DrmFourcc;
-use drm_prime::{DumbBuffer, Framebuffer};
+use drm_prime::{DumbBuffer, SharedFramebuffer};
 use rustix::io::Errno;
 
 use super::buffers::Buffers;
@@ -15,7 +13,7 @@ pub struct DumbCanvas {
     /// Draws into the memory.
     pub image: pixman::Image<'static, 'static>,
     /// Shows the memory.
-    pub framebuffer: Arc<Framebuffer>,
+    pub framebuffer: SharedFramebuffer,
     /// Keeps the memory that `image` points into; dropped after it.
     _memory: DumbBuffer,
 }
@@ -29,12 +27,12 @@ impl DumbCanvas {
         let (memory, framebuffer) = device.allocate(size.0, size.1, format)?;
         let code = pixman::FormatCode::try_from(format).map_err(|_| Errno::INVAL)?;
         let image = image_over(&memory, size, code)?;
-        Ok(Self { image, framebuffer, _memory: memory })
+        Ok(Self { image, framebuffer: SharedFramebuffer::new(framebuffer), _memory: memory })
     }
 
     /// No frame holds it.
     pub fn is_free(&self) -> bool {
-        Arc::strong_count(&self.framebuffer) == 1
+        !self.framebuffer.is_shared()
     }
 }
 

@@ -19,12 +19,11 @@ mod swapchain;
 
 use std::num::NonZeroU32;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use drm_fourcc::{DrmFourcc, DrmModifier};
-use drm_prime::framebuffer::Framebuffer;
 use drm_prime::scanout::{PlaneCaps, Rect, Refusal, SourceRect};
+use drm_prime::{Ledger, Owner, SharedFramebuffer};
 use smithay::backend::allocator::dmabuf::{Dmabuf, WeakDmabuf};
 use smithay::backend::renderer::utils::CommitCounter;
 
@@ -35,17 +34,17 @@ pub type OutputId = u32;
 #[derive(Clone, Debug)]
 pub enum ScanoutBuffer {
     /// A KMS framebuffer.
-    Kms(Arc<Framebuffer>),
+    Kms(SharedFramebuffer),
     /// Memory of the headless backend.
     Memory(Rc<headless::MemoryBuffer>),
 }
 
 impl ScanoutBuffer {
-    /// The framebuffer's object id (headless: a number of its own).
-    pub fn id(&self) -> NonZeroU32 {
+    /// What debugfs calls the framebuffer (headless: a number of the backend's own); for comparing, not for committing.
+    pub fn number(&self) -> Option<u32> {
         match self {
-            Self::Kms(fb) => fb.id(),
-            Self::Memory(buffer) => buffer.id(),
+            Self::Kms(fb) => fb.name().to_string().parse().ok(),
+            Self::Memory(buffer) => Some(buffer.id().get()),
         }
     }
 
@@ -69,7 +68,7 @@ impl ScanoutBuffer {
 impl PartialEq for ScanoutBuffer {
     fn eq(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Kms(a), Self::Kms(b)) => Arc::ptr_eq(a, b),
+            (Self::Kms(a), Self::Kms(b)) => a == b,
             (Self::Memory(a), Self::Memory(b)) => Rc::ptr_eq(a, b),
             _ => false,
         }
@@ -161,13 +160,13 @@ impl Backend {
     }
 
     /// Takes a client's buffer in when the client creates it. A refusal means that it cannot be scanned out; the
-    /// buffer may still be composited.
+    /// buffer may still be composited. `owner` is who it is for, in the ledger.
     ///
     /// # Errors
     /// The driver's, or the system's.
-    pub fn import(&mut self, dmabuf: &Dmabuf) -> Result<(), drm_prime::ImportError> {
+    pub fn import(&mut self, dmabuf: &Dmabuf, owner: Owner) -> Result<(), drm_prime::ImportError> {
         match self {
-            Self::Kms(kms) => kms.buffers.import(dmabuf),
+            Self::Kms(kms) => kms.buffers.import(dmabuf, owner),
             Self::Headless(_) => Ok(()),
         }
     }
@@ -252,6 +251,14 @@ impl Backend {
         match self {
             Self::Kms(kms) => kms.buffers.resources(),
             Self::Headless(headless) => (0, headless.buffers()),
+        }
+    }
+
+    /// Everything that is open on the device's file, with owners and ages; `None` without a device.
+    pub fn ledger(&self) -> Option<Ledger> {
+        match self {
+            Self::Kms(kms) => Some(kms.buffers.ledger()),
+            Self::Headless(_) => None,
         }
     }
 

@@ -16,6 +16,7 @@ use crate::cli::{Ctl, CtlRequest};
 pub fn run(ctl: &Ctl) -> anyhow::Result<u8> {
     let request = match &ctl.request {
         CtlRequest::Stats => Request::Stats,
+        CtlRequest::Ledger => Request::Ledger,
         CtlRequest::Capture { file, output, .. } => Request::Capture {
             file: std::path::absolute(file)?,
             source: CaptureSource::Writeback,
@@ -24,7 +25,7 @@ pub fn run(ctl: &Ctl) -> anyhow::Result<u8> {
     };
     let answer = ask(ctl.socket.clone(), &request)?;
     let text = match request {
-        Request::Stats => serde_json::to_string_pretty(&answer)?,
+        Request::Stats | Request::Ledger => serde_json::to_string_pretty(&answer)?,
         Request::Capture { file, .. } => file.display().to_string(),
     };
     match writeln!(std::io::stdout(), "{text}") {

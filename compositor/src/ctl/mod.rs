@@ -3,16 +3,20 @@
 //! | request | answer |
 //! |---|---|
 //! | `{"request":"stats"}` | `{"ok": Stats}` |
+//! | `{"request":"ledger"}` | `{"ok": LedgerReport}`: every open handle, framebuffer and descriptor of the PRIME file |
 //! | `{"request":"capture","file":"/abs.png","source":"writeback"}` | `{"ok":{"width":W,"height":H}}` |
 //!
 //! A request that fails is answered `{"error":"text"}`.
 
 pub mod client;
+mod ledger;
 pub mod server;
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+
+pub use ledger::{DescriptorReport, FramebufferReport, HandleReport, HolderReport, LedgerReport};
 
 /// What can be asked.
 #[derive(Debug, Serialize, Deserialize)]
@@ -20,6 +24,8 @@ use serde::{Deserialize, Serialize};
 pub enum Request {
     /// Figures of everything.
     Stats,
+    /// What is open on the PRIME file, for whom, and for how long.
+    Ledger,
     /// A picture of an output.
     Capture {
         /// Absolute path of the PNG.

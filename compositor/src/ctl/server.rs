@@ -19,7 +19,8 @@ use smithay::wayland::dmabuf::get_dmabuf;
 use smithay::wayland::shell::xdg::XdgToplevelSurfaceData;
 
 use super::{
-    Answer, ClientStats, DeviceStats, OutputStats, PlaneStats, Request, ResourceStats, Stats, SurfaceReport,
+    Answer, ClientStats, DeviceStats, LedgerReport, OutputStats, PlaneStats, Request, ResourceStats, Stats,
+    SurfaceReport,
 };
 use crate::backend::Backend;
 use crate::output::SurfaceStats;
@@ -128,6 +129,10 @@ fn answer(line: &[u8], stream: UnixStream, state: &mut State) {
             let value = serde_json::to_value(stats(state));
             Ok(Box::new(move || Ok(value?)))
         }
+        Ok(Request::Ledger) => match state.backend.ledger() {
+            Some(ledger) => Ok(Box::new(move || Ok(serde_json::to_value(LedgerReport::from(ledger))?))),
+            None => Err(anyhow!("there is no device: nothing is open on it")),
+        },
         Ok(Request::Capture { file, source: _, output }) => {
             picture(state, output.as_deref()).map(|picture| {
                 let rest: Rest = Box::new(move || {
@@ -247,7 +252,7 @@ fn output_stats(state: &mut State, index: usize, layers: &[SurfaceLayer]) -> Out
         PlaneStats {
             id: caps.id.get(),
             r#type: format!("{:?}", caps.kind),
-            fb: shown.map(|p| p.buffer.id().get()),
+            fb: shown.and_then(|p| p.buffer.number()),
             content: content.to_owned(),
             surface,
         }

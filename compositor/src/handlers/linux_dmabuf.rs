@@ -64,7 +64,11 @@ impl LinuxDmabufHandler for State {
         }
         let dmabuf = builder.build().ok_or(ImportError::Incomplete)?;
         // A buffer that the device refuses is still composited; the refusal shows up in its surface's reason.
-        if let Err(err) = self.backend.import(&dmabuf) {
+        let label = match client.get_credentials(&self.runtime.display) {
+            Ok(credentials) => format!("client {}", credentials.pid),
+            Err(_) => format!("{:?}", client.id()),
+        };
+        if let Err(err) = self.backend.import(&dmabuf, label.into()) {
             tracing::debug!(%err, "buffer will not be scanned out");
         }
         *self.dmabuf.held.entry(client.id()).or_default() += dmabuf.num_planes();

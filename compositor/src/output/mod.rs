@@ -249,12 +249,6 @@ impl OutputState {
         self.entered = now;
     }
 
-    /// What the planes show and what they are about to show.
-    pub fn held_planes(&self) -> impl Iterator<Item = &PlaneUpdate> {
-        let pending = self.pending.iter().flat_map(|frame| &frame.spec.planes);
-        self.current.spec.planes.iter().chain(pending)
-    }
-
     /// Draws and submits a frame of `layers` (topmost first).
     pub fn draw(&mut self, layers: &[SurfaceLayer], parts: &mut RedrawParts<'_>) -> Drawn {
         let (requests, buffers) = requests(layers, parts.backend);

@@ -4,7 +4,7 @@
 use std::{
     fmt, io,
     num::NonZeroU32,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
 };
@@ -289,6 +289,19 @@ impl GemDevice for KernelDevice {
         self.modifiers
     }
 
+    /// Linux 5.19 gave dma-bufs inode numbers of their own, 64 bits wide and never used twice (dma-buf.c). Before 5.3 all
+    /// share one; in between the number comes from `get_next_ino`, whose 32 bits pipes and sockets use up, too, so that two
+    /// live dma-bufs can meet. On the master's own file somebody else may close handles, and only the kernel knows.
+    fn identifies_dmabufs(&self) -> bool {
+        self.acquisition != Acquisition::Degraded
+            && std::fs::read_to_string("/proc/sys/kernel/osrelease")
+                .is_ok_and(|release| has_dmabuf_inodes(&release))
+    }
+
+    fn descriptors(&self) -> Vec<RawFd> {
+        vec![self.fd.as_raw_fd()]
+    }
+
     fn prime_fd_to_handle(&self, fd: BorrowedFd<'_>) -> io::Result<NonZeroU32> {
         nonzero(retry(|| drm_ffi::gem::fd_to_handle(self.fd.as_fd(), fd))?.handle)
     }
@@ -409,6 +422,12 @@ fn rdev(fd: BorrowedFd<'_>) -> io::Result<u64> {
     Ok(rustix::fs::fstat(fd)?.st_rdev)
 }
 
+/// Whether a kernel of that release gives each dma-buf an inode number of its own (5.19 and later).
+fn has_dmabuf_inodes(release: &str) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
+    matches!((numbers.next(), numbers.next()), (Some(Ok(major)), Some(Ok(minor))) if (major, minor) >= (5, 19))
+}
+
 fn nonzero(id: u32) -> io::Result<NonZeroU32> {
     NonZeroU32::new(id).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
@@ -481,6 +500,16 @@ mod tests {
         assert_eq!(run(Some(Errno::INVAL)), removed);
         assert_eq!(run(None), removed);
         assert_eq!(asked.get(), 3);
+    }
+
+    #[test]
+    fn releases_without_inodes_are_asked() {
+        for old in ["", "x", "5", "5.", "4.19.0-26-amd64", "5.2.21", "5.3.0", "5.18.19", "-5.19"] {
+            assert!(!has_dmabuf_inodes(old), "{old}");
+        }
+        for new in ["5.19", "5.19.0-rc1", "6.1.0-41-cloud-amd64", "7.2.13", "10.0"] {
+            assert!(has_dmabuf_inodes(new), "{new}");
+        }
     }
 
     #[test]

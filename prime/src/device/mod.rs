@@ -4,7 +4,7 @@
 use std::{
     fmt, io,
     num::NonZeroU32,
-    os::fd::{BorrowedFd, OwnedFd},
+    os::fd::{BorrowedFd, OwnedFd, RawFd},
 };
 
 use drm_fourcc::{DrmFourcc, DrmModifier};
@@ -14,6 +14,7 @@ use crate::{
     sys::Mapping,
 };
 
+pub mod faults;
 pub mod kernel;
 
 /// What `ADDFB2` is asked for.
@@ -63,6 +64,25 @@ pub trait GemDevice: fmt::Debug + Send + Sync {
 
     /// Whether `ADDFB2` takes modifiers (`DRM_CAP_ADDFB2_MODIFIERS`).
     fn supports_modifiers(&self) -> bool;
+
+    /// Whether the inode number of a dma-buf's file names that dma-buf alone for as long as it lives, *and* its handle here
+    /// keeps it alive: then [`crate::HandleTable`] recognises what it knows without asking. The default is to ask.
+    fn identifies_dmabufs(&self) -> bool {
+        false
+    }
+
+    /// Whether a descriptor that this device refused was a dma-buf at all, which decides whose fault it was.
+    ///
+    /// # Errors
+    /// As [`crate::is_dmabuf`].
+    fn is_dmabuf(&self, fd: BorrowedFd<'_>) -> io::Result<bool> {
+        crate::dmabuf::is_dmabuf(fd)
+    }
+
+    /// The descriptors that the device holds open, for the ledger.
+    fn descriptors(&self) -> Vec<RawFd> {
+        Vec::new()
+    }
 
     /// Finds or makes the handle of a dma-buf.
     ///

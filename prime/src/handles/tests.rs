@@ -5,7 +5,10 @@ use std::os::fd::AsFd;
 use proptest::prelude::*;
 
 use super::*;
-use crate::fake::{FakeDevice, memory};
+use crate::{
+    Fault,
+    fake::{FakeDevice, memory},
+};
 
 fn table() -> (Arc<FakeDevice>, HandleTable) {
     let device = Arc::new(FakeDevice::new(0xe200));
@@ -133,7 +136,7 @@ fn entries_tell_what_is_open() {
     let own = table.create_dumb(8, 8, 32).unwrap();
     let import = table.import(fd.as_fd()).unwrap();
     let _second = import.clone();
-    let entries = table.entries();
+    let entries = table.ledger().handles;
     assert_eq!(entries.len(), 2);
     assert_eq!((entries[0].handle, entries[0].references, entries[0].dmabuf), (own.handle().raw(), 1, None));
     assert_eq!((entries[1].handle, entries[1].references), (import.raw(), 2));

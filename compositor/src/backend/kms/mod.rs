@@ -15,14 +15,12 @@ mod session;
 pub mod writeback;
 
 use std::collections::HashSet;
-use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use drm::control::{Device as _, Event, connector, crtc};
 use drm_fourcc::{DrmFourcc, DrmModifier};
-use drm_prime::Framebuffer;
+use drm_prime::SharedFramebuffer;
 use drm_prime::scanout::PlaneCaps;
 use rustix::io::Errno;
 use smithay::backend::session::Session;
@@ -190,15 +188,19 @@ impl Kms {
     }
 
     /// Leaves nothing of ours on the screen, where the next master could read it: while active by turning the outputs
-    /// off, otherwise by removing the framebuffers of the given frames.
-    pub fn leave(&mut self, shown: &[NonZeroU32]) {
+    /// off, otherwise by removing the framebuffers that they show or are about to show.
+    pub fn leave(&mut self) {
         if self.active {
             match self.card.turn_everything_off() {
                 Ok(()) => return,
                 Err(err) => tracing::warn!(%err, "outputs not turned off"),
             }
         }
-        shown.iter().for_each(|id| self.buffers.remove_framebuffer(*id));
+        for output in &mut self.outputs {
+            if let Err(err) = output.shown.turn_off() {
+                tracing::warn!(%err, output = output.name, "framebuffers not removed");
+            }
+        }
     }
 
     /// Looks at the connectors again: keeps what is driven and still connected, drops the rest, adds the new.
@@ -219,21 +221,25 @@ impl Kms {
             }
         }
         let still: HashSet<_> = connected.iter().map(connector::Info::handle).collect();
-        let removed: Vec<OutputId> =
-            self.outputs.iter().filter(|o| !still.contains(&o.connector)).map(|o| o.crtc.into()).collect();
-        for output in self.outputs.iter().filter(|o| !still.contains(&o.connector)) {
+        let removed: Vec<OutputId> = self
+            .outputs
+            .iter()
+            .filter(|o| !still.contains(&o.pipe.connector))
+            .map(|o| o.pipe.crtc.into())
+            .collect();
+        for output in self.outputs.iter().filter(|o| !still.contains(&o.pipe.connector)) {
             tracing::info!(output = output.name, "output gone");
             if self.active {
                 output.disable(&self.card);
             }
         }
-        self.outputs.retain(|o| still.contains(&o.connector));
+        self.outputs.retain(|o| still.contains(&o.pipe.connector));
         let mut added = Vec::new();
         for info in connected {
-            if self.outputs.iter().any(|o| o.connector == info.handle()) {
+            if self.outputs.iter().any(|o| o.pipe.connector == info.handle()) {
                 continue;
             }
-            let used: HashSet<crtc::Handle> = self.outputs.iter().map(|o| o.crtc).collect();
+            let used: HashSet<crtc::Handle> = self.outputs.iter().map(|o| o.pipe.crtc).collect();
             let encoders = info.encoders().iter().filter_map(|e| self.card.get_encoder(*e).ok());
             let mut crtcs = encoders.flat_map(|e| resources.filter_crtcs(e.possible_crtcs()));
             let Some(crtc) = crtcs.find(|c| !used.contains(c)) else {
@@ -242,7 +248,7 @@ impl Kms {
             };
             let mut output = KmsOutput::new(&self.card, &info, crtc)?;
             if self.writeback {
-                output.writeback = Some(Writeback::find(&self.card, crtc)?);
+                output.pipe.writeback = Some(Writeback::find(&self.card, crtc)?);
             }
             tracing::info!(output = output.name, mode = ?output.mode.size(), "output found");
             added.push(crtc.into());
@@ -253,7 +259,7 @@ impl Kms {
 
     /// Ids of the outputs that are driven.
     pub fn output_ids(&self) -> impl Iterator<Item = OutputId> + '_ {
-        self.outputs.iter().map(|o| o.crtc.into())
+        self.outputs.iter().map(|o| o.pipe.crtc.into())
     }
 
     /// What the Wayland side of an output needs to know.
@@ -275,11 +281,11 @@ impl Kms {
     }
 
     fn output(&self, id: OutputId) -> Option<&KmsOutput> {
-        self.outputs.iter().find(|o| u32::from(o.crtc) == id)
+        self.outputs.iter().find(|o| u32::from(o.pipe.crtc) == id)
     }
 
     fn output_mut(&mut self, id: OutputId) -> Option<&mut KmsOutput> {
-        self.outputs.iter_mut().find(|o| u32::from(o.crtc) == id)
+        self.outputs.iter_mut().find(|o| u32::from(o.pipe.crtc) == id)
     }
 
     /// See [`crate::backend::Backend::planes`].
@@ -321,7 +327,7 @@ impl Kms {
     pub fn resume(&mut self) {
         self.active = true;
         for output in &mut self.outputs {
-            output.needs_modeset = true;
+            output.pipe.needs_modeset = true;
         }
     }
 
@@ -337,15 +343,16 @@ impl Kms {
     /// # Errors
     /// The commit's errno.
     pub fn test(&mut self, output: OutputId, frame: &FrameSpec) -> Result<(), Errno> {
-        self.output(output).ok_or(Errno::NODEV)?.test(&self.card, frame)
+        let output = self.outputs.iter_mut().find(|o| u32::from(o.pipe.crtc) == output);
+        output.ok_or(Errno::NODEV)?.test(&self.card, frame)
     }
 
     /// See [`crate::backend::Backend::any_target`].
     ///
     /// # Errors
     /// When there is no memory.
-    pub fn any_target(&mut self, id: OutputId) -> Result<Arc<Framebuffer>, Errno> {
-        let output = self.outputs.iter_mut().find(|o| u32::from(o.crtc) == id);
+    pub fn any_target(&mut self, id: OutputId) -> Result<SharedFramebuffer, Errno> {
+        let output = self.outputs.iter_mut().find(|o| u32::from(o.pipe.crtc) == id);
         output.ok_or(Errno::NODEV)?.any_target(&self.buffers)
     }
 
@@ -358,8 +365,8 @@ impl Kms {
         id: OutputId,
         canvas: Canvas,
         draw: &mut dyn FnMut(&mut pixman::Image<'static, 'static>, usize) -> bool,
-    ) -> Result<Arc<Framebuffer>, SubmitError> {
-        let output = self.outputs.iter_mut().find(|o| u32::from(o.crtc) == id);
+    ) -> Result<SharedFramebuffer, SubmitError> {
+        let output = self.outputs.iter_mut().find(|o| u32::from(o.pipe.crtc) == id);
         let output = output.ok_or(SubmitError::Failed(Errno::NODEV))?;
         output.compose(&self.buffers, canvas, draw)
     }
@@ -376,10 +383,10 @@ impl Kms {
         let output = self.output_mut(id).ok_or(SubmitError::Failed(Errno::NODEV))?;
         match output.submit(&card, frame, before) {
             // Whoever had the device before may have lit CRTCs and connectors in another combination.
-            Err(SubmitError::Failed(_)) if output.needs_modeset => {
+            Err(SubmitError::Failed(_)) if output.pipe.needs_modeset => {
                 tracing::info!(output = output.name, "mode refused: turning everything off first");
                 card.turn_everything_off().map_err(SubmitError::Failed)?;
-                self.outputs.iter_mut().for_each(|o| o.needs_modeset = true);
+                self.outputs.iter_mut().for_each(KmsOutput::turned_off);
                 let output = self.output_mut(id).ok_or(SubmitError::Failed(Errno::NODEV))?;
                 output.submit(&card, frame, before)
             }
@@ -398,9 +405,8 @@ impl Kms {
             let Event::PageFlip(flip) = event else { continue };
             let id = u32::from(flip.crtc);
             let Some(output) = self.output_mut(id) else { continue };
-            output.pending = output.pending.saturating_sub(1);
             // An older event is that of a commit that a session change has already written off.
-            if output.pending == 0 {
+            if output.shown.flipped() {
                 flips.push(Flip { output: id, time: flip.duration, sequence: flip.frame });
             }
         }
@@ -417,9 +423,9 @@ impl Kms {
         }
         let output = self.outputs.iter().find(|o| name.is_none_or(|n| n == o.name));
         let output = output.ok_or(CaptureError::NoOutput)?;
-        let writeback = output.writeback.as_ref().ok_or(CaptureError::NoWriteback)?;
+        let writeback = output.pipe.writeback.as_ref().ok_or(CaptureError::NoWriteback)?;
         let (width, height) = output.mode.size();
-        writeback.capture(&self.card, &self.buffers, output.crtc, (u32::from(width), u32::from(height)))
+        writeback.capture(&self.card, &self.buffers, output.pipe.crtc, (u32::from(width), u32::from(height)))
     }
 }
 

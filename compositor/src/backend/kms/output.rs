@@ -4,13 +4,12 @@
 //! shows, and it does not hold frames: that is [`crate::output`].
 
 use std::num::NonZeroU32;
-use std::sync::Arc;
 
 use drm::control::atomic::AtomicModeReq;
 use drm::control::{AtomicCommitFlags, Device as _, Mode, RawResourceHandle, connector, crtc, property};
 use drm_fourcc::DrmFourcc;
-use drm_prime::Framebuffer;
 use drm_prime::scanout::{PlaneCaps, PlaneType};
+use drm_prime::{CommitId, PlaneFramebuffers, SharedFramebuffer, Staging};
 use rustix::io::Errno;
 
 use super::device::{Card, CardError, KmsPlane, PlaneProps, read_planes};
@@ -18,7 +17,7 @@ use super::writeback::Writeback;
 use crate::backend::buffers::Buffers;
 use crate::backend::canvas::DumbCanvas;
 use crate::backend::swapchain::Swapchain;
-use crate::backend::{Canvas, FrameSpec, PlaneUpdate, SubmitError};
+use crate::backend::{Canvas, FrameSpec, PlaneUpdate, ScanoutBuffer, SubmitError};
 use crate::cursor::PLANE_SIZE;
 
 /// Bits of the `rotation` property (drm_mode.h).
@@ -28,26 +27,32 @@ const REFLECT_Y: u64 = 1 << 5;
 /// A connected display that is driven.
 #[derive(Debug)]
 pub struct KmsOutput {
-    pub(super) crtc: crtc::Handle,
-    pub(super) connector: connector::Handle,
+    pub(super) pipe: Pipe,
     pub(super) name: String,
     pub(super) mode: Mode,
     pub(super) physical_mm: (u32, u32),
     pub(super) caps: Vec<PlaneCaps>,
     primary: Swapchain<DumbCanvas>,
     cursor: Swapchain<DumbCanvas>,
+    /// What the planes show and are about to show.
+    pub(super) shown: PlaneFramebuffers,
+    /// Commits since the start, test commits not counted.
+    pub(super) commits: u64,
+}
+
+/// The objects of an output and their properties: what a commit names.
+#[derive(Debug)]
+pub struct Pipe {
+    pub(super) crtc: crtc::Handle,
+    pub(super) connector: connector::Handle,
     pub(super) writeback: Option<Writeback>,
+    /// The next commit sets the mode and every plane.
+    pub(super) needs_modeset: bool,
     planes: Vec<KmsPlane>,
     mode_blob: u64,
     connector_crtc: property::Handle,
     crtc_mode: property::Handle,
     crtc_active: property::Handle,
-    /// The next commit sets the mode and every plane.
-    pub(super) needs_modeset: bool,
-    /// Commits whose event has not come yet.
-    pub(super) pending: u32,
-    /// Commits since the start, test commits not counted.
-    pub(super) commits: u64,
 }
 
 impl KmsOutput {
@@ -65,23 +70,26 @@ impl KmsOutput {
         let mode = *mode.ok_or(CardError::NoOutputs)?;
         let blob = card.create_property_blob(&mode).map_err(CardError::io("creating the mode blob"))?;
         let crtc_props = card.properties(crtc)?;
-        Ok(Self {
+        let pipe = Pipe {
             crtc,
             connector: info.handle(),
+            writeback: None,
+            needs_modeset: true,
+            planes,
+            mode_blob: blob.into(),
+            connector_crtc: card.properties(info.handle())?.require("CRTC_ID")?,
+            crtc_mode: crtc_props.require("MODE_ID")?,
+            crtc_active: crtc_props.require("ACTIVE")?,
+        };
+        Ok(Self {
+            pipe,
             name: format!("{}-{}", info.interface().as_str(), info.interface_id()),
             mode,
             physical_mm: info.size().unwrap_or_default(),
             caps,
             primary: Swapchain::default(),
             cursor: Swapchain::default(),
-            writeback: None,
-            planes,
-            mode_blob: blob.into(),
-            connector_crtc: card.properties(info.handle())?.require("CRTC_ID")?,
-            crtc_mode: crtc_props.require("MODE_ID")?,
-            crtc_active: crtc_props.require("ACTIVE")?,
-            needs_modeset: true,
-            pending: 0,
+            shown: PlaneFramebuffers::new(),
             commits: 0,
         })
     }
@@ -96,50 +104,16 @@ impl KmsOutput {
         std::time::Duration::from_nanos(pixels * 1_000_000 / clock)
     }
 
-    fn plane(&self, id: NonZeroU32) -> Option<&KmsPlane> {
-        self.planes.iter().find(|p| NonZeroU32::from(p.handle) == id)
-    }
-
-    fn request(&self, frame: &FrameSpec, before: Option<&FrameSpec>) -> AtomicModeReq {
-        let mut req = AtomicModeReq::new();
-        let crtc = RawResourceHandle::from(self.crtc);
-        if self.needs_modeset {
-            let connector = RawResourceHandle::from(self.connector);
-            req.add_raw_property(connector, self.connector_crtc, u64::from(crtc.get()));
-            req.add_raw_property(crtc, self.crtc_mode, self.mode_blob);
-            req.add_raw_property(crtc, self.crtc_active, 1);
-            if let Some(writeback) = &self.writeback {
-                writeback.attach(&mut req, crtc);
-            }
-        }
-        let before = before.filter(|_| !self.needs_modeset);
-        for update in &frame.planes {
-            let unchanged = before.is_some_and(|b| b.planes.contains(update));
-            if let (false, Some(plane)) = (unchanged, self.plane(update.plane)) {
-                show(&mut req, plane.handle.into(), &plane.props, crtc, update);
-            }
-        }
-        for plane in &self.planes {
-            let id = NonZeroU32::from(plane.handle);
-            let was_on = before.is_none_or(|b| b.planes.iter().any(|p| p.plane == id));
-            if was_on && !frame.planes.iter().any(|p| p.plane == id) {
-                req.add_raw_property(plane.handle.into(), plane.props.fb, 0);
-                req.add_raw_property(plane.handle.into(), plane.props.crtc, 0);
-            }
-        }
-        req
-    }
-
     /// Asks the driver whether it would show `frame`.
     ///
     /// # Errors
     /// The commit's errno.
-    pub fn test(&self, card: &Card, frame: &FrameSpec) -> Result<(), Errno> {
-        let mut flags = AtomicCommitFlags::TEST_ONLY;
-        if self.needs_modeset {
-            flags |= AtomicCommitFlags::ALLOW_MODESET;
-        }
-        card.atomic_commit(flags, self.request(frame, None)).map_err(|err| errno(&err))
+    pub fn test(&mut self, card: &Card, frame: &FrameSpec) -> Result<(), Errno> {
+        let pipe = &self.pipe;
+        self.shown.test(|staging| {
+            let flags = pipe.flags(AtomicCommitFlags::TEST_ONLY);
+            card.atomic_commit(flags, pipe.request(staging, frame, None)).map_err(|err| errno(&err))
+        })
     }
 
     /// Commits `frame`, of which only what differs from `before` is sent; its event comes with the next flip.
@@ -147,45 +121,50 @@ impl KmsOutput {
     /// # Errors
     /// See [`SubmitError`].
     pub fn submit(&mut self, card: &Card, frame: &FrameSpec, before: &FrameSpec) -> Result<(), SubmitError> {
-        let mut flags = AtomicCommitFlags::NONBLOCK | AtomicCommitFlags::PAGE_FLIP_EVENT;
-        if self.needs_modeset {
-            flags |= AtomicCommitFlags::ALLOW_MODESET;
-        }
-        let mut req = self.request(frame, Some(before));
-        if frame == before && !self.needs_modeset {
-            // Nothing changes, but a flip is asked for: name the CRTC by showing its first plane again.
-            if let Some((update, plane)) = frame.planes.first().and_then(|u| Some((u, self.plane(u.plane)?)))
-            {
-                show(&mut req, plane.handle.into(), &plane.props, self.crtc.into(), update);
+        let pipe = &self.pipe;
+        self.shown.commit(|staging| {
+            let flags = pipe.flags(AtomicCommitFlags::NONBLOCK | AtomicCommitFlags::PAGE_FLIP_EVENT);
+            let mut req = pipe.request(staging, frame, Some(before));
+            if let (true, false, Some(first)) = (frame == before, pipe.needs_modeset, frame.planes.first()) {
+                // Nothing changes, but a flip is asked for: name the CRTC by showing its first plane again.
+                pipe.show(&mut req, staging, first);
             }
-        }
-        card.atomic_commit(flags, req).map_err(|err| match errno(&err) {
-            Errno::ACCESS | Errno::PERM => SubmitError::Inactive,
-            Errno::BUSY => SubmitError::Busy,
-            errno => SubmitError::Failed(errno),
+            card.atomic_commit(flags, req).map_err(|err| match errno(&err) {
+                Errno::ACCESS | Errno::PERM => SubmitError::Inactive,
+                Errno::BUSY => SubmitError::Busy,
+                errno => SubmitError::Failed(errno),
+            })
         })?;
-        self.needs_modeset = false;
-        self.pending += 1;
+        self.pipe.needs_modeset = false;
         self.commits += 1;
         Ok(())
+    }
+
+    /// Notes that a blocking commit has turned everything off, so that the next one sets the mode again.
+    pub fn turned_off(&mut self) {
+        let Ok(()) = self.shown.commit_now(|staging| {
+            staging.turn_all_off();
+            Ok::<_, std::convert::Infallible>(())
+        });
+        self.pipe.needs_modeset = true;
     }
 
     /// Turns the CRTC off and gives its mode blob back; the end of this output.
     pub fn disable(&self, card: &Card) {
         let mut req = AtomicModeReq::new();
-        for plane in &self.planes {
+        for plane in &self.pipe.planes {
             req.add_raw_property(plane.handle.into(), plane.props.fb, 0);
             req.add_raw_property(plane.handle.into(), plane.props.crtc, 0);
         }
-        for (connector, crtc_id) in card.connectors_on(self.crtc) {
+        for (connector, crtc_id) in card.connectors_on(self.pipe.crtc) {
             req.add_raw_property(connector, crtc_id, 0);
         }
-        req.add_raw_property(self.crtc.into(), self.crtc_mode, 0);
-        req.add_raw_property(self.crtc.into(), self.crtc_active, 0);
+        req.add_raw_property(self.pipe.crtc.into(), self.pipe.crtc_mode, 0);
+        req.add_raw_property(self.pipe.crtc.into(), self.pipe.crtc_active, 0);
         if let Err(err) = card.atomic_commit(AtomicCommitFlags::ALLOW_MODESET, req) {
             tracing::warn!(%err, output = self.name, "crtc not turned off");
         }
-        if let Err(err) = card.destroy_property_blob(self.mode_blob) {
+        if let Err(err) = card.destroy_property_blob(self.pipe.mode_blob) {
             tracing::debug!(%err, "mode blob not destroyed");
         }
     }
@@ -199,7 +178,7 @@ impl KmsOutput {
     ///
     /// # Errors
     /// When there is no memory.
-    pub fn any_target(&mut self, buffers: &Buffers) -> Result<Arc<Framebuffer>, Errno> {
+    pub fn any_target(&mut self, buffers: &Buffers) -> Result<SharedFramebuffer, Errno> {
         let size = self.size();
         let canvas = self.primary.any(|| DumbCanvas::new(buffers, size, DrmFourcc::Xrgb8888))?;
         Ok(canvas.framebuffer.clone())
@@ -214,7 +193,7 @@ impl KmsOutput {
         buffers: &Buffers,
         canvas: Canvas,
         draw: &mut dyn FnMut(&mut pixman::Image<'static, 'static>, usize) -> bool,
-    ) -> Result<Arc<Framebuffer>, SubmitError> {
+    ) -> Result<SharedFramebuffer, SubmitError> {
         let (size, format) = match canvas {
             Canvas::Primary => (self.size(), DrmFourcc::Xrgb8888),
             Canvas::Cursor => ((PLANE_SIZE, PLANE_SIZE), DrmFourcc::Argb8888),
@@ -232,16 +211,71 @@ impl KmsOutput {
     }
 }
 
+impl Pipe {
+    fn plane(&self, id: NonZeroU32) -> Option<&KmsPlane> {
+        self.planes.iter().find(|p| NonZeroU32::from(p.handle) == id)
+    }
+
+    /// The request that makes the planes show `frame`. Without `before` it names every plane, otherwise those that differ.
+    fn request(
+        &self,
+        staging: &mut Staging<'_>,
+        frame: &FrameSpec,
+        before: Option<&FrameSpec>,
+    ) -> AtomicModeReq {
+        let mut req = AtomicModeReq::new();
+        let crtc = RawResourceHandle::from(self.crtc);
+        if self.needs_modeset {
+            let connector = RawResourceHandle::from(self.connector);
+            req.add_raw_property(connector, self.connector_crtc, u64::from(crtc.get()));
+            req.add_raw_property(crtc, self.crtc_mode, self.mode_blob);
+            req.add_raw_property(crtc, self.crtc_active, 1);
+            if let Some(writeback) = &self.writeback {
+                writeback.attach(&mut req, crtc);
+            }
+        }
+        let before = before.filter(|_| !self.needs_modeset);
+        for update in &frame.planes {
+            let unchanged = before.is_some_and(|b| b.planes.contains(update));
+            if !unchanged {
+                self.show(&mut req, staging, update);
+            }
+        }
+        for plane in &self.planes {
+            let id = NonZeroU32::from(plane.handle);
+            let was_on = before.is_none_or(|b| b.planes.iter().any(|p| p.plane == id));
+            if was_on && !frame.planes.iter().any(|p| p.plane == id) {
+                req.add_raw_property(plane.handle.into(), plane.props.fb, 0);
+                req.add_raw_property(plane.handle.into(), plane.props.crtc, 0);
+                staging.turn_off(id);
+            }
+        }
+        req
+    }
+
+    fn show(&self, req: &mut AtomicModeReq, staging: &mut Staging<'_>, update: &PlaneUpdate) {
+        if let (ScanoutBuffer::Kms(framebuffer), Some(plane)) = (&update.buffer, self.plane(update.plane)) {
+            let id = staging.show(update.plane, framebuffer);
+            show(req, plane.handle.into(), &plane.props, self.crtc.into(), id, update);
+        }
+    }
+
+    fn flags(&self, flags: AtomicCommitFlags) -> AtomicCommitFlags {
+        if self.needs_modeset { flags | AtomicCommitFlags::ALLOW_MODESET } else { flags }
+    }
+}
+
 fn show(
     req: &mut AtomicModeReq,
     plane: RawResourceHandle,
     props: &PlaneProps,
     crtc: RawResourceHandle,
+    id: CommitId<'_>,
     update: &PlaneUpdate,
 ) {
     // Signed properties travel as 64-bit two's complement.
     let signed = |v: i32| i64::from(v) as u64;
-    req.add_raw_property(plane, props.fb, u64::from(update.buffer.id().get()));
+    req.add_raw_property(plane, props.fb, u64::from(id.get()));
     req.add_raw_property(plane, props.crtc, u64::from(crtc.get()));
     let (src, dst) = (update.src, update.dst);
     for (property, value) in props.src.iter().zip([src.x, src.y, src.w, src.h]) {
