@@ -115,13 +115,9 @@ pub(super) fn map(
 ) -> Result<Option<SgTableId>, Errno> {
     let Some((ops, resv)) = ops_of(call, key) else { return Err(Errno::INVAL) };
     // Before reservation objects the exporter locked for itself.
-    if call.has(SeedTrait::CachedMapping) {
-        return (ops.map)(call, key, dir);
-    }
-    let _resv = call.lock(&resv.lock);
+    let _resv = (!call.has(SeedTrait::CachedMapping)).then(|| call.lock(&resv.lock));
     match (ops.map)(call, key, dir)? {
-        None if call.has(SeedTrait::NullSgtUnchecked) => Ok(None),
-        None => Err(Errno::NOMEM),
+        None if !call.has(SeedTrait::NullSgtUnchecked) => Err(Errno::NOMEM),
         table => Ok(table),
     }
 }
@@ -129,11 +125,29 @@ pub(super) fn map(
 /// `dma_buf_unmap_attachment_unlocked`.
 pub(super) fn unmap(call: &Syscall<'_>, key: AttachmentKey, table: SgTableId, dir: Direction) {
     let Some((ops, resv)) = ops_of(call, key) else { return };
-    if call.has(SeedTrait::CachedMapping) {
-        return (ops.unmap)(call, key, table, dir);
-    }
-    let _resv = call.lock(&resv.lock);
+    let _resv = (!call.has(SeedTrait::CachedMapping)).then(|| call.lock(&resv.lock));
     (ops.unmap)(call, key, table, dir);
+}
+
+/// The map operation of exporters that only have pages.
+pub(super) fn map_pages(
+    call: &Syscall<'_>,
+    key: AttachmentKey,
+    dir: Direction,
+) -> Result<Option<SgTableId>, Errno> {
+    let memory = {
+        let state = call.state();
+        let dmabuf = state.attachments.get(key).map(|it| it.dmabuf).ok_or(Errno::INVAL)?;
+        dmabuf::memory_of(&state, dmabuf).ok_or(Errno::INVAL)?
+    };
+    let table = get_sg_table(call, &memory)?;
+    dma_map(call, key, table, dir).map(Some)
+}
+
+/// Its counterpart.
+pub(super) fn unmap_pages(call: &Syscall<'_>, _: AttachmentKey, table: SgTableId, dir: Direction) {
+    check_direction(call, table, dir);
+    free_table(call, table);
 }
 
 /// Whether a table was mapped in this direction; a warning if not.
@@ -212,6 +226,11 @@ impl DmabufFd {
 }
 
 impl Importer {
+    #[cfg(test)]
+    pub(super) fn key(&self) -> AttachmentKey {
+        self.key
+    }
+
     /// Maps the buffer for the device. `None` is a null pointer that went through unchecked (the seed).
     ///
     /// # Errors

@@ -7,7 +7,7 @@ use rustix::{event::PollFlags, io::Errno};
 
 use super::{
     DmaBufKey, Machine, ObjectKey,
-    dmabuf::{self, DmaBuf, PAGE_SIZE, get, put},
+    dmabuf::{self, DmaBuf, PAGE_SIZE, get},
     event::EventKind,
     fault::FaultPoint,
     fence::{self, ImplicitAccess, Usage},
@@ -40,6 +40,7 @@ pub struct DmabufFd {
 impl DmabufFd {
     /// Takes over a reserved descriptor and the reference that goes with it.
     pub(super) fn new(machine: Machine, key: DmaBufKey) -> Self {
+        dmabuf::note_token(&mut machine.state(), key);
         Self { machine, key }
     }
 
@@ -62,17 +63,22 @@ impl DmabufFd {
             call.state().reserve_fd()?;
             get(call, self.key)
         })?;
-        Ok(Self { machine: self.machine.clone(), key: self.key })
+        Ok(Self::new(self.machine.clone(), self.key))
     }
 
     fn read<R>(&self, field: impl FnOnce(&DmaBuf) -> R) -> Option<R> {
         self.machine.state().dmabufs.get(self.key).map(field)
     }
 
-    /// References on the dma-buf, as `count:` in `/proc/self/fdinfo`.
+    /// References on the dma-buf, as `count:` in `/proc/self/fdinfo`. Real descriptors are one for each description (see
+    /// [`DmabufFd::into_owned`]).
     #[must_use]
     pub fn count(&self) -> u64 {
-        self.read(|dmabuf| u64::from(dmabuf.f_count) + dmabuf.poll.references() as u64).unwrap_or(0)
+        let found = self.read(|dmabuf| {
+            let inside = dmabuf.f_count as usize + dmabuf.poll.references();
+            (inside, dmabuf.outside.clone())
+        });
+        found.map_or(0, |(inside, outside)| (inside + outside.map_or(0, |it| it.alive())) as u64)
     }
 
     /// `st_ino`: never reused.
@@ -205,7 +211,8 @@ impl DmabufFd {
             }
             let start = mmap(call, self.key, offset)?;
             get(call, self.key)?;
-            let state = call.state();
+            let mut state = call.state();
+            dmabuf::note_token(&mut state, self.key);
             let memory = dmabuf::memory_of(&state, self.key).ok_or(Errno::INVAL)?;
             Ok((state.dmabufs.get(self.key).and_then(|dmabuf| dmabuf.object), memory, start))
         })?;
@@ -307,7 +314,7 @@ impl Drop for DmabufFd {
     fn drop(&mut self) {
         self.machine.call(|call| {
             call.state().descriptors -= 1;
-            put(call, self.key);
+            dmabuf::put_token(call, self.key);
         });
     }
 }
@@ -330,7 +337,7 @@ impl Drop for Vma {
             if let Some(object) = self.object {
                 object::put(call, object);
             }
-            put(call, self.dmabuf);
+            dmabuf::put_token(call, self.dmabuf);
         });
     }
 }

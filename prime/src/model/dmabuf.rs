@@ -6,16 +6,18 @@ use std::sync::Arc;
 use rustix::io::Errno;
 
 use super::{
-    AttachmentKey, DmaBufKey, ObjectKey,
+    AttachmentKey, DmaBufKey, ObjectKey, State,
     attachment::{self, Direction, SgTableId},
+    escape,
     event::EventKind,
     fault::FaultPoint,
     fence::DmabufPoll,
-    memory::{Memory, Placement},
+    memory::{Memory, Outside, Placement},
     object::Resv,
     sg::Page,
     syscall::Syscall,
 };
+use crate::DmabufId;
 
 /// What an exporter can do with its dma-bufs (`struct dma_buf_ops`). Two of them are the same exporter only if they are the
 /// same value: that is how a driver knows its own buffers (row S14).
@@ -67,6 +69,14 @@ pub(super) struct DmaBuf {
     /// Mapped for its own device by a first CPU access (udmabuf.c).
     cpu_mapped: bool,
     pub(super) poll: DmabufPoll,
+    /// How many of the references are descriptors and mappings of the model.
+    pub(super) tokens: u32,
+    /// Its real descriptors.
+    pub(super) outside: Option<Arc<Outside>>,
+    /// What real descriptors of it are known by.
+    pub(super) file_id: Option<DmabufId>,
+    /// Only real descriptors keep it.
+    pub(super) away: bool,
     pub(super) resv: Arc<Resv>,
 }
 
@@ -80,6 +90,7 @@ pub(super) fn export(
     resv: Arc<Resv>,
 ) -> Result<DmaBufKey, Errno> {
     call.fault(FaultPoint::DmabufAlloc)?;
+    escape::sweep_if_grown(call);
     let mut state = call.state();
     state.inodes += 1;
     let inode = state.inodes;
@@ -95,6 +106,10 @@ pub(super) fn export(
         vmaps: 0,
         cpu_mapped: false,
         poll: DmabufPoll::default(),
+        tokens: 0,
+        outside: None,
+        file_id: None,
+        away: false,
         resv,
     }))
 }
@@ -106,7 +121,8 @@ pub(super) fn export(
 pub(super) fn get(call: &Syscall<'_>, key: DmaBufKey) -> Result<(), Errno> {
     let mut state = call.state();
     match state.dmabufs.get_mut(key) {
-        Some(dmabuf) if dmabuf.f_count > 0 => {
+        Some(dmabuf) if dmabuf.f_count > 0 || dmabuf.away => {
+            dmabuf.away = false;
             dmabuf.f_count += 1;
             Ok(())
         }
@@ -119,21 +135,39 @@ pub(super) fn get(call: &Syscall<'_>, key: DmaBufKey) -> Result<(), Errno> {
 
 /// `dma_buf_put`: the release of the last reference waits for the end of the call.
 pub(super) fn put(call: &Syscall<'_>, key: DmaBufKey) {
+    put_any(call, key, 0);
+}
+
+/// [`put`] of a reference that was a descriptor or a mapping.
+pub(super) fn put_token(call: &Syscall<'_>, key: DmaBufKey) {
+    put_any(call, key, 1);
+}
+
+/// Notes that a reference is a descriptor or a mapping.
+pub(super) fn note_token(state: &mut State, key: DmaBufKey) {
+    if let Some(dmabuf) = state.dmabufs.get_mut(key) {
+        dmabuf.tokens += 1;
+    }
+}
+
+fn put_any(call: &Syscall<'_>, key: DmaBufKey, tokens: u32) {
     let mut state = call.state();
     let Some(dmabuf) = state.dmabufs.get_mut(key).filter(|dmabuf| dmabuf.f_count > 0) else {
         state.report("S07", EventKind::WouldOops, "put of a released dma-buf");
         return;
     };
+    dmabuf.tokens -= tokens.min(dmabuf.tokens);
     dmabuf.f_count -= 1;
-    if dmabuf.f_count > 0 {
-        return;
-    }
-    if dmabuf.poll.references() > 0 {
-        state.lingering.push(key);
-        return;
-    }
+    let (last, outside) = (dmabuf.f_count == 0, dmabuf.outside.clone());
+    let kernel = dmabuf.f_count > dmabuf.tokens;
     drop(state);
-    call.defer_dmabuf(key);
+    // Without references of its own the kernel no longer keeps the description, and sees it die.
+    if let Some(outside) = outside.filter(|_| !kernel) {
+        outside.keep(false);
+    }
+    if last {
+        call.defer_dmabuf(key);
+    }
 }
 
 /// Releases what only a waiting poll has kept, and no longer does.
@@ -152,12 +186,31 @@ pub(super) fn release_lingering(call: &Syscall<'_>) {
     }
 }
 
-/// `dma_buf_release`, at the end of the call that put the last reference.
+/// `dma_buf_release`, at the end of the call that put the last reference, unless a waiting poll or a descriptor outside of the
+/// model still holds one.
 pub(super) fn release(call: &Syscall<'_>, key: DmaBufKey) {
+    let outside = {
+        let mut state = call.state();
+        let Some(dmabuf) = state.dmabufs.get(key).filter(|dmabuf| dmabuf.f_count == 0) else { return };
+        if dmabuf.poll.references() > 0 {
+            state.lingering.push(key);
+            return;
+        }
+        dmabuf.outside.clone()
+    };
+    let away = outside.is_some_and(|outside| outside.alive() > 0);
     let ops = {
         let mut state = call.state();
-        let Some(dmabuf) = state.dmabufs.get(key) else { return };
-        let (ops, attached) = (dmabuf.ops, dmabuf.attachments.len());
+        let Some(dmabuf) = state.dmabufs.get_mut(key).filter(|dmabuf| dmabuf.f_count == 0) else { return };
+        dmabuf.away = away;
+        let (ops, attached, id) = (dmabuf.ops, dmabuf.attachments.len(), dmabuf.file_id);
+        if away {
+            state.away.push(key);
+            return;
+        }
+        if let Some(id) = id.filter(|id| state.escaped.get(id) == Some(&key)) {
+            state.escaped.remove(&id);
+        }
         if attached > 0 {
             state.report("S10", EventKind::Warn, "dma-buf released while attached to");
         }
@@ -197,19 +250,8 @@ static UDMABUF_OPS: DmabufOps = DmabufOps {
     exp_name: "udmabuf",
     attach: None,
     detach: None,
-    map: |call, key, dir| {
-        let memory = {
-            let state = call.state();
-            let dmabuf = state.attachments.get(key).and_then(|it| state.dmabufs.get(it.dmabuf));
-            dmabuf.and_then(|dmabuf| dmabuf.memory.clone()).ok_or(Errno::INVAL)?
-        };
-        let table = attachment::get_sg_table(call, &memory)?;
-        attachment::dma_map(call, key, table, dir).map(Some)
-    },
-    unmap: |call, _, table, dir| {
-        attachment::check_direction(call, table, dir);
-        attachment::free_table(call, table);
-    },
+    map: attachment::map_pages,
+    unmap: attachment::unmap_pages,
     release: |_, _| {},
     mmap: Some(|_, _, offset| Ok(offset)),
     vmap: Some(|call, _| call.fault(FaultPoint::Vmap)),
@@ -229,7 +271,7 @@ static UDMABUF_OPS: DmabufOps = DmabufOps {
 };
 
 /// What is behind a dma-buf: its own pages, or its object's.
-pub(super) fn memory_of(state: &super::State, key: DmaBufKey) -> Option<Arc<Memory>> {
+pub(super) fn memory_of(state: &State, key: DmaBufKey) -> Option<Arc<Memory>> {
     let dmabuf = state.dmabufs.get(key)?;
     dmabuf.memory.clone().or_else(|| state.objects.get(dmabuf.object?)?.memory.clone())
 }

@@ -162,4 +162,9 @@ impl DumbMap {
     pub fn mapping_mut(&mut self) -> &mut Mapping {
         &mut self.mapping
     }
+
+    /// The bytes alone, for who keeps handle and file alive himself.
+    pub(super) fn into_mapping(self) -> Mapping {
+        self.mapping
+    }
 }

@@ -1,7 +1,7 @@
 //! [`File`]: an open DRM file, with its handles, cache and framebuffers, and the ioctls that are made on it. What they do
 //! is in the modules of their subject.
 
-use std::sync::Arc;
+use std::{os::fd::BorrowedFd, sync::Arc};
 
 use rustix::io::Errno;
 
@@ -11,6 +11,7 @@ use super::{
     cache::MemberCache,
     descriptor::DmabufFd,
     device::{Device, DeviceLocks, Driver, Node},
+    dmabuf, escape,
     event::EventKind,
     fault::FaultPoint,
     fence::{Clock, ImplicitAccess, VgemFences},
@@ -220,6 +221,8 @@ pub enum FdArg<'a> {
     OPath,
     /// A descriptor of something else.
     NotDmabuf,
+    /// A real descriptor.
+    Real(BorrowedFd<'a>),
 }
 
 impl Clone for File {
@@ -244,6 +247,10 @@ impl Drop for File {
 impl File {
     pub(super) fn new(device: Device, key: FileKey) -> Self {
         Self { device, key }
+    }
+
+    pub(super) fn driver(&self) -> Arc<Driver> {
+        self.device.machine.state().devices[self.device.key].driver.clone()
     }
 
     pub(super) fn key(&self) -> FileKey {
@@ -335,18 +342,19 @@ impl File {
     /// # Errors
     /// `EBADF`, `EINVAL` for what is no dma-buf; the exporter's or driver's errno; `ENOMEM`.
     pub fn fd_to_handle(&self, fd: FdArg<'_>) -> Result<u32, Errno> {
-        self.ioctl(Permit::Anyone, |call| prime::fd_to_handle(call, self.key, || self.dmabuf_get(fd)))
+        self.ioctl(Permit::Anyone, |call| prime::fd_to_handle(call, self.key, || self.dmabuf_get(call, fd)))
     }
 
-    /// `dma_buf_get`, the look at the descriptor.
-    fn dmabuf_get(&self, fd: FdArg<'_>) -> Result<DmaBufKey, Errno> {
+    /// `dma_buf_get`: the dma-buf with one more reference.
+    fn dmabuf_get(&self, call: &Syscall<'_>, fd: FdArg<'_>) -> Result<DmaBufKey, Errno> {
         match fd {
             FdArg::Bad | FdArg::OPath => Err(Errno::BADF),
             FdArg::NotDmabuf => Err(Errno::INVAL),
             FdArg::Dmabuf(fd) if !Arc::ptr_eq(&fd.machine().shared, &self.device.machine.shared) => {
                 Err(Errno::INVAL)
             }
-            FdArg::Dmabuf(fd) => Ok(fd.key()),
+            FdArg::Dmabuf(fd) => dmabuf::get(call, fd.key()).map(|()| fd.key()),
+            FdArg::Real(fd) => escape::find(call, fd),
         }
     }
 

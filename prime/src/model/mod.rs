@@ -2,7 +2,7 @@
 //! answers as Linux 7.2 does, errno for errno, or as the kernel of 2013 that [`Profile::SEED`] stands for.
 //!
 //! It runs on tokens, without system calls: a [`DmabufFd`] is a descriptor that exists in this machine only. Memory and real
-//! descriptors are made when a mapping or a caller outside of the model asks for them. What the C does where
+//! descriptors are made when a mapping or [`DmabufFd::into_owned`] asks for them. What the C does where
 //! references or pointers go wrong is reported as an [`Event`], never done.
 //!
 //! This file owns the machine's state and the way in and out of a call. The calls are in the modules named after the
@@ -36,11 +36,13 @@ mod descriptor;
 mod device;
 mod dmabuf;
 mod dumb;
+mod escape;
 mod event;
 mod fault;
 pub mod fence;
 mod file;
 mod formats;
+mod gem_device;
 mod handles;
 mod kms;
 mod lock;
@@ -53,7 +55,7 @@ mod sync;
 mod sync_file;
 mod syscall;
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use rustix::io::Errno;
 
@@ -84,6 +86,8 @@ use object::Object;
 use sync::{Mutex, MutexGuard};
 use syscall::Syscall;
 
+use crate::DmabufId;
+
 type DeviceKey = usize;
 type FileKey = Key<FileState>;
 type ObjectKey = Key<Object>;
@@ -105,6 +109,13 @@ struct State {
     clock: Arc<Clock>,
     /// dma-bufs that only a waiting poll keeps.
     lingering: Vec<DmaBufKey>,
+    /// dma-bufs that only real descriptors keep.
+    away: Vec<DmaBufKey>,
+    /// How many dma-bufs there may be before those are asked for.
+    sweep_at: usize,
+    /// dma-bufs that have real descriptors.
+    escaped: HashMap<DmabufId, DmaBufKey>,
+    accept_memfds: bool,
     no_sync_files: bool,
     framebuffers: Slab<Framebuffer>,
     events: Vec<Event>,
@@ -230,8 +241,8 @@ impl Machine {
     /// Counts everything that is alive.
     #[must_use]
     pub fn census(&self) -> Census {
-        // A signal can have let go of something since the last call.
-        self.call(|_| ());
+        // A signal, or a process that closed a descriptor, can have let go of something since the last call.
+        self.call(escape::sweep);
         let state = self.state();
         Census {
             files: state.files.len(),

@@ -5,6 +5,7 @@ use rustix::io::Errno;
 
 use super::{
     AttachmentKey, DeviceKey, DmaBufKey, FileKey, ObjectKey,
+    arena::Key,
     attachment::{self, Direction, PrimeAttachment, SgTableId},
     cache::Member,
     device::{Import, Pin},
@@ -173,27 +174,46 @@ fn map_dma_buf(call: &Syscall<'_>, key: AttachmentKey, dir: Direction) -> Result
         let table = get_sg_table(call, &exporter)?;
         return attachment::dma_map(call, key, table, dir).map(Some);
     };
-    let found = || {
-        let state = call.state();
-        let found = state.privs.get(private).map(|it| (it.dir, it.sgt));
-        drop(state);
-        match found {
-            Some((mapped, table)) if mapped == dir => Some(Ok(table)),
-            Some((mapped, _)) if mapped != Direction::None => {
-                call.report("S08", EventKind::Warn, "attachment is mapped in another direction");
-                Some(Err(Errno::BUSY))
-            }
-            _ => None,
-        }
-    };
     if call.has(SeedTrait::MapCheckUnlocked)
-        && let Some(answer) = found()
+        && let Some(answer) = cached_mapping(call, private, dir)
     {
         return answer;
     }
+    map_after_check(call, key, dir)
+}
+
+/// The seed's look at the one mapping of an attachment: the table if the direction is right, `EBUSY` if not.
+fn cached_mapping(
+    call: &Syscall<'_>,
+    private: Key<PrimeAttachment>,
+    dir: Direction,
+) -> Option<Result<Option<SgTableId>, Errno>> {
+    let found = call.state().privs.get(private).map(|it| (it.dir, it.sgt));
+    match found {
+        Some((mapped, table)) if mapped == dir => Some(Ok(table)),
+        Some((mapped, _)) if mapped != Direction::None => {
+            call.report("S08", EventKind::Warn, "attachment is mapped in another direction");
+            Some(Err(Errno::BUSY))
+        }
+        _ => None,
+    }
+}
+
+/// What the seed does when it has looked and found no mapping: without the trait it looks again under the lock.
+pub(super) fn map_after_check(
+    call: &Syscall<'_>,
+    key: AttachmentKey,
+    dir: Direction,
+) -> Result<Option<SgTableId>, Errno> {
+    let (dmabuf, private) = {
+        let state = call.state();
+        let attachment = state.attachments.get(key).ok_or(Errno::INVAL)?;
+        (attachment.dmabuf, attachment.private.ok_or(Errno::INVAL)?)
+    };
+    let Some(exporter) = exporter(call, dmabuf) else { return Err(call.oops("S08", "exporter is gone")) };
     let _struct_mutex = call.lock(&exporter.locks.struct_mutex);
     if !call.has(SeedTrait::MapCheckUnlocked)
-        && let Some(answer) = found()
+        && let Some(answer) = cached_mapping(call, private, dir)
     {
         return answer;
     }
@@ -314,7 +334,7 @@ pub(super) fn handle_to_fd(
     let writable = flags & DRM_RDWR != 0;
     if call.has(SeedTrait::LookupBeforeFd) {
         return if call.has(SeedTrait::WeakExportLink) {
-            weak_handle_to_fd(call, file, device, handle, writable, true)
+            weak_handle_to_fd(call, file, handle, writable, true)
         } else {
             let dmabuf = handle_to_dmabuf(call, file, device, handle, writable)?;
             let reserved = call.state().reserve_fd();
@@ -323,7 +343,7 @@ pub(super) fn handle_to_fd(
     }
     call.state().reserve_fd()?;
     let exported = if call.has(SeedTrait::WeakExportLink) {
-        weak_handle_to_fd(call, file, device, handle, writable, false)
+        weak_handle_to_fd(call, file, handle, writable, false)
     } else {
         handle_to_dmabuf(call, file, device, handle, writable)
     };
@@ -356,7 +376,7 @@ fn handle_to_dmabuf(
 }
 
 /// Finds or makes the object's dma-buf and adds it to the file's cache. The caller holds `prime.lock`.
-fn link(
+pub(super) fn link(
     call: &Syscall<'_>,
     file: FileKey,
     device: DeviceKey,
@@ -413,27 +433,51 @@ fn driver_export(call: &Syscall<'_>, key: ObjectKey, writable: bool) -> Result<D
     dmabuf::export(call, ops, Some(key), size, writable, resv)
 }
 
-/// `drm_gem_prime_handle_to_fd` of the seed: the lookup's reference moves to a new dma-buf.
+/// `drm_gem_prime_handle_to_fd` of the seed.
 fn weak_handle_to_fd(
     call: &Syscall<'_>,
     file: FileKey,
-    _device: DeviceKey,
     handle: u32,
     writable: bool,
     reserve: bool,
 ) -> Result<DmaBufKey, Errno> {
-    let locks = call.file_locks(file)?;
-    let early =
-        if call.has(SeedTrait::UnlockedLookup) { Some(handles::lookup(call, file, handle)?) } else { None };
-    let _prime = call.lock(&locks.prime);
-    let key = match early {
-        Some(key) => key,
-        None => handles::lookup(call, file, handle)?,
-    };
     let reserve = |call: &Syscall<'_>| if reserve { call.state().reserve_fd() } else { Ok(()) };
+    if call.has(SeedTrait::UnlockedLookup) {
+        let key = handles::lookup(call, file, handle)?;
+        return weak_export(call, file, key, handle, writable, &reserve);
+    }
+    let locks = call.file_locks(file)?;
+    let _prime = call.lock(&locks.prime);
+    let key = handles::lookup(call, file, handle)?;
+    weak_export_locked(call, file, key, handle, writable, &reserve)
+}
+
+/// What the seed does after its lookup, whose reference it has.
+pub(super) fn weak_export(
+    call: &Syscall<'_>,
+    file: FileKey,
+    key: ObjectKey,
+    handle: u32,
+    writable: bool,
+    reserve: &dyn Fn(&Syscall<'_>) -> Result<(), Errno>,
+) -> Result<DmaBufKey, Errno> {
+    let locks = call.file_locks(file)?;
+    let _prime = call.lock(&locks.prime);
+    weak_export_locked(call, file, key, handle, writable, reserve)
+}
+
+/// The same under `prime.lock`: the lookup's reference moves to a new dma-buf.
+fn weak_export_locked(
+    call: &Syscall<'_>,
+    file: FileKey,
+    key: ObjectKey,
+    handle: u32,
+    writable: bool,
+    reserve: &dyn Fn(&Syscall<'_>) -> Result<(), Errno>,
+) -> Result<DmaBufKey, Errno> {
     if let Some(dmabuf) = existing(call, key) {
         let done = dmabuf::get(call, dmabuf).and_then(|()| {
-            let added = match call.has(SeedTrait::ExportSkipsCache) || knows(call, file, dmabuf) {
+            let added = match call.has(SeedTrait::ExportSkipsCache) || knows(call, file, dmabuf, handle) {
                 true => Ok(()),
                 false => add_member(call, file, dmabuf, handle),
             };
@@ -470,8 +514,8 @@ fn set_link(call: &Syscall<'_>, key: ObjectKey, link: Option<DmaBufKey>) {
     }
 }
 
-fn knows(call: &Syscall<'_>, file: FileKey, dmabuf: DmaBufKey) -> bool {
-    call.state().files.get(file).is_some_and(|file| file.members.handle_of(dmabuf).is_some())
+fn knows(call: &Syscall<'_>, file: FileKey, dmabuf: DmaBufKey, handle: u32) -> bool {
+    call.state().files.get(file).is_some_and(|file| file.members.dmabuf_of(handle) == Some(dmabuf))
 }
 
 /// C3b: an entry for a handle that was closed in between is never removed.
@@ -487,7 +531,7 @@ fn report_dead_handle(call: &Syscall<'_>, file: FileKey, handle: u32, key: Objec
     }
 }
 
-/// `PRIME_FD_TO_HANDLE` (S21, S22, S24). The caller holds the descriptor.
+/// `PRIME_FD_TO_HANDLE` (S21, S22, S24). `dmabuf` looks at the descriptor (`dma_buf_get`).
 pub(super) fn fd_to_handle(
     call: &Syscall<'_>,
     file: FileKey,
@@ -504,7 +548,6 @@ pub(super) fn fd_to_handle(
         }
     }
     let dmabuf = dmabuf()?;
-    dmabuf::get(call, dmabuf)?;
     let handle = import_handle(call, file, device, dmabuf);
     dmabuf::put(call, dmabuf);
     handle
