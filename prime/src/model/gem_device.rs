@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use super::{DRM_CLOEXEC, DRM_RDWR, Fb2Request, FdArg, File, MODIFIERS, SeedTrait};
 use crate::{
-    Mapping,
+    DmabufId, Mapping,
     device::{DumbAllocation, FramebufferRequest, GemDevice},
 };
 
@@ -23,6 +23,16 @@ impl GemDevice for File {
     fn supports_modifiers(&self) -> bool {
         let driver = self.driver();
         driver.modeset && driver.modifiers
+    }
+
+    fn identifies_dmabufs(&self) -> bool {
+        // A buffer's memfd has one dma-buf at a time, which its handle keeps, unless links are weak.
+        !self.device().machine().profile().has(SeedTrait::WeakExportLink)
+    }
+
+    fn is_dmabuf(&self, fd: BorrowedFd<'_>) -> io::Result<bool> {
+        let id = DmabufId::of(fd)?;
+        Ok(self.device().machine().state().escaped.contains_key(&id))
     }
 
     fn prime_fd_to_handle(&self, fd: BorrowedFd<'_>) -> io::Result<NonZeroU32> {
