@@ -259,12 +259,13 @@ pub fn cargo() -> Command {
     command
 }
 
-/// Builds programs and tests of the workspace; cargo's own progress is shown.
+/// Builds programs, tests and examples of the workspace; cargo's own progress is shown.
 fn build() -> Result<Vec<Target>> {
     progress::say("building the workspace and its tests");
     // One call for both, so that cargo settles on one set of features and builds each dependency once.
     let output = cargo()
-        .args(["build", "--workspace", "--bins", "--tests", "--message-format=json-render-diagnostics"])
+        .args(["build", "--workspace", "--bins", "--tests", "--examples"])
+        .arg("--message-format=json-render-diagnostics")
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
         .output()
