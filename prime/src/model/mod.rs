@@ -51,7 +51,7 @@ mod object;
 mod prime;
 mod profile;
 pub mod sg;
-mod sync;
+pub(crate) mod sync;
 mod sync_file;
 mod syscall;
 
