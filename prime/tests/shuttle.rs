@@ -58,8 +58,7 @@ fn explore(
     run(Box::new(RandomScheduler::new_from_seed(seed, count)));
     run(Box::new(PctScheduler::new_from_seed(seed, 4, count)));
     assert_eq!(ran.load(Ordering::Relaxed), 2 * count);
-    let findings = std::mem::take(&mut *findings.lock().unwrap());
-    findings
+    std::mem::take(&mut *findings.lock().unwrap())
 }
 
 /// No interleaving may find anything.

@@ -93,6 +93,19 @@ impl Drop for Stopped<'_> {
 /// When the experiment cannot be made: no rights, a client ended, or the picture does not come to rest. A
 /// disagreement is not an error but part of the verdict.
 pub fn check(device: &DebugDevice, ctl: &Ctl, subjects: &[Subject]) -> Result<Verdict> {
+    experiment(device, Some(ctl), subjects)
+}
+
+/// The same for a compositor that claims nothing, because it is not ours.
+///
+/// # Errors
+///
+/// As [`check`].
+pub fn check_kernel(device: &DebugDevice, subjects: &[Subject]) -> Result<Verdict> {
+    experiment(device, None, subjects)
+}
+
+fn experiment(device: &DebugDevice, ctl: Option<&Ctl>, subjects: &[Subject]) -> Result<Verdict> {
     let processes: Vec<Process> =
         subjects.iter().map(|subject| Process::open(subject.pid)).collect::<Result<_>>()?;
     let mut stopped = Stopped(Vec::new());
@@ -102,7 +115,7 @@ pub fn check(device: &DebugDevice, ctl: &Ctl, subjects: &[Subject]) -> Result<Ve
     }
     let mut display = Display::open(device)?;
     display.rest().context("with all clients stopped")?;
-    let stats = ctl.stats()?;
+    let stats = ctl.map(Ctl::stats).transpose()?;
     let planes = device.planes()?;
     let mut memory: Vec<Vec<Pixels>> = processes.iter().map(Process::pixels).collect::<Result<_>>()?;
     let card = device.open_node()?;
@@ -118,7 +131,11 @@ pub fn check(device: &DebugDevice, ctl: &Ctl, subjects: &[Subject]) -> Result<Ve
         }
         let scanned_out = display.reacts_to(&mut memory[index]).with_context(|| subject.name.clone())?;
         let foreign = memory[index].iter().all(|pixels| pixels.dmabuf && !pixels.is_native_to(&card));
-        findings.push(judge(subject, Seen { scanned_out, foreign }, &stats, &planes, disagreements));
+        let seen = Seen { scanned_out, foreign };
+        findings.push(match &stats {
+            Some(stats) => judge(subject, seen, stats, &planes, disagreements),
+            None => judge_kernel(subject, seen, &planes, disagreements),
+        });
     }
     Ok(Verdict { findings })
 }
@@ -168,6 +185,27 @@ struct Seen {
     scanned_out: bool,
     /// All its memory came from other devices than the display's.
     foreign: bool,
+}
+
+/// What the kernel alone says.
+fn judge_kernel(
+    subject: &Subject,
+    Seen { scanned_out, foreign }: Seen,
+    planes: &[PlaneState],
+    mut disagreements: Vec<String>,
+) -> Finding {
+    let imported = |plane: &PlaneState| plane.framebuffer.as_ref().is_some_and(|fb| fb.imported);
+    if scanned_out && foreign && !planes.iter().any(imported) {
+        disagreements.push("no plane has an imported buffer, but the client's is".to_owned());
+    }
+    Finding {
+        name: subject.name.clone(),
+        pid: subject.pid,
+        scanned_out,
+        claimed_plane: None,
+        framebuffer: None,
+        disagreements,
+    }
 }
 
 fn judge(
@@ -319,6 +357,18 @@ mod tests {
         };
         assert!(judge(true)[0].contains("no imported buffer"));
         assert!(judge(false).is_empty());
+    }
+
+    #[test]
+    fn without_claims_the_kernel_must_have_an_imported_buffer() {
+        let mut planes = planes("XR24");
+        let judge = |planes: &[PlaneState], scanned_out| {
+            judge_kernel(&subject(None), seen(scanned_out), planes, Vec::new()).disagreements
+        };
+        assert!(judge(&planes, true).is_empty());
+        planes[0].framebuffer.as_mut().unwrap().imported = false;
+        assert!(judge(&planes, true)[0].contains("no plane has an imported buffer"));
+        assert!(judge(&planes, false).is_empty());
     }
 
     fn complaints(scanned_out: bool, plane: Option<u32>, feedback: Option<(u64, u64)>) -> Vec<String> {

@@ -1,8 +1,9 @@
 //! drm-prime inside somebody else's compositor, on the lab's kernel: smithay's own `DrmCompositor` with this
-//! crate's exporter and with smithay's own.
+//! crate's exporter and with smithay's own, and the example compositor under the demo's checker.
 //!
-//! Owns the cases; a bare output of smithay is in `output`.
+//! Owns the cases; a bare output of smithay is in `output`, the programs of `examples/` in `example`.
 
+mod example;
 mod gbm;
 mod output;
 mod scanout;
@@ -21,6 +22,7 @@ const CASES: &[Case] = &[
     ("a_swapchain_of_vgem_is_shown_on_vkms", gbm::a_swapchain_of_another_device),
     ("refusals_reach_the_embedder", scanout::refusals_reach_the_embedder),
     ("framebuffers_and_handles_go_with_their_buffers", scanout::nothing_is_left_behind),
+    ("weston_is_scanned_out_by_the_small_compositor", example::weston_is_scanned_out_by_the_small_compositor),
 ];
 
 fn main() -> ExitCode {
