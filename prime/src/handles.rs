@@ -19,7 +19,7 @@ use std::{
     num::NonZeroU32,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -31,7 +31,6 @@ use crate::{
     dmabuf::{DmabufId, DmabufStat},
     exporter,
     ledger::{Clock, DescriptorEntry, FramebufferEntry, HandleEntry, Ledger, Owner},
-    model::sync::{self, Mutex, MutexGuard},
     origin::{self, Export, Origin, Provenance},
 };
 
@@ -77,7 +76,7 @@ struct Shared {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         // No code that can panic runs between two changes that belong together.
-        sync::lock(&self.state)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Strikes an entry whose handle somebody else closed. Its references keep their generation, count no more, and will
