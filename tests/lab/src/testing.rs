@@ -259,26 +259,12 @@ pub fn cargo() -> Command {
     command
 }
 
-/// Builds programs and tests of the workspace; cargo's own progress is shown.
+/// Builds programs, tests and examples of the workspace; cargo's own progress is shown.
 fn build() -> Result<Vec<Target>> {
     progress::say("building the workspace and its tests");
     // One call for both, so that cargo settles on one set of features and builds each dependency once.
-    let mut messages = build_messages(&["--workspace", "--bins", "--tests"])?;
-    // Threads in an order that the test chooses: the library has other locks than everybody else's, so a build of its own.
-    let scheduled = ["--package", "drm-prime", "--features", "shuttle", "--test", "shuttle"];
-    messages.push_str(&build_messages(&scheduled)?);
-    let targets = targets(&messages);
-    if targets.is_empty() {
-        bail!("cargo named no test binary");
-    }
-    Ok(targets)
-}
-
-/// What cargo says, message by message, of building a selection.
-fn build_messages(selection: &[&str]) -> Result<String> {
     let output = cargo()
-        .arg("build")
-        .args(selection)
+        .args(["build", "--workspace", "--bins", "--tests", "--examples"])
         .arg("--message-format=json-render-diagnostics")
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
@@ -287,7 +273,11 @@ fn build_messages(selection: &[&str]) -> Result<String> {
     if !output.status.success() {
         bail!("the build failed");
     }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    let targets = targets(&String::from_utf8_lossy(&output.stdout));
+    if targets.is_empty() {
+        bail!("cargo named no test binary");
+    }
+    Ok(targets)
 }
 
 fn targets(messages: &str) -> Vec<Target> {
