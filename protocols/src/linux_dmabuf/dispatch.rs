@@ -19,8 +19,8 @@ use super::params::{
     BufferRequest, ClientFault, FormatFacts, PendingPlane, PendingPlanes, Refusal, Unusable,
 };
 use super::{
-    BufferPlane, DmabufParams, FormatTable, ImportError, LinuxDmabufHandler, LinuxDmabufState,
-    MAX_PENDING_PLANES, MOD_INVALID, fd_size,
+    BufferPlane, DmabufParams, FormatTable, ImportError, LinuxDmabufHandler, LinuxDmabufState, MOD_INVALID,
+    fd_size,
 };
 
 /// User data of the global and of its objects.
@@ -117,7 +117,7 @@ where
 {
     fn request(
         state: &mut D,
-        _client: &Client,
+        client: &Client,
         _object: &ZwpLinuxDmabufV1,
         request: zwp_linux_dmabuf_v1::Request,
         _data: &DmabufGlobalData,
@@ -126,7 +126,11 @@ where
     ) {
         match request {
             zwp_linux_dmabuf_v1::Request::CreateParams { params_id } => {
-                data_init.init(params_id, DmabufParamsData::default());
+                let data = DmabufParamsData::default();
+                if state.linux_dmabuf_state().add_params(client.id()) {
+                    data.lock().refuse_over_quota();
+                }
+                data_init.init(params_id, data);
             }
             zwp_linux_dmabuf_v1::Request::GetDefaultFeedback { id } => {
                 let object = data_init.init(id, DmabufFeedbackData::new(None));
@@ -226,7 +230,8 @@ where
             } => {
                 let modifier = u64::from(modifier_hi) << 32 | u64::from(modifier_lo);
                 let plane = PendingPlane { fd, offset, stride, modifier };
-                let full = state.linux_dmabuf_state().pending_planes(&client.id()) >= MAX_PENDING_PLANES;
+                state.plane_received(client);
+                let full = state.linux_dmabuf_state().planes_full(&client.id());
                 let added = {
                     let mut pending = data.lock();
                     if full {
@@ -271,12 +276,14 @@ where
             other => tracing::error!(request = ?other, "unknown request"),
         }
         let after = data.lock().held();
-        state.linux_dmabuf_state().count_planes(client.id(), before, after);
+        state.linux_dmabuf_state().count_planes(&client.id(), before, after);
     }
 
     fn destroyed(state: &mut D, client: ClientId, _object: &ZwpLinuxBufferParamsV1, data: &DmabufParamsData) {
         let before = data.lock().held();
-        state.linux_dmabuf_state().count_planes(client, before, 0);
+        let state = state.linux_dmabuf_state();
+        state.count_planes(&client, before, 0);
+        state.remove_params(&client);
     }
 }
 

@@ -92,8 +92,12 @@ pub use wayland_protocols::wp::linux_dmabuf::zv1::server::zwp_linux_dmabuf_feedb
 pub const MAX_PLANES: usize = 4;
 /// Most planes that a client may have added without asking for their buffers.
 ///
-/// Each is an fd of the compositor. The params object that goes beyond it makes no buffer: `failed`.
+/// Each is an fd of the compositor. The params object that goes beyond it makes no buffer: `failed`. The default of
+/// [`LinuxDmabufState::set_quotas`].
 pub const MAX_PENDING_PLANES: usize = 128;
+/// Most params objects that a client may have; those it makes beyond make no buffer: `failed`. The default of
+/// [`LinuxDmabufState::set_quotas`].
+pub const MAX_PARAMS: usize = 512;
 /// `DRM_FORMAT_MOD_LINEAR`.
 pub const MOD_LINEAR: u64 = 0;
 /// `DRM_FORMAT_MOD_INVALID`: the layout is implicit, the exporter knows it.
@@ -185,6 +189,10 @@ pub trait LinuxDmabufHandler: Sized + 'static {
     fn accepts_fd(&self, fd: BorrowedFd<'_>) -> bool {
         is_dmabuf(fd)
     }
+
+    /// A client's file arrived with an `add` request, whatever becomes of it. For compositors that count the files
+    /// which clients send.
+    fn plane_received(&mut self, _client: &Client) {}
 
     /// Makes a buffer of planes that passed every check.
     ///

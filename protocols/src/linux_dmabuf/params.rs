@@ -9,9 +9,7 @@
 
 use wayland_protocols::wp::linux_dmabuf::zv1::server::zwp_linux_buffer_params_v1::Error as Code;
 
-use super::{
-    DmabufFormat, FormatLayout, MAX_PENDING_PLANES, MAX_PLANES, MOD_INVALID, MOD_LINEAR, PlaneLayout,
-};
+use super::{DmabufFormat, FormatLayout, MAX_PLANES, MOD_INVALID, MOD_LINEAR, PlaneLayout};
 
 /// First version in which an unadvertised format + modifier pair is a protocol error.
 const UNADVERTISED_IS_FATAL_SINCE: u32 = 4;
@@ -89,7 +87,7 @@ pub(crate) enum Unusable {
     Flags,
     #[error("a plane is not a dma-buf")]
     NotADmabuf,
-    #[error("the client holds more than {MAX_PENDING_PLANES} planes without creating buffers of them")]
+    #[error("the client holds too many params objects, or too many planes in them")]
     TooManyPending,
 }
 

@@ -11,7 +11,9 @@ use wayland_server::backend::{ClientId, GlobalId, ObjectId};
 use wayland_server::protocol::wl_surface::WlSurface;
 use wayland_server::{DisplayHandle, GlobalDispatch, Resource, Weak};
 
-use super::{DmabufFeedback, DmabufFeedbackData, DmabufFormat, DmabufGlobalData};
+use super::{
+    DmabufFeedback, DmabufFeedbackData, DmabufFormat, DmabufGlobalData, MAX_PARAMS, MAX_PENDING_PLANES,
+};
 
 /// Version of the global when there is feedback to give.
 const VERSION: u32 = 6;
@@ -27,8 +29,17 @@ pub struct LinuxDmabufState {
     advertised: HashMap<u32, Vec<u64>>,
     default: Option<DefaultFeedback>,
     surfaces: HashMap<ObjectId, SurfaceFeedback>,
-    /// Planes held in params objects, per client that holds any.
-    pending: HashMap<ClientId, usize>,
+    /// What is held in params objects, per client that has any.
+    pending: HashMap<ClientId, Pending>,
+    max_params: usize,
+    max_pending_planes: usize,
+}
+
+/// The params objects of a client.
+#[derive(Debug, Default)]
+struct Pending {
+    objects: usize,
+    planes: usize,
 }
 
 #[derive(Debug)]
@@ -71,6 +82,8 @@ impl LinuxDmabufState {
             default: None,
             surfaces: HashMap::new(),
             pending: HashMap::new(),
+            max_params: MAX_PARAMS,
+            max_pending_planes: MAX_PENDING_PLANES,
         };
         state.advertise(formats.iter().copied());
         state.formats = formats;
@@ -160,18 +173,43 @@ impl LinuxDmabufState {
         self.advertised.get(&fourcc).map_or(&[], Vec::as_slice)
     }
 
-    /// Planes that a client holds in params objects.
-    pub(crate) fn pending_planes(&self, client: &ClientId) -> usize {
-        self.pending.get(client).copied().unwrap_or(0)
+    /// Planes that a client holds in params objects. Each is an open file.
+    pub fn pending_planes(&self, client: &ClientId) -> usize {
+        self.pending.get(client).map_or(0, |pending| pending.planes)
+    }
+
+    /// Sets how many params objects a client may have and how many planes it may have added to them without asking
+    /// for their buffers. What goes beyond makes no buffer: `failed`.
+    pub fn set_quotas(&mut self, params: usize, planes: usize) {
+        (self.max_params, self.max_pending_planes) = (params, planes);
+    }
+
+    /// Whether a client may add no plane to a params object.
+    pub(crate) fn planes_full(&self, client: &ClientId) -> bool {
+        self.pending_planes(client) >= self.max_pending_planes
+    }
+
+    /// Counts a new params object; says whether it is one too many.
+    pub(crate) fn add_params(&mut self, client: ClientId) -> bool {
+        let pending = self.pending.entry(client).or_default();
+        pending.objects += 1;
+        pending.objects > self.max_params
+    }
+
+    /// Forgets a params object.
+    pub(crate) fn remove_params(&mut self, client: &ClientId) {
+        if let Some(pending) = self.pending.get_mut(client) {
+            pending.objects = pending.objects.saturating_sub(1);
+            if pending.objects == 0 {
+                self.pending.remove(client);
+            }
+        }
     }
 
     /// Counts a params object of `client` that went from `before` to `after` planes.
-    pub(crate) fn count_planes(&mut self, client: ClientId, before: usize, after: usize) {
-        let count = (self.pending_planes(&client) + after).saturating_sub(before);
-        if count == 0 {
-            self.pending.remove(&client);
-        } else {
-            self.pending.insert(client, count);
+    pub(crate) fn count_planes(&mut self, client: &ClientId, before: usize, after: usize) {
+        if let Some(pending) = self.pending.get_mut(client) {
+            pending.planes = (pending.planes + after).saturating_sub(before);
         }
     }
 
