@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::clients::LimitArg;
+
 /// A Wayland compositor built around dma-buf, PRIME and display planes.
 #[derive(Debug, Parser)]
 #[command(version, about, args_conflicts_with_subcommands = true)]
@@ -31,6 +33,11 @@ pub struct Cli {
     /// Size of the headless output in pixels.
     #[arg(long, value_name = "WIDTHxHEIGHT", default_value = "1024x768", value_parser = parse_size)]
     pub size: (u32, u32),
+
+    /// A quota of each client: surfaces, objects, buffers, bytes, params, pending, pools, files, outgoing; or
+    /// open-files, of the whole process. K, M and G are powers of 1024. May be given several times.
+    #[arg(long = "limit", value_name = "NAME=NUMBER", value_parser = LimitArg::parse)]
+    pub limits: Vec<LimitArg>,
 
     /// Program to run; primeway ends with it, with its exit status.
     #[arg(last = true, value_name = "PROGRAM")]

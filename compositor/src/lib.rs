@@ -10,6 +10,7 @@
 
 pub mod backend;
 pub mod cli;
+pub mod clients;
 pub mod ctl;
 pub mod cursor;
 mod handlers;

@@ -1,12 +1,10 @@
 //! Start, run, end.
 
 use std::cell::Cell;
-use std::collections::HashMap;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
@@ -25,8 +23,8 @@ use smithay::reexports::wayland_server::{Display, DisplayHandle, ListeningSocket
 use crate::backend::kms::{Kms, StartError, insert_sources};
 use crate::backend::{Backend, OutputId, headless};
 use crate::cli::{BackendKind, Cli};
+use crate::clients::{Clients, Limits};
 use crate::ctl::server::CtlServer;
-use crate::handlers::ClientState;
 use crate::input::Input;
 use crate::output::OutputState;
 use crate::render::Painter;
@@ -69,8 +67,7 @@ pub fn run(cli: &Cli) -> anyhow::Result<u8> {
 pub fn prepare(cli: &Cli) -> anyhow::Result<(EventLoop<'static, State>, State)> {
     let event_loop: EventLoop<'static, State> = EventLoop::try_new().context("no event loop")?;
     let display: Display<State> = Display::new().context("no wayland display")?;
-    let state = start(cli, &event_loop, &display.handle())?;
-    insert_display(&event_loop.handle(), display)?;
+    let state = start(cli, &event_loop, display)?;
     Ok((event_loop, state))
 }
 
@@ -80,16 +77,10 @@ pub fn prepare(cli: &Cli) -> anyhow::Result<(EventLoop<'static, State>, State)> 
 /// When the event loop fails.
 pub fn serve(event_loop: &mut EventLoop<'static, State>, state: &mut State) -> anyhow::Result<u8> {
     state.queue_redraw_all();
-    event_loop
-        .run(None, state, |state| {
-            if let Err(err) = state.runtime.display.flush_clients() {
-                tracing::debug!(%err, "flushing clients");
-            }
-        })
-        .map_err(|err| match err {
-            calloop::Error::OtherError(source) => anyhow!("{source}"),
-            err => anyhow::Error::from(err).context("the event loop failed"),
-        })?;
+    event_loop.run(None, state, State::end_turn).map_err(|err| match err {
+        calloop::Error::OtherError(source) => anyhow!("{source}"),
+        err => anyhow::Error::from(err).context("the event loop failed"),
+    })?;
     // A request of the seat to let go may be waiting; seatd 0.7 does not survive a client that leaves without an answer.
     if let Err(err) = event_loop.dispatch(Some(Duration::ZERO), state) {
         tracing::debug!(%err, "last events");
@@ -100,9 +91,7 @@ pub fn serve(event_loop: &mut EventLoop<'static, State>, state: &mut State) -> a
 
 /// Takes a client in over its end of a socket pair.
 pub fn add_client(state: &mut State, stream: UnixStream) {
-    if let Err(err) = state.runtime.display.insert_client(stream, Arc::new(ClientState::default())) {
-        tracing::warn!(%err, "client not accepted");
-    }
+    state.take_client(stream);
 }
 
 /// Builds the state with its backend.
@@ -112,9 +101,10 @@ pub fn add_client(state: &mut State, stream: UnixStream) {
 pub fn start(
     cli: &Cli,
     event_loop: &EventLoop<'static, State>,
-    display: &DisplayHandle,
+    owner: Display<State>,
 ) -> anyhow::Result<State> {
     let handle = event_loop.handle();
+    let display = &owner.handle();
     let (mut backend, notifier) = match cli.backend {
         BackendKind::Headless => (Backend::Headless(headless::Headless::new(handle.clone(), cli.size)), None),
         BackendKind::Kms => {
@@ -127,7 +117,10 @@ pub fn start(
     let mut protocols = Protocols::new(display);
     let seat = protocols.seat.new_wl_seat(display, "seat0");
     let input = Input::new(seat).map_err(|err| anyhow!("no keymap: {err}"))?;
-    let dmabuf = dmabuf_part(display, &backend)?;
+    let limits = Limits::with(&cli.limits);
+    let mut dmabuf = dmabuf_part(display, &backend)?;
+    let quota = |limit: u64| usize::try_from(limit).unwrap_or(usize::MAX);
+    dmabuf.global.set_quotas(quota(limits.params), quota(limits.pending));
     let states: Vec<OutputState> = match &mut backend {
         Backend::Kms(kms) => {
             let ids: Vec<OutputId> = kms.output_ids().collect();
@@ -153,6 +146,7 @@ pub fn start(
             handle: handle.clone(),
             signal: event_loop.get_signal(),
             display: display.clone(),
+            clients: Clients::new(owner, handle.clone(), event_loop.get_signal(), limits)?,
             exit: None,
             copy_on_purpose: std::env::var_os("PRIMEWAY_TEST_COPY").is_some(),
             socket: String::new(),
@@ -185,7 +179,7 @@ fn dmabuf_part(display: &DisplayHandle, backend: &Backend) -> anyhow::Result<Dma
     let Backend::Kms(kms) = backend else {
         // No device to name: version 3, formats and modifiers as events.
         let global = LinuxDmabufState::new::<State>(display, all, None);
-        return Ok(DmabufPart { global, scanout_feedback: None, dying: Vec::new(), held: HashMap::new() });
+        return Ok(DmabufPart { global, scanout_feedback: None, dying: Vec::new() });
     };
     let device = kms.device_id();
     let plane_formats = kms.scanout_formats();
@@ -200,32 +194,7 @@ fn dmabuf_part(display: &DisplayHandle, backend: &Backend) -> anyhow::Result<Dma
         .build()
         .context("no memory for the format table")?;
     let global = LinuxDmabufState::new::<State>(display, all, Some(default));
-    Ok(DmabufPart {
-        global,
-        scanout_feedback: Some(scanout_feedback),
-        dying: Vec::new(),
-        held: HashMap::new(),
-    })
-}
-
-fn insert_display(handle: &LoopHandle<'static, State>, display: Display<State>) -> anyhow::Result<()> {
-    let source = Generic::new(display, Interest::READ, Mode::Level);
-    handle
-        .insert_source(source, |_, display, state| {
-            // SAFETY is smithay's: the display is not dropped while the source lives.
-            dispatch(display, state);
-            Ok(PostAction::Continue)
-        })
-        .map(|_| ())
-        .map_err(|err| anyhow!("cannot watch the wayland display: {}", err.error))
-}
-
-#[allow(unsafe_code)]
-fn dispatch(display: &mut calloop::generic::NoIoDrop<Display<State>>, state: &mut State) {
-    // SAFETY: the display is only borrowed; it is dropped by the event source, after it is unregistered.
-    if let Err(err) = unsafe { display.get_mut() }.dispatch_clients(state) {
-        tracing::error!(%err, "dispatching clients");
-    }
+    Ok(DmabufPart { global, scanout_feedback: Some(scanout_feedback), dying: Vec::new() })
 }
 
 fn listen(handle: &LoopHandle<'static, State>, name: Option<&str>) -> anyhow::Result<String> {

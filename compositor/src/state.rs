@@ -1,6 +1,5 @@
 //! The compositor's state: eight parts, each with a module of its own, and the redraw cycle that joins them.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use calloop::timer::{TimeoutAction, Timer};
@@ -9,7 +8,7 @@ use primeway_protocols::linux_dmabuf::{DmabufFeedback, LinuxDmabufState};
 use smithay::backend::allocator::dmabuf::WeakDmabuf;
 use smithay::input::SeatState;
 use smithay::output::Output;
-use smithay::reexports::wayland_server::backend::{ClientId, GlobalId};
+use smithay::reexports::wayland_server::backend::GlobalId;
 use smithay::reexports::wayland_server::protocol::wl_output::WlOutput;
 use smithay::reexports::wayland_server::protocol::wl_surface::WlSurface;
 use smithay::reexports::wayland_server::{DisplayHandle, Resource as _};
@@ -23,6 +22,7 @@ use smithay::wayland::shm::ShmState;
 use smithay::wayland::viewporter::ViewporterState;
 
 use crate::backend::{Backend, Flip, FrameSpec, OutputId};
+use crate::clients::Clients;
 use crate::input::Input;
 use crate::output::{Drawn, OutputState, Redraw, RedrawParts, frame_done};
 use crate::render::Painter;
@@ -66,8 +66,6 @@ pub struct DmabufPart {
     pub scanout_feedback: Option<DmabufFeedback>,
     /// Buffers whose `wl_buffer` is destroyed and which may still be shown.
     pub(crate) dying: Vec<WeakDmabuf>,
-    /// Buffer planes that each client holds.
-    pub(crate) held: HashMap<ClientId, usize>,
 }
 
 /// What the event loop needs.
@@ -79,6 +77,8 @@ pub struct Runtime {
     pub signal: LoopSignal,
     /// The Wayland display.
     pub display: DisplayHandle,
+    /// The clients.
+    pub clients: Clients,
     /// The exit status, once the end is decided.
     pub exit: Option<u8>,
     /// Copy on purpose while claiming zero-copy (PRIMEWAY_TEST_COPY).
@@ -128,16 +128,20 @@ pub struct State {
 /// How often a surface that cannot be seen may draw.
 const HIDDEN_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Milliseconds of CLOCK_MONOTONIC, as Wayland's time stamps want them.
-fn now_ms() -> u32 {
+/// CLOCK_MONOTONIC.
+fn monotonic() -> Duration {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    (now.tv_sec.unsigned_abs() * 1000 + now.tv_nsec.unsigned_abs() / 1_000_000) as u32
+    Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0))
 }
 
 /// Tells the clients of the surfaces that still exist to draw their next frames.
-fn frames_done(surfaces: &[WlSurface]) {
-    let time = now_ms();
-    surfaces.iter().filter(|s| s.is_alive()).for_each(|s| frame_done(s, time));
+fn frames_done(surfaces: &[WlSurface], now: Option<Duration>, clients: &mut Clients) {
+    // Milliseconds, which wrap around.
+    let time = now.unwrap_or_else(monotonic).as_millis() as u32;
+    for surface in surfaces.iter().filter(|s| s.is_alive()) {
+        frame_done(surface, time);
+        clients.told(surface);
+    }
 }
 
 impl State {
@@ -215,12 +219,13 @@ impl State {
         for entry in &mut self.outputs {
             if concerned(&entry.state) && entry.state.want_redraw() {
                 let id = entry.state.id;
-                self.runtime.handle.insert_idle(move |state| state.redraw(id));
+                self.runtime.handle.insert_idle(move |state| state.redraw(id, None));
             }
         }
     }
 
-    fn redraw(&mut self, id: OutputId) {
+    /// Draws an output that wants it. `now`, if it is known already, saves asking for it.
+    fn redraw(&mut self, id: OutputId, now: Option<Duration>) {
         let Some(entry) = self.outputs.iter_mut().find(|o| o.state.id == id) else { return };
         let output = &mut entry.state;
         if output.redraw != Redraw::Queued {
@@ -263,7 +268,7 @@ impl State {
             self.throttle(id);
         }
         match drawn {
-            Drawn::Submitted => frames_done(&surfaces),
+            Drawn::Submitted => frames_done(&surfaces, now, &mut self.runtime.clients),
             Drawn::Unchanged => self.wait_one_refresh(id, surfaces),
             Drawn::Failed => {
                 // Without a session the next redraw comes with its return; otherwise try again soon.
@@ -287,7 +292,7 @@ impl State {
                 return TimeoutAction::Drop;
             };
             entry.state.throttling = false;
-            frames_done(&std::mem::take(&mut entry.state.hidden));
+            frames_done(&std::mem::take(&mut entry.state.hidden), None, &mut state.runtime.clients);
             TimeoutAction::Drop
         });
         if let Err(err) = inserted {
@@ -314,14 +319,14 @@ impl State {
         entry.state.redraw = Redraw::Estimated { again: false };
         let timer = Timer::from_duration(entry.state.refresh);
         let inserted = self.runtime.handle.insert_source(timer, move |_, (), state| {
-            frames_done(&surfaces);
+            frames_done(&surfaces, None, &mut state.runtime.clients);
             let entry = state.outputs.iter_mut().find(|o| o.state.id == id);
             if let Some(Redraw::Estimated { again }) = entry.as_ref().map(|o| o.state.redraw)
                 && let Some(entry) = entry
             {
                 entry.state.redraw = Redraw::Idle;
                 if again && entry.state.want_redraw() {
-                    state.runtime.handle.insert_idle(move |state| state.redraw(id));
+                    state.runtime.handle.insert_idle(move |state| state.redraw(id, None));
                 }
             }
             TimeoutAction::Drop
@@ -337,7 +342,7 @@ impl State {
         let Some(entry) = self.outputs.iter_mut().find(|o| o.state.id == flip.output) else { return };
         if entry.state.frame_shown(flip.time, flip.sequence) && entry.state.want_redraw() {
             // Straight away, not in an idle callback: the next vertical blank should not be missed.
-            self.redraw(flip.output);
+            self.redraw(flip.output, Some(flip.time));
         }
         self.forget_dead_buffers();
     }

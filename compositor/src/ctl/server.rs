@@ -23,6 +23,7 @@ use super::{
     SurfaceReport,
 };
 use crate::backend::Backend;
+use crate::clients::ClientState;
 use crate::output::SurfaceStats;
 use crate::output::layers::SurfaceLayer;
 use crate::render::image::Picture;
@@ -218,7 +219,9 @@ pub fn stats(state: &mut State) -> Stats {
         let layers = state.shell.scene(area).layers;
         for layer in &layers {
             let Some(client) = layer.surface.client() else { continue };
-            let Ok(credentials) = client.get_credentials(&state.runtime.display) else { continue };
+            let Some(credentials) = ClientState::of(&client).and_then(|data| data.credentials) else {
+                continue;
+            };
             let report = report(layer, &state.backend);
             match clients.iter_mut().find(|c| c.pid == credentials.pid) {
                 Some(entry) => entry.surfaces.push(report),

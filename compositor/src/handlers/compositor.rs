@@ -2,7 +2,6 @@
 
 use calloop::Interest;
 use smithay::backend::renderer::utils::{RendererSurfaceStateUserData, on_commit_buffer_handler};
-use smithay::reexports::wayland_server::backend::{ClientData, ClientId, DisconnectReason};
 use smithay::reexports::wayland_server::protocol::wl_buffer::WlBuffer;
 use smithay::reexports::wayland_server::protocol::wl_callback::WlCallback;
 use smithay::reexports::wayland_server::protocol::wl_compositor::WlCompositor;
@@ -18,25 +17,9 @@ use smithay::wayland::compositor::{
 use smithay::wayland::dmabuf::get_dmabuf;
 
 use super::guard::{self, guarded_dispatch};
+use crate::clients::{ClientState, over_quota};
 use crate::lock;
 use crate::state::State;
-
-/// What is kept for each client.
-#[derive(Debug, Default)]
-pub struct ClientState {
-    /// smithay's part.
-    pub compositor: CompositorClientState,
-}
-
-impl ClientData for ClientState {
-    fn initialized(&self, client: ClientId) {
-        tracing::debug!(?client, "client connected");
-    }
-
-    fn disconnected(&self, client: ClientId, reason: DisconnectReason) {
-        tracing::debug!(?client, ?reason, "client gone");
-    }
-}
 
 impl CompositorHandler for State {
     fn compositor_state(&mut self) -> &mut CompositorState {
@@ -55,6 +38,17 @@ impl CompositorHandler for State {
     }
 
     fn new_surface(&mut self, surface: &WlSurface) {
+        let client = surface.client();
+        if let Some((client, data)) = client.as_ref().and_then(|c| Some((c, ClientState::of(c)?))) {
+            let surfaces = {
+                let mut usage = data.usage();
+                usage.surfaces += 1;
+                usage.surfaces
+            };
+            if surfaces > data.limits.surfaces {
+                over_quota(&self.runtime.display, client, format!("{surfaces} surfaces"));
+            }
+        }
         add_pre_commit_hook::<Self, _>(surface, |state, _, surface| state.wait_for_fences(surface));
     }
 
@@ -72,7 +66,11 @@ impl CompositorHandler for State {
         self.root_committed(&root);
     }
 
-    fn destroyed(&mut self, _surface: &WlSurface) {
+    fn destroyed(&mut self, surface: &WlSurface) {
+        if let Some(data) = surface.client().as_ref().and_then(ClientState::of) {
+            let mut usage = data.usage();
+            usage.surfaces = usage.surfaces.saturating_sub(1);
+        }
         self.queue_redraw_all();
     }
 }

@@ -7,9 +7,12 @@ use smithay::reexports::wayland_server::Resource;
 use smithay::reexports::wayland_server::WEnum;
 use smithay::reexports::wayland_server::protocol::{wl_region, wl_subcompositor, wl_subsurface, wl_surface};
 use smithay::wayland::compositor::{
-    RegionUserData, SubsurfaceUserData, SurfaceUserData, get_children, get_parent,
+    RegionUserData, SubsurfaceUserData, SurfaceAttributes, SurfaceUserData, get_children, get_parent,
+    with_states,
 };
 use smithay::wayland::shell::xdg::{XdgPositionerUserData, XdgShellSurfaceUserData, XdgSurfaceUserData};
+
+use crate::clients::{ClientState, over_quota};
 
 /// Larger than any output, small enough that sums of some of them fit in 32 bits.
 const LIMIT: i32 = 1 << 24;
@@ -57,6 +60,9 @@ macro_rules! guarded_dispatch {
 }
 pub(super) use guarded_dispatch;
 
+/// Rectangles of damage that a commit collects; more are taken for damage everywhere.
+const MAX_DAMAGE: usize = 128;
+
 /// Damage beyond the surface means nothing; a transform that does not exist is an error.
 pub(super) fn surface(
     surface: &wl_surface::WlSurface,
@@ -64,6 +70,10 @@ pub(super) fn surface(
     _: &SurfaceUserData,
 ) -> Option<wl_surface::Request> {
     use wl_surface::Request;
+    let damage = matches!(request, Request::Damage { .. } | Request::DamageBuffer { .. });
+    if damage && is_damaged_enough(surface) {
+        return Some(Request::DamageBuffer { x: 0, y: 0, width: LIMIT, height: LIMIT });
+    }
     Some(match request {
         Request::Damage { x, y, width, height } => Request::Damage {
             x: coordinate(x),
@@ -85,12 +95,44 @@ pub(super) fn surface(
     })
 }
 
+/// Says whether so much damage is pending that it may as well be everything; then forgets what is pending.
+fn is_damaged_enough(surface: &wl_surface::WlSurface) -> bool {
+    with_states(surface, |states| {
+        let mut attributes = states.cached_state.get::<SurfaceAttributes>();
+        let damage = &mut attributes.pending().damage;
+        let enough = damage.len() >= MAX_DAMAGE;
+        if enough {
+            damage.clear();
+        }
+        enough
+    })
+}
+
+/// Rectangles of a region: smithay keeps each, and the cost of using them grows with the square of their number.
+const MAX_RECTANGLES: u64 = 4096;
+
 pub(super) fn region(
-    _: &wl_region::WlRegion,
+    region: &wl_region::WlRegion,
     request: wl_region::Request,
     _: &RegionUserData,
 ) -> Option<wl_region::Request> {
     use wl_region::Request;
+    let client = region.client()?;
+    if let Some(data) = ClientState::of(&client) {
+        let mut usage = data.usage();
+        if let Request::Destroy = request {
+            usage.regions.remove(&region.id());
+        } else {
+            let rectangles = usage.regions.entry(region.id()).or_default();
+            *rectangles += 1;
+            let too_many = *rectangles > MAX_RECTANGLES;
+            drop(usage);
+            if let (true, Some(handle)) = (too_many, region.handle().upgrade()) {
+                over_quota(&handle.into(), &client, format!("a wl_region of {MAX_RECTANGLES} rectangles"));
+                return None;
+            }
+        }
+    }
     Some(match request {
         Request::Add { x, y, width, height } => {
             Request::Add { x: coordinate(x), y: coordinate(y), width: length(width), height: length(height) }

@@ -1,13 +1,12 @@
 //! zwp_linux_dmabuf_v1: a buffer that passed the protocol's checks becomes smithay's `Dmabuf`, imported into the
 //! backend at once.
 
-use std::collections::hash_map::Entry;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use drm_fourcc::{DrmFourcc, DrmModifier};
 use primeway_protocols::delegate_linux_dmabuf;
 use primeway_protocols::linux_dmabuf::{
-    DmabufFeedback, DmabufParams, ImportError, LinuxDmabufHandler, LinuxDmabufState, is_dmabuf,
+    DmabufFeedback, DmabufParams, ImportError, LinuxDmabufHandler, LinuxDmabufState, fd_size, is_dmabuf,
 };
 use smithay::backend::allocator::dmabuf::{Dmabuf, DmabufFlags};
 use smithay::reexports::wayland_server::backend::ClientId;
@@ -17,11 +16,9 @@ use smithay::reexports::wayland_server::{Client, DataInit, Dispatch, DisplayHand
 use smithay::wayland::buffer::BufferHandler;
 
 use crate::backend::Backend;
+use crate::clients::{ClientState, FileId};
 use crate::output::SurfaceStats;
 use crate::state::State;
-
-/// Each buffer plane is an open file, of which a process has some thousands for all clients.
-const MAX_PLANES_PER_CLIENT: usize = 1024;
 
 impl LinuxDmabufHandler for State {
     type Buffer = Dmabuf;
@@ -48,11 +45,16 @@ impl LinuxDmabufHandler for State {
             tracing::debug!(modifier = u64::from(modifier), "no way to read or show the buffer");
             return Err(ImportError::Failed);
         }
-        let owner = client.id();
-        let held = self.dmabuf.held.entry(owner).or_default();
-        if *held + params.planes.len() > MAX_PLANES_PER_CLIENT {
-            tracing::warn!(held, "a client holds too many buffers");
-            return Err(ImportError::Failed);
+        let files = params.planes.iter().map(|plane| memory(plane.fd.as_fd())).collect::<Option<Vec<_>>>();
+        let files = files.ok_or(ImportError::Failed)?;
+        let data = ClientState::of(client).ok_or(ImportError::Failed)?;
+        {
+            let usage = data.usage();
+            let (planes, bytes) = (usage.planes + files.len() as u64, usage.bytes_with(&files));
+            if planes > data.limits.buffers || bytes > data.limits.bytes {
+                tracing::warn!(planes, bytes, "a client holds too many buffers");
+                return Err(ImportError::Failed);
+            }
         }
         let flags = DmabufFlags::from_bits_truncate(params.flags.bits());
         if flags.intersects(DmabufFlags::INTERLACED | DmabufFlags::BOTTOM_FIRST) {
@@ -71,14 +73,27 @@ impl LinuxDmabufHandler for State {
         if let Err(err) = self.backend.import(&dmabuf, label.into()) {
             tracing::debug!(%err, "buffer will not be scanned out");
         }
-        *self.dmabuf.held.entry(client.id()).or_default() += dmabuf.num_planes();
+        let mut usage = data.usage();
+        files.into_iter().for_each(|(file, size)| usage.add_plane(file, size));
         Ok(dmabuf)
+    }
+
+    fn plane_received(&mut self, client: &Client) {
+        if let Some(data) = ClientState::of(client) {
+            data.usage().took_file();
+        }
     }
 
     fn new_surface_feedback(&mut self, surface: &WlSurface) -> Option<DmabufFeedback> {
         // Until a surface shows a dma-buf it gets the default: weston's clients rely on that order.
         self.dmabuf.scanout_feedback.clone().filter(|_| SurfaceStats::of(surface).dmabuf)
     }
+}
+
+/// The file that a buffer plane lies in, and its size.
+fn memory(fd: BorrowedFd<'_>) -> Option<(FileId, u64)> {
+    let stat = rustix::fs::fstat(fd).ok()?;
+    Some(((stat.st_dev, stat.st_ino), fd_size(fd)?))
 }
 
 fn is_fixed_memfd(fd: BorrowedFd<'_>) -> bool {
@@ -101,11 +116,11 @@ impl Dispatch<WlBuffer, Dmabuf> for State {
     }
 
     fn destroyed(state: &mut Self, client: ClientId, buffer: &WlBuffer, dmabuf: &Dmabuf) {
-        if let Entry::Occupied(mut held) = state.dmabuf.held.entry(client) {
-            *held.get_mut() = held.get().saturating_sub(dmabuf.num_planes());
-            if *held.get() == 0 {
-                held.remove();
-            }
+        // A client that is gone holds nothing.
+        if let Some(data) = state.client_state(client) {
+            let mut usage = data.usage();
+            let files = dmabuf.handles().filter_map(|fd| rustix::fs::fstat(fd).ok());
+            files.for_each(|stat| usage.remove_plane((stat.st_dev, stat.st_ino)));
         }
         tracing::trace!(buffer = buffer.id().protocol_id(), "buffer destroyed");
         state.buffer_destroyed(buffer);

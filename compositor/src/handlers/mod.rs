@@ -12,5 +12,3 @@ mod shm;
 mod subcompositor;
 mod viewporter;
 mod xdg_shell;
-
-pub use compositor::ClientState;

@@ -47,16 +47,13 @@ mod handles;
 mod kms;
 mod lock;
 pub mod memory;
-mod names;
 mod object;
-mod plain;
 mod prime;
 mod profile;
 pub mod sg;
 mod sync;
 mod sync_file;
 mod syscall;
-mod udmabuf;
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -75,7 +72,6 @@ pub use lock::LockClass;
 pub use prime::DRIVER_OPS;
 pub use profile::{Profile, SeedTrait};
 pub use sync_file::{SyncFile, SyncFileInfo};
-pub use udmabuf::UdmabufMemory;
 
 use arena::{Key, Slab};
 use attachment::{Attachment, MappedTable, PrimeAttachment};

@@ -2,12 +2,14 @@
 //!
 //! Owns the options, the loop and the report. `link` has what every client
 //! needs, `connection` the protocol objects, `bad` the buffers that
-//! lie, `churn` the creation and destruction of many buffers. Nothing here knows how the display works.
+//! lie, `churn` the creation and destruction of many buffers, `raw` the
+//! wire without a library. Nothing here knows how the display works.
 
 pub mod bad;
 mod churn;
 pub mod connection;
 pub mod link;
+pub mod raw;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};

@@ -15,6 +15,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use calloop::channel::{Channel, Event, Sender, channel};
 use primeway::backend::Backend;
 use primeway::cli::{BackendKind, Cli};
+use primeway::clients::LimitArg;
 use primeway::ctl::{PlaneStats, Stats, SurfaceReport};
 use primeway::output::Redraw;
 use primeway::state::State;
@@ -23,6 +24,7 @@ use smithay::input::pointer::{ButtonEvent, MotionEvent};
 use smithay::utils::SERIAL_COUNTER;
 
 use client::Client;
+use primeway_tests::client::raw::Raw;
 
 /// The background of an output, as XRGB bytes B, G, R.
 pub const BACKGROUND: [u8; 3] = [0x33, 0x29, 0x24];
@@ -73,8 +75,20 @@ impl Server {
     ///
     /// When it does not start.
     pub fn start(size: (u32, u32)) -> Result<Server> {
+        Server::start_with(size, &[])
+    }
+
+    /// [`Server::start`] with quotas, as `--limit` takes them.
+    ///
+    /// # Errors
+    ///
+    /// When it does not start.
+    pub fn start_with(size: (u32, u32), limits: &[&str]) -> Result<Server> {
+        let limits: Result<Vec<_>, String> = limits.iter().map(|limit| LimitArg::parse(limit)).collect();
+        let limits = limits.map_err(|err| anyhow!("{err}"))?;
         let (questions, asked) = channel();
-        let thread = std::thread::Builder::new().name("compositor".into()).spawn(move || run(size, asked))?;
+        let thread =
+            std::thread::Builder::new().name("compositor".into()).spawn(move || run(size, limits, asked))?;
         let mut server = Server { questions, thread: Some(thread) };
         match server.ask(|_| ()) {
             Ok(()) => Ok(server),
@@ -112,6 +126,17 @@ impl Server {
         let (ours, theirs) = UnixStream::pair().context("socketpair")?;
         self.ask(move |state| primeway::run::add_client(state, theirs))?;
         Client::over(ours)
+    }
+
+    /// Connects a client that writes the wire itself.
+    ///
+    /// # Errors
+    ///
+    /// As [`Server::connect`].
+    pub fn connect_raw(&self) -> Result<Raw> {
+        let (ours, theirs) = UnixStream::pair().context("socketpair")?;
+        self.ask(move |state| primeway::run::add_client(state, theirs))?;
+        Raw::over(ours)
     }
 
     /// What `primeway ctl stats` says.
@@ -243,7 +268,7 @@ impl Drop for Server {
     }
 }
 
-fn run(size: (u32, u32), asked: Channel<Question>) -> Result<u8> {
+fn run(size: (u32, u32), limits: Vec<LimitArg>, asked: Channel<Question>) -> Result<u8> {
     let cli = Cli {
         command: None,
         backend: BackendKind::Headless,
@@ -251,6 +276,7 @@ fn run(size: (u32, u32), asked: Channel<Question>) -> Result<u8> {
         device: None,
         writeback: false,
         size,
+        limits,
         program: Vec::new(),
     };
     let (mut event_loop, mut state) = primeway::run::prepare(&cli)?;

@@ -1,0 +1,609 @@
+//! The clients: taking them in, giving each its turn, and keeping each within its quotas.
+//!
+//! ```text
+//!            Level source                 whole messages, a slice at a time
+//!  client ────────────────> Relay (input) ─────────────────────────────────> socket pair ──> Wayland library
+//!  client <──────────────── Relay (output) <──────────────────────────────── socket pair <──── (dispatch, flush)
+//! ```
+//!
+//! A client that sends no more than a slice is served as soon as it is heard. One that sends more waits in a queue
+//! whose clients share a few milliseconds of each turn of the event loop, so that frames and other clients come in
+//! between. What a client leaves unread waits in the relay, up to a limit.
+//!
+//! Owns: connections, turns, disconnecting. Does not own: what requests do (`handlers`).
+
+mod limits;
+mod relay;
+mod usage;
+
+use std::cell::RefCell;
+use std::collections::{HashMap, VecDeque};
+use std::ffi::CString;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use calloop::generic::Generic;
+use calloop::{Interest, LoopHandle, LoopSignal, Mode, PostAction, RegistrationToken};
+use rustix::process::{Resource as SystemResource, getrlimit};
+use smithay::reexports::wayland_server::backend::{ClientId, ObjectId};
+use smithay::reexports::wayland_server::protocol::wl_data_offer::WlDataOffer;
+use smithay::reexports::wayland_server::protocol::wl_surface::WlSurface;
+use smithay::reexports::wayland_server::{Client, Display, Resource as _};
+
+use crate::state::State;
+pub use limits::{LimitArg, Limits};
+use relay::{Header, Malformed, Read, Relay};
+pub(crate) use usage::FileId;
+pub use usage::{ClientState, Credentials};
+
+/// A connection's number, never used again.
+pub(crate) type Key = u64;
+
+/// Messages that a client may have handled before others have their turn.
+const SLICE: usize = 64;
+/// Slices of a turn after which the clock is looked at.
+const SLICES_UNWATCHED: u32 = 4;
+/// How long all clients together may keep the event loop from its other work.
+const TURN: Duration = Duration::from_millis(3);
+/// Bytes of requests after which a client's objects are counted: they make no more than some thousand objects.
+const BYTES_BETWEEN_COUNTS: usize = 64 * 1024;
+/// Open files of a connection that does nothing.
+const FILES_OF_CONNECTION: u64 = 3;
+
+/// Codes of wl_display's errors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+enum DisplayError {
+    InvalidMethod = 1,
+    NoMemory = 2,
+    Implementation = 3,
+}
+
+/// A connection.
+#[derive(Debug)]
+struct Connection {
+    client: Client,
+    relay: Relay,
+    /// Watches the client's socket.
+    from_client: RegistrationToken,
+    /// Watches it for room to write, while there is something left to send.
+    to_client: Option<RegistrationToken>,
+    /// Watches the library's.
+    from_library: RegistrationToken,
+    /// It waits in the queue.
+    queued: bool,
+    /// Its last requests are likely to be answered.
+    answers: bool,
+    /// Bytes since its objects were counted.
+    uncounted: usize,
+}
+
+/// All clients.
+pub struct Clients {
+    display: Rc<RefCell<Display<State>>>,
+    handle: LoopHandle<'static, State>,
+    signal: LoopSignal,
+    limits: Limits,
+    connections: HashMap<Key, Connection>,
+    next: Key,
+    /// Those who have more to say than a slice.
+    queue: VecDeque<Key>,
+    /// Those who are likely to be told something this turn.
+    told: Vec<Key>,
+    gone: Arc<Mutex<Vec<Key>>>,
+    slices: u32,
+    started: Option<Instant>,
+}
+
+impl std::fmt::Debug for Clients {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Clients")
+            .field("limits", &self.limits)
+            .field("connections", &self.connections.len())
+            .finish()
+    }
+}
+
+/// Why a client is sent away.
+#[derive(Debug)]
+enum End {
+    /// It hung up, or its socket broke.
+    HungUp,
+    /// With an error of wl_display.
+    Error(DisplayError, String),
+}
+
+impl Clients {
+    /// No clients yet. What the library hears on sockets that did not come through here is handled too.
+    ///
+    /// # Errors
+    ///
+    /// When the event loop cannot watch the display.
+    pub fn new(
+        display: Display<State>,
+        handle: LoopHandle<'static, State>,
+        signal: LoopSignal,
+        mut limits: Limits,
+    ) -> anyhow::Result<Self> {
+        let poll: OwnedFd = std::os::fd::AsFd::as_fd(&display).try_clone_to_owned()?;
+        if let Some(most) = getrlimit(SystemResource::Nofile).current {
+            limits.open_files = limits.open_files.min(most);
+        }
+        let display = Rc::new(RefCell::new(display));
+        let watched = display.clone();
+        handle
+            .insert_source(Generic::new(poll, Interest::READ, Mode::Level), move |_, _, state| {
+                if let Err(err) = watched.borrow_mut().dispatch_clients(state) {
+                    tracing::error!(%err, "dispatching clients");
+                }
+                Ok(PostAction::Continue)
+            })
+            .map_err(|err| anyhow::anyhow!("cannot watch the wayland display: {}", err.error))?;
+        Ok(Self {
+            display,
+            handle,
+            signal,
+            limits,
+            connections: HashMap::new(),
+            next: 0,
+            queue: VecDeque::new(),
+            told: Vec::new(),
+            gone: Arc::default(),
+            slices: 0,
+            started: None,
+        })
+    }
+
+    /// Connections.
+    pub fn len(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// Nobody is connected.
+    pub fn is_empty(&self) -> bool {
+        self.connections.is_empty()
+    }
+
+    /// The quotas.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// The owner of `surface` is being told something: it goes out at the end of this turn.
+    pub(crate) fn told(&mut self, surface: &WlSurface) {
+        if let Some(key) = surface.client().as_ref().and_then(ClientState::of).map(|data| data.key)
+            && !self.told.contains(&key)
+        {
+            self.told.push(key);
+        }
+    }
+
+    /// The turn's time is used up.
+    fn late(&mut self) -> bool {
+        self.slices += 1;
+        if self.slices <= SLICES_UNWATCHED {
+            return false;
+        }
+        self.started.get_or_insert_with(Instant::now).elapsed() > TURN
+    }
+
+    fn enqueue(&mut self, key: Key) {
+        if let Some(connection) = self.connections.get_mut(&key)
+            && !std::mem::replace(&mut connection.queued, true)
+        {
+            self.queue.push_back(key);
+        }
+    }
+
+    fn watch_client(&self, key: Key, relay: &Relay) -> Option<RegistrationToken> {
+        let source = Generic::new(relay.client(), Interest::READ, Mode::Level);
+        let inserted = self.handle.insert_source(source, move |_, _, state| {
+            state.client_readable(key);
+            Ok(PostAction::Continue)
+        });
+        inserted.map_err(|err| tracing::warn!(err = %err.error, "cannot watch a client")).ok()
+    }
+
+    /// Watches for room to write, on a descriptor of its own, since each may be watched only once.
+    fn watch_room(&self, key: Key, relay: &Relay) -> Option<RegistrationToken> {
+        let socket = relay.client().try_clone().ok()?;
+        let source = Generic::new(socket, Interest::WRITE, Mode::Level);
+        let inserted = self.handle.insert_source(source, move |_, _, state| {
+            Ok(if state.client_writable(key) { PostAction::Continue } else { PostAction::Remove })
+        });
+        inserted.map_err(|err| tracing::warn!(err = %err.error, "cannot watch a client")).ok()
+    }
+
+    fn watch_library(&self, key: Key, relay: &Relay) -> Option<RegistrationToken> {
+        let source = Generic::new(relay.library(), Interest::READ, Mode::Level);
+        let inserted = self.handle.insert_source(source, move |_, _, state| {
+            state.pump_client(key);
+            Ok(PostAction::Continue)
+        });
+        inserted.map_err(|err| tracing::warn!(err = %err.error, "cannot watch a client")).ok()
+    }
+}
+
+impl State {
+    /// Takes a client in over its end of a socket pair.
+    pub(crate) fn take_client(&mut self, stream: UnixStream) {
+        let clients = &mut self.runtime.clients;
+        if stream.as_raw_fd() as u64 >= clients.limits.files_before_reserve() {
+            tracing::warn!("a client was not accepted: too many open files");
+            drop(stream);
+            self.disconnect_hoarder(None);
+            return;
+        }
+        let clients = &mut self.runtime.clients;
+        let credentials = rustix::net::sockopt::socket_peercred(&stream)
+            .map(|c| Credentials { pid: c.pid.as_raw_nonzero().get(), uid: c.uid.as_raw() })
+            .ok();
+        let key = clients.next;
+        clients.next += 1;
+        let (relay, theirs) = match Relay::new(stream) {
+            Ok(pair) => pair,
+            Err(err) => {
+                tracing::warn!(%err, "client not accepted");
+                return;
+            }
+        };
+        let data = ClientState::new(key, clients.limits, credentials, clients.gone.clone());
+        let client = match self.runtime.display.insert_client(theirs, Arc::new(data)) {
+            Ok(client) => client,
+            Err(err) => {
+                tracing::warn!(%err, "client not accepted");
+                return;
+            }
+        };
+        let from_client = clients.watch_client(key, &relay);
+        let (Some(from_client), Some(from_library)) = (from_client, clients.watch_library(key, &relay))
+        else {
+            from_client.into_iter().for_each(|token| clients.handle.remove(token));
+            // The library finds its socket closed.
+            return;
+        };
+        let connection = Connection {
+            client,
+            relay,
+            from_client,
+            to_client: None,
+            from_library,
+            queued: false,
+            answers: false,
+            uncounted: 0,
+        };
+        clients.connections.insert(key, connection);
+    }
+
+    /// What is kept for a client that is still there.
+    pub(crate) fn client_state(&self, client: ClientId) -> Option<Arc<ClientState>> {
+        let data = self.runtime.display.backend_handle().get_client_data(client).ok()?;
+        data.downcast_arc::<ClientState>().ok()
+    }
+
+    fn client_readable(&mut self, key: Key) {
+        let clients = &mut self.runtime.clients;
+        // Who waits in the queue is served from there.
+        if clients.connections.get(&key).is_none_or(|c| c.queued) {
+            return;
+        }
+        if clients.late() {
+            clients.enqueue(key);
+        } else {
+            self.serve_client(key);
+        }
+    }
+
+    /// Handles a slice of a client's requests.
+    fn serve_client(&mut self, key: Key) {
+        match self.try_serve(key) {
+            Ok(more) => {
+                if more {
+                    self.runtime.clients.enqueue(key);
+                }
+            }
+            Err(end) => self.end_client(key, end),
+        }
+        self.bury();
+    }
+
+    /// Handles a slice of a client's requests; says whether there is more.
+    fn try_serve(&mut self, key: Key) -> Result<bool, End> {
+        let Some(connection) = self.runtime.clients.connections.get_mut(&key) else { return Ok(false) };
+        let mut full = false;
+        if connection.relay.next().map_err(End::from)?.is_none() {
+            let read = connection.relay.receive().map_err(|_| End::HungUp)?;
+            let Read::Got { bytes, files, highest } = read else {
+                return match read {
+                    Read::End => Err(End::HungUp),
+                    Read::Lost => {
+                        Err(End::Error(DisplayError::NoMemory, "no more files can be opened".into()))
+                    }
+                    _ => Ok(false),
+                };
+            };
+            full = bytes == relay::MAX_MESSAGE;
+            connection.uncounted += bytes;
+            if files > 0 {
+                if let Some(data) = ClientState::of(&connection.client) {
+                    data.usage().files_received += files as u64;
+                }
+                let reserve = self.runtime.clients.limits.files_before_reserve();
+                if highest.is_some_and(|number| number as u64 >= reserve) {
+                    self.disconnect_hoarder(Some(key));
+                }
+            }
+        }
+        let Some(connection) = self.runtime.clients.connections.get_mut(&key) else { return Ok(false) };
+        let handle = self.runtime.display.backend_handle();
+        let id = connection.client.id();
+        let data = ClientState::of(&connection.client);
+        let stray = data.is_some_and(|data| data.usage().stray_files() > 0);
+        let (mut answers, mut taken) = (false, 0);
+        let handed = connection.relay.hand_on(SLICE, |header| {
+            answers |= header.object == 1;
+            // Offers are the library's own objects, which are not asked here what they do with a file.
+            if stray && takes_file(header) {
+                let offer =
+                    handle.object_for_protocol_id(id.clone(), WlDataOffer::interface(), header.object);
+                taken += u64::from(offer.is_ok());
+            }
+        });
+        let handed = handed.map_err(|_| End::HungUp)?;
+        connection.answers = answers;
+        if let Some(data) = data.filter(|_| taken > 0) {
+            (0..taken).for_each(|_| data.usage().took_file());
+        }
+        if handed.map_err(End::from)? > 0 {
+            self.dispatch(key);
+        }
+        self.check_holdings(key)?;
+        let clients = &mut self.runtime.clients;
+        let Some(connection) = clients.connections.get_mut(&key) else { return Ok(false) };
+        if connection.answers && !clients.told.contains(&key) {
+            clients.told.push(key);
+        }
+        Ok(full || connection.relay.next().map_err(End::from)?.is_some())
+    }
+
+    fn dispatch(&mut self, key: Key) {
+        let Some(connection) = self.runtime.clients.connections.get(&key) else { return };
+        let (id, display) = (connection.client.id(), self.runtime.clients.display.clone());
+        let result = display.borrow_mut().backend().dispatch_single_client(self, id);
+        if let Err(err) = result {
+            tracing::trace!(%err, "dispatching a client");
+        }
+    }
+
+    /// Checks what no request is asked about: stray files, and the number of objects.
+    fn check_holdings(&mut self, key: Key) -> Result<(), End> {
+        let Some(connection) = self.runtime.clients.connections.get_mut(&key) else { return Ok(()) };
+        let Some(data) = ClientState::of(&connection.client) else { return Ok(()) };
+        let stray = data.usage().stray_files();
+        if stray > data.limits.files {
+            let text = format!("{stray} files that no request takes");
+            return Err(End::Error(DisplayError::Implementation, text));
+        }
+        if connection.uncounted >= BYTES_BETWEEN_COUNTS {
+            connection.uncounted = 0;
+            let mut objects: u64 = 0;
+            let handle = self.runtime.display.backend_handle();
+            if handle.with_all_objects_for(connection.client.id(), |_| objects += 1).is_ok()
+                && objects > data.limits.objects
+            {
+                return Err(End::Error(DisplayError::NoMemory, format!("{objects} objects")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends a connection, with an error if there is one.
+    fn end_client(&mut self, key: Key, end: End) {
+        let Some(connection) = self.runtime.clients.connections.get(&key) else { return };
+        match end {
+            End::HungUp => {}
+            End::Error(code, text) => {
+                tracing::info!(pid = pid(&connection.client), reason = text, "client disconnected");
+                post_display_error(&self.runtime.display, &connection.client, code, text);
+            }
+        }
+        self.forget_client(key);
+    }
+
+    /// Lets the library forget a client, whether it has given it up itself or finds the socket closed.
+    fn forget_client(&mut self, key: Key) {
+        let Some(mut connection) = self.runtime.clients.connections.remove(&key) else { return };
+        let clients = &mut self.runtime.clients;
+        let tokens = [Some(connection.from_client), Some(connection.from_library), connection.to_client];
+        tokens.into_iter().flatten().for_each(|token| clients.handle.remove(token));
+        clients.queue.retain(|other| *other != key);
+        // The last words, among them the error.
+        if let Err(err) = connection.relay.pump() {
+            tracing::trace!(%err, "last words");
+        }
+        let (id, display) = (connection.client.id(), clients.display.clone());
+        if let Err(err) = rustix::net::shutdown(connection.relay.library(), rustix::net::Shutdown::Both) {
+            tracing::trace!(%err, "closing a client");
+        }
+        let result = display.borrow_mut().backend().dispatch_single_client(self, id);
+        tracing::trace!(?result, "client forgotten");
+    }
+
+    /// Forgets the clients that the library has given up.
+    fn bury(&mut self) {
+        loop {
+            let gone = std::mem::take(&mut *crate::lock(&self.runtime.clients.gone));
+            if gone.is_empty() {
+                return;
+            }
+            gone.into_iter().for_each(|key| self.forget_client(key));
+        }
+    }
+
+    /// Passes on at once what the library has to say to a client: its socket pair does not hold many answers.
+    fn answer_client(&mut self, key: Key) {
+        let Some(connection) = self.runtime.clients.connections.get(&key) else { return };
+        let id = connection.client.id();
+        if let Err(err) = self.runtime.display.backend_handle().flush(Some(id)) {
+            tracing::debug!(%err, "flushing a client");
+        }
+        self.pump_client(key);
+    }
+
+    /// Passes on what the library has to say to a client.
+    fn pump_client(&mut self, key: Key) {
+        let clients = &mut self.runtime.clients;
+        let Some(connection) = clients.connections.get_mut(&key) else { return };
+        match connection.relay.pump() {
+            Ok(()) => self.check_outgoing(key),
+            Err(err) => {
+                tracing::trace!(%err, "client not reached");
+                self.end_client(key, End::HungUp);
+            }
+        }
+    }
+
+    /// Sends what waits for a client; says whether something is left.
+    fn client_writable(&mut self, key: Key) -> bool {
+        let Some(connection) = self.runtime.clients.connections.get_mut(&key) else { return false };
+        match connection.relay.send() {
+            Ok(()) if connection.relay.unread().0 > 0 => true,
+            Ok(()) => {
+                connection.to_client = None;
+                false
+            }
+            Err(_) => {
+                self.end_client(key, End::HungUp);
+                false
+            }
+        }
+    }
+
+    /// Watches for room when something is left to send, and sends away who lets too much wait.
+    fn check_outgoing(&mut self, key: Key) {
+        let clients = &mut self.runtime.clients;
+        let Some(connection) = clients.connections.get(&key) else { return };
+        let (bytes, files) = connection.relay.unread();
+        let too_much = bytes as u64 > clients.limits.outgoing || files as u64 > clients.limits.files;
+        if too_much {
+            tracing::info!(
+                pid = pid(&connection.client),
+                bytes,
+                files,
+                "client disconnected: it does not read"
+            );
+        } else if bytes == 0 || connection.to_client.is_some() {
+            return;
+        } else if let Some(token) = clients.watch_room(key, &connection.relay) {
+            if let Some(connection) = clients.connections.get_mut(&key) {
+                connection.to_client = Some(token);
+            }
+            return;
+        }
+        self.end_client(key, End::HungUp);
+    }
+
+    /// Sends away who holds the most files, when the reserve is touched: of the process with the most, the connection
+    /// with the most. `asking` is who has just sent one.
+    fn disconnect_hoarder(&mut self, asking: Option<Key>) {
+        let mut held: Vec<(Option<i32>, u64, bool, Key)> = Vec::new();
+        let mut of_process: HashMap<Option<i32>, u64> = HashMap::new();
+        for (key, connection) in &self.runtime.clients.connections {
+            let Some(data) = ClientState::of(&connection.client) else { continue };
+            let pending = self.dmabuf.global.pending_planes(&connection.client.id()) as u64;
+            let files = data.usage().files(pending) + FILES_OF_CONNECTION;
+            let process = pid(&connection.client);
+            *of_process.entry(process).or_default() += files;
+            held.push((process, files, asking == Some(*key), *key));
+        }
+        let worst = held.into_iter().max_by_key(|(process, files, asks, key)| {
+            (of_process.get(process).copied(), *files, *asks, *key)
+        });
+        if let Some((_, files, _, key)) = worst {
+            let text = format!("the compositor is short of files, and {files} are this client's");
+            self.end_client(key, End::Error(DisplayError::NoMemory, text));
+        }
+    }
+
+    /// The end of a turn of the event loop: who has more to say gets more slices, and everybody hears what is new.
+    pub(crate) fn end_turn(&mut self) {
+        for turn in 0.. {
+            // At least one of them, and then as long as there is time.
+            let clients = &mut self.runtime.clients;
+            let late = clients.late();
+            let Some(key) = clients.queue.pop_front() else { break };
+            if late && turn > 0 {
+                clients.queue.push_front(key);
+                break;
+            }
+            if let Some(connection) = clients.connections.get_mut(&key) {
+                connection.queued = false;
+            }
+            self.serve_client(key);
+            self.answer_client(key);
+        }
+        if let Err(err) = self.runtime.display.flush_clients() {
+            tracing::debug!(%err, "flushing clients");
+        }
+        for key in std::mem::take(&mut self.runtime.clients.told) {
+            self.pump_client(key);
+        }
+        self.bury();
+        let clients = &mut self.runtime.clients;
+        (clients.slices, clients.started) = (0, None);
+        if !clients.queue.is_empty() {
+            clients.signal.wakeup();
+        }
+    }
+}
+
+/// Whether a message to an offer hands over a file: `wl_data_offer.receive`.
+fn takes_file(header: Header) -> bool {
+    const SERVER_MADE: u32 = 0xff00_0000;
+    header.object >= SERVER_MADE
+        && WlDataOffer::interface().requests.get(usize::from(header.opcode)).is_some_and(|request| {
+            use smithay::reexports::wayland_server::backend::protocol::ArgumentType;
+            request.signature.iter().any(|argument| matches!(argument, ArgumentType::Fd))
+        })
+}
+
+fn pid(client: &Client) -> Option<i32> {
+    ClientState::of(client)?.credentials.map(|c| c.pid)
+}
+
+/// Ends a client that is over a quota for which its object has no error: wl_display.no_memory.
+pub(crate) fn over_quota(
+    display: &smithay::reexports::wayland_server::DisplayHandle,
+    client: &Client,
+    text: String,
+) {
+    tracing::info!(pid = pid(client), reason = text, "client over quota");
+    post_display_error(display, client, DisplayError::NoMemory, text);
+}
+
+fn post_display_error(
+    display: &smithay::reexports::wayland_server::DisplayHandle,
+    client: &Client,
+    code: DisplayError,
+    text: String,
+) {
+    let handle = display.backend_handle();
+    let mut wl_display: Option<ObjectId> = None;
+    let found = handle.with_all_objects_for(client.id(), |id| {
+        if id.protocol_id() == 1 {
+            wl_display = Some(id);
+        }
+    });
+    if let (Ok(()), Some(id)) = (found, wl_display) {
+        handle.post_error(id, code as u32, CString::new(text).unwrap_or_default());
+    }
+}
+
+impl From<Malformed> for End {
+    fn from(malformed: Malformed) -> Self {
+        Self::Error(DisplayError::InvalidMethod, malformed.to_string())
+    }
+}
