@@ -66,6 +66,16 @@ impl MemberCache {
         }
     }
 
+    /// All dma-bufs of a handle: more than one only where an entry was left behind.
+    pub(super) fn dmabufs_of(&self, handle: u32) -> Vec<DmaBufKey> {
+        match self {
+            Self::List(members) => {
+                members.iter().filter(|member| member.handle == handle).map(|member| member.dmabuf).collect()
+            }
+            Self::Keyed { by_handle, .. } => by_handle.get(&handle).cloned().unwrap_or_default(),
+        }
+    }
+
     /// Unlinks one entry of a handle.
     pub(super) fn remove_handle(&mut self, handle: u32) -> Option<DmaBufKey> {
         match self {

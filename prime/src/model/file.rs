@@ -45,6 +45,10 @@ pub(super) struct FileState {
     pub(super) handles: Idr<Slot>,
     pub(super) members: MemberCache,
     pub(super) framebuffers: Vec<FramebufferKey>,
+    /// Handles whose close is under way; noted where the seed's race with exports is possible.
+    pub(super) closing: Vec<(u32, ObjectKey)>,
+    /// Cache entries that this race left behind.
+    pub(super) orphans: Vec<(u32, ObjectKey)>,
     /// The master it is, or was; a lessee has its lessor's.
     pub(super) master: Option<u64>,
     pub(super) lessee: bool,
@@ -150,6 +154,8 @@ fn new_file(
         handles: Idr::new(1),
         members: MemberCache::new(list),
         framebuffers: Vec::new(),
+        closing: Vec::new(),
+        orphans: Vec::new(),
         master,
         lessee,
         vgem: VgemFences::new(clock),

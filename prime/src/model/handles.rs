@@ -152,6 +152,11 @@ pub(super) fn delete(call: &Syscall<'_>, file: FileKey, handle: u32) -> Result<(
         if one_phase {
             handles.remove(handle);
         }
+        if call.has(SeedTrait::UnlockedLookup)
+            && let Some(file) = state.files.get_mut(file)
+        {
+            file.closing.push((handle, key));
+        }
         key
     };
     release(call, file, handle, key);
@@ -161,7 +166,36 @@ pub(super) fn delete(call: &Syscall<'_>, file: FileKey, handle: u32) -> Result<(
             file.handles.remove(handle);
         }
     }
+    if call.has(SeedTrait::UnlockedLookup) {
+        if let Some(file) = call.state().files.get_mut(file)
+            && let Some(at) = file.closing.iter().position(|closing| *closing == (handle, key))
+        {
+            file.closing.remove(at);
+        }
+        report_orphan(call, file, handle, key);
+    }
     Ok(())
+}
+
+/// C3b: reports an entry of a handle that is closed, and which no close under way will remove: nobody ever will.
+pub(super) fn report_orphan(call: &Syscall<'_>, file: FileKey, handle: u32, key: ObjectKey) {
+    let mut state = call.state();
+    let imported = state.objects.get(key).and_then(|object| object.import_attach);
+    let imported = imported.and_then(|attach| state.attachments.get(attach)).map(|attach| attach.dmabuf);
+    let Some(it) = state.files.get(file) else { return };
+    if it.handles.get(handle).copied().flatten() == Some(key) || it.closing.contains(&(handle, key)) {
+        return;
+    }
+    let of_object = |dmabuf: &DmaBufKey| {
+        imported == Some(*dmabuf) || state.dmabufs.get(*dmabuf).is_some_and(|it| it.object == Some(key))
+    };
+    if !it.members.dmabufs_of(handle).iter().any(of_object) || it.orphans.contains(&(handle, key)) {
+        return;
+    }
+    state.report("C3b", EventKind::WouldLeak, format!("cache entry of handle {handle}, which is closed"));
+    if let Some(it) = state.files.get_mut(file) {
+        it.orphans.push((handle, key));
+    }
 }
 
 /// `drm_gem_object_release_handle`: cache entry first, then the count.

@@ -330,8 +330,8 @@ impl File {
     /// # Errors
     /// As [`File::rmfb`]; `EINVAL` if `pad` is not 0, and on kernels that lack the call.
     pub fn closefb(&self, id: u32, pad: u32) -> Result<(), Errno> {
-        if !self.device().machine.state().devices[self.device().key].driver.closefb {
-            return Err(Errno::INVAL);
+        if !self.driver().closefb {
+            return self.ioctl(Permit::Anyone, |_| Err(Errno::INVAL));
         }
         self.display(Errno::OPNOTSUPP, |call, device| {
             if pad != 0 {

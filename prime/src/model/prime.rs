@@ -359,13 +359,29 @@ fn handle_to_dmabuf(
     writable: bool,
 ) -> Result<DmaBufKey, Errno> {
     let locks = call.file_locks(file)?;
-    let early =
-        if call.has(SeedTrait::UnlockedLookup) { Some(handles::lookup(call, file, handle)?) } else { None };
+    if call.has(SeedTrait::UnlockedLookup) {
+        let key = handles::lookup(call, file, handle)?;
+        let exported = {
+            let _prime = call.lock(&locks.prime);
+            known_or_link(call, file, device, key, handle, writable)
+        };
+        handles::report_orphan(call, file, handle, key);
+        return exported;
+    }
     let _prime = call.lock(&locks.prime);
-    let key = match early {
-        Some(key) => key,
-        None => handles::lookup(call, file, handle)?,
-    };
+    let key = handles::lookup(call, file, handle)?;
+    known_or_link(call, file, device, key, handle, writable)
+}
+
+/// What the file's cache has for the handle, else [`link`]; puts the lookup's reference. The caller holds `prime.lock`.
+fn known_or_link(
+    call: &Syscall<'_>,
+    file: FileKey,
+    device: DeviceKey,
+    key: ObjectKey,
+    handle: u32,
+    writable: bool,
+) -> Result<DmaBufKey, Errno> {
     let known = call.state().files.get(file).and_then(|file| file.members.dmabuf_of(handle));
     let exported = match known {
         Some(dmabuf) => dmabuf::get(call, dmabuf).map(|()| dmabuf),
@@ -462,8 +478,12 @@ pub(super) fn weak_export(
     reserve: &dyn Fn(&Syscall<'_>) -> Result<(), Errno>,
 ) -> Result<DmaBufKey, Errno> {
     let locks = call.file_locks(file)?;
-    let _prime = call.lock(&locks.prime);
-    weak_export_locked(call, file, key, handle, writable, reserve)
+    let exported = {
+        let _prime = call.lock(&locks.prime);
+        weak_export_locked(call, file, key, handle, writable, reserve)
+    };
+    handles::report_orphan(call, file, handle, key);
+    exported
 }
 
 /// The same under `prime.lock`: the lookup's reference moves to a new dma-buf.
@@ -489,16 +509,13 @@ fn weak_export_locked(
     let dmabuf = driver_export(call, key, writable).inspect_err(|_| object::put(call, key))?;
     set_link(call, key, Some(dmabuf));
     let failed = match add_member(call, file, dmabuf, handle) {
-        Ok(()) => {
-            report_dead_handle(call, file, handle, key);
-            match reserve(call) {
-                Ok(()) => return Ok(dmabuf),
-                Err(errno) => {
-                    handles::remove_members(call, file, dmabuf);
-                    errno
-                }
+        Ok(()) => match reserve(call) {
+            Ok(()) => return Ok(dmabuf),
+            Err(errno) => {
+                handles::remove_members(call, file, dmabuf);
+                errno
             }
-        }
+        },
         Err(errno) => errno,
     };
     // Cleared, so that the release does not take it for the link's reference.
@@ -516,19 +533,6 @@ fn set_link(call: &Syscall<'_>, key: ObjectKey, link: Option<DmaBufKey>) {
 
 fn knows(call: &Syscall<'_>, file: FileKey, dmabuf: DmaBufKey, handle: u32) -> bool {
     call.state().files.get(file).is_some_and(|file| file.members.dmabuf_of(handle) == Some(dmabuf))
-}
-
-/// C3b: an entry for a handle that was closed in between is never removed.
-fn report_dead_handle(call: &Syscall<'_>, file: FileKey, handle: u32, key: ObjectKey) {
-    let mut state = call.state();
-    let alive = state.files.get(file).and_then(|file| file.handles.get(handle).copied()).flatten();
-    if alive != Some(key) {
-        state.report(
-            "C3b",
-            EventKind::WouldLeak,
-            format!("cache entry for handle {handle}, which is closed"),
-        );
-    }
 }
 
 /// `PRIME_FD_TO_HANDLE` (S21, S22, S24). `dmabuf` looks at the descriptor (`dma_buf_get`).
@@ -604,9 +608,6 @@ fn import_handle(
             handles::delete(call, file, handle).ok();
         }
         return Err(errno);
-    }
-    if call.has(SeedTrait::WeakExportLink) {
-        report_dead_handle(call, file, handle, key);
     }
     Ok(handle)
 }
