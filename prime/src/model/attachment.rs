@@ -227,6 +227,11 @@ impl DmabufFd {
 
 impl Importer {
     #[cfg(test)]
+    pub(super) fn dmabuf(&self) -> DmaBufKey {
+        self.dmabuf
+    }
+
+    #[cfg(test)]
     pub(super) fn key(&self) -> AttachmentKey {
         self.key
     }

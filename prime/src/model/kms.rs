@@ -78,6 +78,14 @@ pub(super) struct Framebuffer {
     handle_refs: Vec<bool>,
 }
 
+#[cfg(test)]
+impl Framebuffer {
+    /// Objects it holds, and whether by a handle reference as well.
+    pub(super) fn holds(&self) -> Vec<(ObjectKey, bool)> {
+        self.objects.iter().copied().zip(self.handle_refs.iter().copied()).collect()
+    }
+}
+
 /// `framebuffer_check`.
 fn check(format: &KmsFormat, r: &Fb2Request) -> Result<(), Errno> {
     if r.width == 0 || r.height == 0 {
