@@ -52,6 +52,12 @@ pub struct Dmabuf<'a> {
 /// The numbers of a description contradict each other, whatever the memory behind them. Always the client's fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum LayoutError {
+    /// The code is a flag (`DRM_FORMAT_BIG_ENDIAN`) and no format.
+    #[error("{code:#x} is no format")]
+    NoFormat {
+        /// The code.
+        code: u32,
+    },
     /// A width or height of 0, or beyond what a protocol's signed integer can carry.
     #[error("size {width}x{height} is out of range")]
     Dimensions {
@@ -148,6 +154,7 @@ impl<'a> Dmabuf<'a> {
         planes: &[BufferPlane<'a>],
     ) -> Result<Self, LayoutError> {
         const LIMIT: u32 = i32::MAX as u32;
+        check_format(format)?;
         if width == 0 || height == 0 || width > LIMIT || height > LIMIT {
             return Err(LayoutError::Dimensions { width, height });
         }
@@ -255,6 +262,14 @@ impl<'a> Dmabuf<'a> {
             *stat = Some(seen);
         }
         Ok(stats)
+    }
+}
+
+/// Refuses the one code of drm-fourcc that is no format, and that panics when it is printed.
+pub(crate) fn check_format(format: DrmFourcc) -> Result<(), LayoutError> {
+    match format {
+        DrmFourcc::Big_endian => Err(LayoutError::NoFormat { code: format as u32 }),
+        _ => Ok(()),
     }
 }
 
@@ -385,6 +400,15 @@ mod tests {
             let error = xrgb(width, height, one(&fd, 0, u32::MAX)).unwrap_err();
             assert_eq!(error, LayoutError::Dimensions { width, height });
         }
+    }
+
+    #[test]
+    fn a_flag_is_no_format() {
+        let fd = memory(4096);
+        let flag = DrmFourcc::try_from(1 << 31).unwrap();
+        let error = Dmabuf::new(1, 1, flag, DrmModifier::Linear, &[one(&fd, 0, 4)]).unwrap_err();
+        assert_eq!((error, error.fault()), (LayoutError::NoFormat { code: 1 << 31 }, Fault::Client));
+        assert_eq!(error.to_string(), "0x80000000 is no format");
     }
 
     #[test]

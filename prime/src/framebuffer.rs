@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use crate::{
     Fault,
     device::{FramebufferRequest, GemDevice},
-    dmabuf::{Dmabuf, DmabufStat, Layout, LayoutError, MAX_BUFFER_PLANES, SizeError},
+    dmabuf::{Dmabuf, DmabufStat, Layout, LayoutError, MAX_BUFFER_PLANES, SizeError, check_format},
     dumb::DumbBuffer,
     format,
     handles::{GemHandle, HandleTable, ImportError, is_one_of, is_system_errno},
@@ -219,6 +219,7 @@ impl Framebuffer {
         if !buffer.handle().shares_table_with(table) {
             return Err(FramebufferError::OtherDevice { device });
         }
+        check_format(format)?;
         let info = format::info(format).ok_or(FramebufferError::UnknownFormat { format })?;
         let (expected, got) = (info.plane_count(), layout.len());
         let modifier = DrmModifier::Linear;

@@ -31,7 +31,7 @@ use crate::{
     dmabuf::{DmabufId, DmabufStat},
     exporter,
     ledger::{Clock, DescriptorEntry, FramebufferEntry, HandleEntry, Ledger, Owner},
-    origin::{self, Export, Origin, Provenance},
+    origin::{self, Export, Origin, Seen},
 };
 
 mod error;
@@ -242,9 +242,9 @@ impl HandleTable {
         let mut state = shared.lock();
         shared.close_unclosed(&mut state);
         let known = state.of_dmabuf(dmabuf);
-        if let Some(handle) = known.filter(|_| by_identity) {
+        if let Some(hit) = known.filter(|_| by_identity).and_then(|handle| self.hit(&mut state, handle)) {
             state.stats.spared += 1;
-            return Ok(self.hit(&mut state, handle));
+            return Ok(hit);
         }
         let handle = match shared.device.prime_fd_to_handle(stat.fd()) {
             Ok(handle) => handle,
@@ -257,29 +257,32 @@ impl HandleTable {
             // The device has another handle for a dma-buf whose handle we thought we had.
             shared.strike(&mut state, known);
         }
-        match state.get(handle) {
-            Some(entry) if entry.dmabuf.is_none_or(|known| known == dmabuf) => {
+        match state.get(handle).map(|entry| entry.dmabuf.is_none_or(|known| known == dmabuf)) {
+            Some(true) => {
                 state.identify(handle, dmabuf);
-                return Ok(self.hit(&mut state, handle));
+                if let Some(hit) = self.hit(&mut state, handle) {
+                    return Ok(hit);
+                }
             }
             // The number now belongs to another buffer, so somebody else closed ours.
-            Some(_) => shared.strike(&mut state, handle),
+            Some(false) => shared.strike(&mut state, handle),
             None => {}
         }
         let export = if state.by_identity { origin::find(dmabuf, shared.id) } else { None };
-        let provenance = Provenance::imported(dmabuf, export);
-        let generation = state.insert(handle, provenance, Some(dmabuf), &self.owner, shared.clock.now());
+        let seen = Seen::imported(dmabuf, export);
+        let generation = state.insert(handle, seen, Some(dmabuf), &self.owner, shared.clock.now());
         state.stats.imports += 1;
         tracing::debug!(%handle, %dmabuf, "imported");
-        Ok(self.guard(&state, handle, generation, false))
+        Ok(self.guard(handle, generation, seen, false))
     }
 
-    fn hit(&self, state: &mut State, handle: NonZeroU32) -> GemHandle {
-        state.take(handle, &self.owner, self.shared.clock.now());
+    /// One more reference on a handle that is there.
+    fn hit(&self, state: &mut State, handle: NonZeroU32) -> Option<GemHandle> {
+        let entry = state.take(handle, &self.owner, self.shared.clock.now())?;
+        let (generation, seen) = (entry.generation, entry.seen);
         state.stats.imports += 1;
         state.stats.hits += 1;
-        let generation = state.get(handle).map_or(0, |entry| entry.generation);
-        self.guard(state, handle, generation, true)
+        Some(self.guard(handle, generation, seen, true))
     }
 
     fn import_failure(&self, fd: BorrowedFd<'_>, dmabuf: DmabufId, source: io::Error) -> ImportError {
@@ -310,7 +313,7 @@ impl HandleTable {
             .current(raw, handle.inner.generation)
             .filter(|_| Arc::ptr_eq(&self.shared, &handle.inner.table))
             .ok_or_else(|| failed(Errno::NOENT.into()))?;
-        let (before, owned) = (entry.dmabuf, entry.provenance.is_owned());
+        let (before, owned) = (entry.dmabuf, entry.seen == Seen::Owned);
         let fd = match shared.device.prime_handle_to_fd(raw) {
             Ok(fd) => fd,
             Err(source) => {
@@ -348,16 +351,13 @@ impl HandleTable {
         if state.get(handle).is_some() {
             shared.strike(&mut state, handle);
         }
-        let generation = state.insert(handle, Provenance::owned(), None, &self.owner, shared.clock.now());
-        Ok((self.guard(&state, handle, generation, false), allocation))
+        let generation = state.insert(handle, Seen::Owned, None, &self.owner, shared.clock.now());
+        Ok((self.guard(handle, generation, Seen::Owned, false), allocation))
     }
 
-    fn guard(&self, state: &State, raw: NonZeroU32, generation: u64, known: bool) -> GemHandle {
-        let provenance = state.get(raw).map(|entry| entry.provenance.clone());
-        let provenance = provenance.unwrap_or_else(|| Arc::new(Provenance::owned()));
-        let known = known && !provenance.is_owned();
+    fn guard(&self, raw: NonZeroU32, generation: u64, seen: Seen, known: bool) -> GemHandle {
         let inner = Reference { table: self.shared.clone(), raw, generation, owner: self.owner.clone() };
-        GemHandle { provenance, known: known.then(OnceLock::new), inner }
+        GemHandle { seen, known: known && seen != Seen::Owned, origin: OnceLock::new(), inner }
     }
 
     /// Notes a framebuffer of this table's file. Returns what [`HandleTable::close_framebuffer`] needs to know.
@@ -422,9 +422,11 @@ impl HandleTable {
 /// One counted reference on a handle. The last one to be dropped closes the handle.
 #[derive(Clone)]
 pub struct GemHandle {
-    provenance: Arc<Provenance>,
-    /// For a handle that was known when this reference was obtained: the answer, once asked for.
-    known: Option<OnceLock<Origin>>,
+    seen: Seen,
+    /// The table had it already when this reference was obtained.
+    known: bool,
+    /// Once asked for.
+    origin: OnceLock<Origin>,
     inner: Reference,
 }
 
@@ -439,11 +441,10 @@ impl GemHandle {
     /// exports the handle for a moment to read the exporter's name; it stays `None` if that fails.
     #[must_use]
     pub fn origin(&self) -> &Origin {
-        let first = self.provenance.origin(|dmabuf| self.exporter_name(dmabuf));
-        match &self.known {
-            Some(known) => known.get_or_init(|| Origin::Known { first: first.clone() }),
-            None => first,
-        }
+        self.origin.get_or_init(|| {
+            let first = self.seen.origin(|dmabuf| self.exporter_name(dmabuf));
+            if self.known { Origin::Known { first: Arc::new(first) } } else { first }
+        })
     }
 
     /// In whose name the reference is held.
@@ -452,16 +453,22 @@ impl GemHandle {
         &self.inner.owner
     }
 
+    /// Asks once for all references on the handle.
     fn exporter_name(&self, dmabuf: DmabufId) -> Option<String> {
         let Reference { table, raw, generation, .. } = &self.inner;
         let fd = {
             let state = table.lock();
-            state.current(*raw, *generation)?;
+            let entry = state.current(*raw, *generation)?;
+            if let Some(exporter) = &entry.exporter {
+                return exporter.clone();
+            }
             table.device.prime_handle_to_fd(*raw).ok()?
         };
-        (DmabufId::of(fd.as_fd()).ok()? == dmabuf)
-            .then(|| exporter::exporter_name(fd.as_fd()).ok()?)
-            .flatten()
+        // Somebody else may have closed the handle, and the number be another buffer's.
+        let same = DmabufId::of(fd.as_fd()).ok()? == dmabuf;
+        let name = if same { exporter::exporter_name(fd.as_fd()).ok()? } else { None };
+        table.lock().name_exporter(*raw, *generation, name.clone());
+        name
     }
 
     pub(crate) fn shares_table_with(&self, table: &HandleTable) -> bool {
@@ -473,8 +480,8 @@ impl fmt::Debug for GemHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("GemHandle")
             .field("raw", &self.inner.raw)
-            .field("known", &self.known.is_some())
-            .field("seen", self.provenance.seen())
+            .field("known", &self.known)
+            .field("seen", &self.seen)
             .finish_non_exhaustive()
     }
 }

@@ -5,7 +5,10 @@ use std::{
     fmt,
     num::NonZeroU32,
     os::fd::RawFd,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -63,23 +66,33 @@ impl fmt::Debug for Owner {
     }
 }
 
-/// Where a table reads the time from which ages are told: monotonic, from any start.
+/// Where a table has the time from, by which ages are told: monotonic, from any start.
 ///
-/// It is read when something is taken or a ledger is asked for, never when a known buffer is committed.
+/// It is read when something is taken and when a ledger is asked for, never when a known buffer is committed. Where even
+/// that is too much (a kernel without a vDSO makes it a system call), let the event loop tell the time: [`ToldClock`].
 #[derive(Clone)]
-pub struct Clock(Arc<dyn Fn() -> Duration + Send + Sync>);
+pub struct Clock(Source);
+
+#[derive(Clone)]
+enum Source {
+    Read(Arc<dyn Fn() -> Duration + Send + Sync>),
+    Told(ToldClock),
+}
 
 impl Clock {
-    /// A clock of one's own, for tests.
+    /// A clock of one's own.
     #[must_use]
     pub fn new(now: impl Fn() -> Duration + Send + Sync + 'static) -> Self {
-        Self(Arc::new(now))
+        Self(Source::Read(Arc::new(now)))
     }
 
     /// Time since its start.
     #[must_use]
     pub fn now(&self) -> Duration {
-        (self.0)()
+        match &self.0 {
+            Source::Read(now) => now(),
+            Source::Told(told) => Duration::from_nanos(told.0.load(Ordering::Relaxed)),
+        }
     }
 }
 
@@ -94,6 +107,33 @@ impl Default for Clock {
 impl fmt::Debug for Clock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Clock").field(&self.now()).finish()
+    }
+}
+
+/// A clock that stands at the time it was last told. Clones are the same clock.
+///
+/// ```
+/// use std::time::Duration;
+/// use drm_prime::ledger::{Clock, ToldClock};
+///
+/// let told = ToldClock::default();
+/// let clock = Clock::from(&told);
+/// told.tell(Duration::from_secs(3)); // once per turn of the event loop
+/// assert_eq!(clock.now(), Duration::from_secs(3));
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct ToldClock(Arc<AtomicU64>);
+
+impl ToldClock {
+    /// Sets the time, in whole nanoseconds of at most 584 years.
+    pub fn tell(&self, now: Duration) {
+        self.0.store(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+}
+
+impl From<&ToldClock> for Clock {
+    fn from(told: &ToldClock) -> Self {
+        Self(Source::Told(told.clone()))
     }
 }
 

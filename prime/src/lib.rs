@@ -63,7 +63,7 @@ pub use flip::{CommitId, PlaneFramebuffers, SharedFramebuffer, Staging};
 pub use format::FormatInfo;
 pub use framebuffer::{Framebuffer, FramebufferError};
 pub use handles::{ExportError, GemHandle, HandleTable, ImportError, TableStats};
-pub use ledger::{Clock, FramebufferName, HandleEntry, Ledger, Owner};
+pub use ledger::{Clock, FramebufferName, HandleEntry, Ledger, Owner, ToldClock};
 pub use origin::Origin;
 pub use sys::Mapping;
 

@@ -4,7 +4,7 @@
 use std::{
     collections::HashMap,
     num::NonZeroU32,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use crate::dmabuf::DmabufId;
@@ -57,52 +57,33 @@ impl Origin {
 
 /// What was seen of a handle's memory when the handle was obtained. The exporter's name takes an open, a read and a close
 /// of a file in `/proc`, several times what the import itself costs: it is asked for when somebody wants to know.
-#[derive(Debug)]
-pub(crate) struct Provenance {
-    /// `Foreign` without its exporter, or the whole answer.
-    seen: Origin,
-    told: OnceLock<Arc<Origin>>,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Seen {
+    Owned,
+    SameProcess(DmabufId, Export),
+    Foreign(DmabufId),
 }
 
-impl Provenance {
-    /// Allocated on this file.
-    pub fn owned() -> Self {
-        Self { seen: Origin::Owned, told: OnceLock::new() }
-    }
-
+impl Seen {
     /// Imported; `export` is what another table of this process has exported under that identity.
     pub fn imported(dmabuf: DmabufId, export: Option<Export>) -> Self {
-        let seen = match export {
-            Some(Export { dev, handle, .. }) => Origin::SameProcess { dmabuf, exporter: dev, handle },
-            None => Origin::Foreign { dmabuf, exporter: None },
-        };
-        Self { seen, told: OnceLock::new() }
+        export.map_or(Self::Foreign(dmabuf), |export| Self::SameProcess(dmabuf, export))
     }
 
-    pub fn is_owned(&self) -> bool {
-        matches!(self.seen, Origin::Owned)
-    }
-
-    /// The origin as far as it is known without asking. Never `Known`.
-    pub fn seen(&self) -> &Origin {
-        self.told.get().map_or(&self.seen, |told| told)
-    }
-
-    /// The whole origin; `exporter` is asked at most once, and only for foreign memory. Never `Known`.
-    pub fn origin(&self, exporter: impl FnOnce(DmabufId) -> Option<String>) -> &Arc<Origin> {
-        self.told.get_or_init(|| {
-            Arc::new(match &self.seen {
-                Origin::Foreign { dmabuf, .. } => {
-                    Origin::Foreign { dmabuf: *dmabuf, exporter: exporter(*dmabuf) }
-                }
-                seen => seen.clone(),
-            })
-        })
+    /// The whole origin; `exporter` is asked for foreign memory only. Never `Known`.
+    pub fn origin(self, exporter: impl FnOnce(DmabufId) -> Option<String>) -> Origin {
+        match self {
+            Self::Owned => Origin::Owned,
+            Self::SameProcess(dmabuf, Export { dev, handle, .. }) => {
+                Origin::SameProcess { dmabuf, exporter: dev, handle }
+            }
+            Self::Foreign(dmabuf) => Origin::Foreign { dmabuf, exporter: exporter(dmabuf) },
+        }
     }
 }
 
 /// One export of a table of this process.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Export {
     /// Which table.
     pub table: u64,
@@ -178,23 +159,21 @@ mod tests {
     }
 
     #[test]
-    fn an_exporter_is_asked_once_and_only_for_foreign_memory() {
+    fn an_exporter_is_asked_for_foreign_memory_only() {
         let dmabuf = DmabufId { dev: u64::MAX, ino: 3 };
-        let foreign = Provenance::imported(dmabuf, None);
-        assert_eq!(foreign.seen(), &Origin::Foreign { dmabuf, exporter: None });
-        let named = Origin::Foreign { dmabuf, exporter: Some("udmabuf".to_owned()) };
         let ask = |id| {
             assert_eq!(id, dmabuf);
             Some("udmabuf".to_owned())
         };
-        assert_eq!(**foreign.origin(ask), named);
-        assert_eq!(**foreign.origin(|_| panic!("asked again")), named);
-        assert_eq!(foreign.seen(), &named);
-        assert!(Provenance::owned().origin(|_| panic!("asked about our own")).is_owned());
+        let named = Origin::Foreign { dmabuf, exporter: Some("udmabuf".to_owned()) };
+        assert_eq!(Seen::imported(dmabuf, None).origin(ask), named);
+        assert!(!named.is_owned());
+        assert!(Seen::Owned.origin(|_| panic!("asked about our own")).is_owned());
         let export = Export { table: 1, dev: 7, handle: number(2) };
-        let same = Provenance::imported(dmabuf, Some(export));
-        assert!(!same.is_owned() && !foreign.is_owned());
         let expected = Origin::SameProcess { dmabuf, exporter: 7, handle: number(2) };
-        assert_eq!(**same.origin(|_| panic!("asked about our own")), expected);
+        let same = Seen::imported(dmabuf, Some(export)).origin(|_| panic!("asked about our own"));
+        assert_eq!(same, expected);
+        let known = Origin::Known { first: Arc::new(Origin::Owned) };
+        assert!(known.is_owned() && known.first() == &Origin::Owned && same.first() == &same);
     }
 }

@@ -1,14 +1,45 @@
 //! The books of a table: who holds which handle, which identity belongs to it, which framebuffers are open. It calls no
 //! device and takes no lock; [`super`] keeps the books and the device in step.
 
-use std::{collections::HashMap, num::NonZeroU32, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    hash::{BuildHasherDefault, Hasher},
+    num::NonZeroU32,
+    time::Duration,
+};
 
 use super::TableStats;
 use crate::{
     dmabuf::DmabufId,
     ledger::{FramebufferEntry, FramebufferName, HandleEntry, HolderEntry, Owner},
-    origin::Provenance,
+    origin::Seen,
 };
+
+/// Hashes numbers that the kernel gave out. Nobody else picks them, so nobody can make them collide.
+#[derive(Debug, Default)]
+struct NumberHasher(u64);
+
+impl Hasher for NumberHasher {
+    fn finish(&self) -> u64 {
+        // The multiplication mixes upwards, and a table takes the lowest bits.
+        self.0 ^ self.0 >> 32
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u64(u64::from(*byte)));
+    }
+
+    fn write_u32(&mut self, number: u32) {
+        self.write_u64(u64::from(number));
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        // 2^64 divided by the golden ratio.
+        self.0 = (self.0.rotate_left(32) ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
+
+type NumberMap<K, V> = HashMap<K, V, BuildHasherDefault<NumberHasher>>;
 
 #[derive(Debug)]
 struct Holder {
@@ -17,39 +48,57 @@ struct Holder {
     since: Duration,
 }
 
+/// Who holds a handle: mostly one owner, who costs no allocation.
+#[derive(Debug, Default)]
+struct Holders {
+    first: Option<Holder>,
+    others: Vec<Holder>,
+}
+
+impl Holders {
+    fn iter(&self) -> impl Iterator<Item = &Holder> {
+        self.first.iter().chain(&self.others)
+    }
+
+    fn take(&mut self, owner: &Owner, now: Duration) {
+        let mut known = self.first.iter_mut().chain(&mut self.others);
+        if let Some(holder) = known.find(|holder| holder.owner == *owner) {
+            holder.references += 1;
+            return;
+        }
+        let holder = Holder { owner: owner.clone(), references: 1, since: now };
+        match &mut self.first {
+            None => self.first = Some(holder),
+            Some(_) => self.others.push(holder),
+        }
+    }
+
+    fn give_back(&mut self, owner: &Owner) {
+        let mut known = self.first.iter_mut().chain(&mut self.others);
+        if let Some(holder) = known.find(|holder| holder.owner == *owner) {
+            holder.references -= 1;
+        }
+        self.others.retain(|holder| holder.references > 0);
+        if self.first.as_ref().is_some_and(|holder| holder.references == 0) {
+            self.first = self.others.pop();
+        }
+    }
+}
+
 /// An open handle.
 #[derive(Debug)]
 pub(super) struct Entry {
     references: usize,
     /// Told apart from an earlier owner of the same number.
     pub generation: u64,
-    pub provenance: Arc<Provenance>,
+    pub seen: Seen,
+    /// The exporter's name, or that it has none, once somebody asked.
+    pub exporter: Option<Option<String>>,
     pub dmabuf: Option<DmabufId>,
     since: Duration,
-    /// Few: one per owner.
-    holders: Vec<Holder>,
+    holders: Holders,
     /// Nobody holds it, and the device did not close it.
     unclosed: bool,
-}
-
-impl Entry {
-    fn take(&mut self, owner: &Owner, now: Duration) {
-        self.references += 1;
-        match self.holders.iter_mut().find(|holder| holder.owner == *owner) {
-            Some(holder) => holder.references += 1,
-            None => self.holders.push(Holder { owner: owner.clone(), references: 1, since: now }),
-        }
-    }
-
-    fn give_back(&mut self, owner: &Owner) {
-        self.references -= 1;
-        if let Some(index) = self.holders.iter().position(|holder| holder.owner == *owner) {
-            self.holders[index].references -= 1;
-            if self.holders[index].references == 0 {
-                self.holders.swap_remove(index);
-            }
-        }
-    }
 }
 
 /// A framebuffer as it was made.
@@ -63,10 +112,10 @@ pub(super) struct FramebufferRecord {
 
 #[derive(Debug, Default)]
 pub(super) struct State {
-    entries: HashMap<NonZeroU32, Entry>,
+    entries: NumberMap<NonZeroU32, Entry>,
     /// The handle of each dma-buf, where an identity names one dma-buf alone ([`State::by_identity`]).
-    by_dmabuf: HashMap<DmabufId, NonZeroU32>,
-    framebuffers: HashMap<NonZeroU32, FramebufferRecord>,
+    by_dmabuf: NumberMap<DmabufId, NonZeroU32>,
+    framebuffers: NumberMap<NonZeroU32, FramebufferRecord>,
     /// Handles and framebuffers that the device would not close.
     unclosed: usize,
     serial: u64,
@@ -103,29 +152,30 @@ impl State {
     pub fn insert(
         &mut self,
         handle: NonZeroU32,
-        provenance: Provenance,
+        seen: Seen,
         dmabuf: Option<DmabufId>,
         owner: &Owner,
         now: Duration,
     ) -> u64 {
         let generation = self.next_serial();
-        let (provenance, holders) = (Arc::new(provenance), Vec::with_capacity(1));
-        let (references, since, unclosed) = (0, now, false);
-        let mut entry = Entry { references, generation, provenance, dmabuf: None, since, holders, unclosed };
-        entry.take(owner, now);
-        self.entries.insert(handle, entry);
-        if let Some(dmabuf) = dmabuf {
-            self.identify(handle, dmabuf);
+        let mut holders = Holders::default();
+        holders.take(owner, now);
+        let (references, since, unclosed, exporter) = (1, now, false, None);
+        let entry = Entry { references, generation, seen, exporter, dmabuf, since, holders, unclosed };
+        if let Some(dmabuf) = dmabuf.filter(|_| self.by_identity) {
+            self.by_dmabuf.insert(dmabuf, handle);
         }
+        self.entries.insert(handle, entry);
         generation
     }
 
     /// One more reference; revives a handle that could not be closed.
-    pub fn take(&mut self, handle: NonZeroU32, owner: &Owner, now: Duration) {
-        if let Some(entry) = self.entries.get_mut(&handle) {
-            self.unclosed -= usize::from(std::mem::take(&mut entry.unclosed));
-            entry.take(owner, now);
-        }
+    pub fn take(&mut self, handle: NonZeroU32, owner: &Owner, now: Duration) -> Option<&Entry> {
+        let entry = self.entries.get_mut(&handle)?;
+        self.unclosed -= usize::from(std::mem::take(&mut entry.unclosed));
+        entry.references += 1;
+        entry.holders.take(owner, now);
+        Some(entry)
     }
 
     /// One reference less, if it counts at all; true if it was the last one.
@@ -133,8 +183,16 @@ impl State {
         let Some(entry) = self.entries.get_mut(&handle).filter(|entry| entry.generation == generation) else {
             return false;
         };
-        entry.give_back(owner);
+        entry.references -= 1;
+        entry.holders.give_back(owner);
         entry.references == 0
+    }
+
+    /// Remembers the exporter's name of a handle.
+    pub fn name_exporter(&mut self, handle: NonZeroU32, generation: u64, exporter: Option<String>) {
+        if let Some(entry) = self.entries.get_mut(&handle).filter(|entry| entry.generation == generation) {
+            entry.exporter = Some(exporter);
+        }
     }
 
     /// Notes which dma-buf a handle has.
@@ -240,7 +298,7 @@ impl State {
             .map(|(handle, entry)| HandleEntry {
                 handle: *handle,
                 references: entry.references,
-                origin: entry.provenance.seen().clone(),
+                origin: entry.seen.origin(|_| entry.exporter.clone().flatten()),
                 dmabuf: entry.dmabuf,
                 age: age(entry.since),
                 holders: entry.holders.iter().map(holder).collect(),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rustix::io::Errno;
 
 use super::{
-    DeviceKey, File, FramebufferKey, Machine,
+    DeviceKey, File, FramebufferKey, Machine, ObjectKey,
     arena::Idr,
     dmabuf::DmabufOps,
     file, formats,
@@ -170,6 +170,8 @@ pub(super) struct DeviceState {
     pub(super) driver: Arc<Driver>,
     pub(super) locks: Arc<DeviceLocks>,
     pub(super) framebuffers: Idr<FramebufferKey>,
+    /// Global names of objects.
+    pub(super) names: Idr<ObjectKey>,
     /// What each plane shows.
     pub(super) planes: Vec<Option<FramebufferKey>>,
     /// The current master.
@@ -188,6 +190,7 @@ impl DeviceState {
         Self {
             locks: Arc::new(locks),
             framebuffers: Idr::new(driver.first_id),
+            names: Idr::new(1),
             planes: vec![None; driver.planes],
             master: None,
             unplugged: false,

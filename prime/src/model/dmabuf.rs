@@ -64,6 +64,8 @@ pub(super) struct DmaBuf {
     /// May be mapped for writing: fixed by the first export (row I6).
     pub(super) writable: bool,
     pub(super) inode: u64,
+    /// `O_NONBLOCK`.
+    pub(super) nonblocking: bool,
     pub(super) attachments: Vec<AttachmentKey>,
     pub(super) vmaps: u32,
     /// Mapped for its own device by a first CPU access (udmabuf.c).
@@ -102,6 +104,7 @@ pub(super) fn export(
         size,
         writable,
         inode,
+        nonblocking: false,
         attachments: Vec::new(),
         vmaps: 0,
         cpu_mapped: false,

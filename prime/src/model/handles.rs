@@ -4,7 +4,7 @@
 use rustix::io::Errno;
 
 use super::{
-    DmaBufKey, FileKey, ObjectKey, dmabuf, event::EventKind, fault::FaultPoint, lock::Held, object,
+    DmaBufKey, FileKey, ObjectKey, dmabuf, event::EventKind, fault::FaultPoint, lock::Held, names, object,
     profile::SeedTrait, syscall::Syscall,
 };
 
@@ -117,8 +117,13 @@ pub(super) fn put_handle(call: &Syscall<'_>, key: ObjectKey) {
         }
     };
     if call.has(SeedTrait::WeakExportLink) {
-        if let Some(object) = call.state().objects.get_mut(key) {
+        {
+            let mut state = call.state();
+            let Some(object) = state.objects.get_mut(key) else { return };
             object.handle_count = object.handle_count.saturating_sub(1);
+            if object.handle_count == 0 {
+                names::forget(&mut state, key);
+            }
         }
         return object::put(call, key);
     }
@@ -129,6 +134,9 @@ pub(super) fn put_handle(call: &Syscall<'_>, key: ObjectKey) {
         object.handle_count -= 1;
         let last = object.handle_count == 0;
         let linked = if last { object.dma_buf.take() } else { None };
+        if last {
+            names::forget(&mut state, key);
+        }
         drop(state);
         if let Some(dmabuf) = linked {
             dmabuf::put(call, dmabuf);

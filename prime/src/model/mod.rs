@@ -47,13 +47,16 @@ mod handles;
 mod kms;
 mod lock;
 pub mod memory;
+mod names;
 mod object;
+mod plain;
 mod prime;
 mod profile;
 pub mod sg;
 mod sync;
 mod sync_file;
 mod syscall;
+mod udmabuf;
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -72,6 +75,7 @@ pub use lock::LockClass;
 pub use prime::DRIVER_OPS;
 pub use profile::{Profile, SeedTrait};
 pub use sync_file::{SyncFile, SyncFileInfo};
+pub use udmabuf::UdmabufMemory;
 
 use arena::{Key, Slab};
 use attachment::{Attachment, MappedTable, PrimeAttachment};

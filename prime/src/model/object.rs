@@ -33,6 +33,8 @@ pub(super) struct Object {
     pub(super) device: DeviceKey,
     pub(super) kref: u32,
     pub(super) handle_count: u32,
+    /// Its global name (`GEM_FLINK`).
+    pub(super) name: Option<u32>,
     /// Bytes; whole pages.
     pub(super) size: u64,
     /// Its pages; an import has none of its own.
@@ -55,6 +57,7 @@ impl Object {
             device,
             kref: 1,
             handle_count: 0,
+            name: None,
             size,
             memory: None,
             import_attach: None,

@@ -61,7 +61,6 @@ impl<C: Contract> Contract for Denied<C> {
             sync_files: caps.sync_files && !self.denials.sync_files,
             modifiers: caps.modifiers && !self.denials.modifiers,
             empty_lease: caps.empty_lease && !self.denials.empty_lease,
-            kernel: caps.kernel,
         }
     }
 

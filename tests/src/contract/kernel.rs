@@ -20,6 +20,7 @@ use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::CapabilitySet;
 
+use super::slots::Slots;
 use super::sys::{self, Mapping};
 use super::{
     Answer, Caps, Census, Contract, Device, Dumb, Fb2, FbInfo, Fd, FdArg, File, Map, Memory, Node, PAGE,
@@ -27,42 +28,6 @@ use super::{
 };
 use crate::debugfs::DebugDevice;
 use crate::drm_node::DrmNode;
-
-/// Values behind slot numbers; the lowest free number is given out first.
-#[derive(Debug)]
-struct Slots<T> {
-    kind: &'static str,
-    values: Vec<Option<T>>,
-}
-
-impl<T> Slots<T> {
-    fn new(kind: &'static str) -> Slots<T> {
-        Slots { kind, values: Vec::new() }
-    }
-
-    fn insert(&mut self, value: T) -> u16 {
-        let free = self.values.iter().position(Option::is_none).unwrap_or(self.values.len());
-        if free == self.values.len() {
-            self.values.push(None);
-        }
-        self.values[free] = Some(value);
-        free as u16
-    }
-
-    fn get(&self, slot: u16) -> &T {
-        match self.values.get(usize::from(slot)) {
-            Some(Some(value)) => value,
-            _ => panic!("{} {slot} is closed", self.kind),
-        }
-    }
-
-    fn take(&mut self, slot: u16) -> T {
-        match self.values.get_mut(usize::from(slot)).and_then(Option::take) {
-            Some(value) => value,
-            None => panic!("{} {slot} is closed", self.kind),
-        }
-    }
-}
 
 /// A descriptor of a DRM node, for the `drm` crate's mode-setting calls.
 #[derive(Debug)]
@@ -187,7 +152,7 @@ fn bufinfo() -> Result<(u64, u64)> {
 
 impl Contract for Kernel {
     fn caps(&self) -> Caps {
-        Caps { closefb: true, sync_files: true, modifiers: true, empty_lease: true, kernel: true }
+        Caps { closefb: true, sync_files: true, modifiers: true, empty_lease: true }
     }
 
     fn limit_fds(&mut self, free: Option<usize>) {
@@ -222,10 +187,10 @@ impl Contract for Kernel {
 
     fn close_everything(&mut self) {
         self.limit_fds(None);
-        self.maps.values.clear();
-        self.fds.values.clear();
-        self.syncs.values.clear();
-        self.files.values.clear();
+        self.maps.clear();
+        self.fds.clear();
+        self.syncs.clear();
+        self.files.clear();
     }
 
     fn set_admin(&mut self, on: bool) -> Answer<()> {
@@ -241,7 +206,9 @@ impl Contract for Kernel {
     }
 
     fn open(&mut self, device: Device, node: Node) -> Answer<File> {
-        let path = self.nodes.get(&(device, node)).ok_or(Errno::NOENT)?;
+        // A node that the device does not have is asked for all the same: there are answers that come before ENOENT.
+        let missing = PathBuf::from(format!("/dev/dri/no-{node:?}-node-of-{device:?}"));
+        let path = self.nodes.get(&(device, node)).unwrap_or(&missing);
         let fd = rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
         Ok(File(self.files.insert(fd)))
     }

@@ -14,7 +14,11 @@ use anyhow::{Context, Result, bail};
 use rustix::io::Errno;
 
 pub mod denied;
+pub mod differential;
 pub mod kernel;
+pub mod model;
+pub mod script;
+mod slots;
 pub mod suite;
 mod sys;
 
@@ -234,8 +238,6 @@ pub struct Caps {
     pub modifiers: bool,
     /// Leases of nothing (Linux 5.15); without them `EINVAL`.
     pub empty_lease: bool,
-    /// Whether this is the kernel: cases that need its rights, its processes or its display run on nothing else.
-    pub kernel: bool,
 }
 
 /// What is alive beyond the descriptors of the process, counted by the side itself.

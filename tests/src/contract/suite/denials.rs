@@ -10,7 +10,7 @@ cases! {
     closefb_is_there_or_an_unknown_ioctl,
     sync_files_are_there_or_enotty,
     modifiers_are_there_or_einval,
-    an_empty_lease_is_a_file_of_its_own_or_einval: kernel only, "no other side has masters and leases",
+    an_empty_lease_is_a_file_of_its_own_or_einval,
 }
 
 fn closefb_is_there_or_an_unknown_ioctl(side: &mut dyn Contract) -> Result<()> {

@@ -32,6 +32,7 @@ cases! {
     i14_only_ones_own_memory_is_mapped_by_map_dumb,
     a_duplicated_drm_fd_is_the_same_file,
     c2_every_export_joins_the_files_cache,
+    c5_closing_a_second_handle_leaves_the_first_in_the_cache,
 }
 
 fn i01_one_close_ends_any_number_of_imports(side: &mut dyn Contract) -> Result<()> {
@@ -326,4 +327,14 @@ fn c2_every_export_joins_the_files_cache(side: &mut dyn Contract) -> Result<()> 
     // Without it the render node would have got a second handle, too.
     let node = render(side)?;
     expect_equal("the render node's import", import(side, node, fd)?, 1)
+}
+
+fn c5_closing_a_second_handle_leaves_the_first_in_the_cache(side: &mut dyn Contract) -> Result<()> {
+    let file = vgem(side)?;
+    let (handle, fd) = exported(side, file)?;
+    let name = fine("GEM_FLINK", side.flink(file, handle))?;
+    let second = fine("GEM_OPEN", side.gem_open(file, name))?;
+    fine("GEM_CLOSE of the second", side.gem_close(file, second))?;
+    expect_count(side, "one handle again", fd, 3)?;
+    expect_equal("the import", import(side, file, fd)?, handle)
 }

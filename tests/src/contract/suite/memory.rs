@@ -25,7 +25,7 @@ cases! {
     igt_vgem_basic_dmabuf_mmap,
     udmabuf_mapping_honours_its_offset,
     udmabuf_shows_its_part_of_the_memory,
-    shmem_mapping_ignores_its_offset: kernel only, "a bug of the kernel's shmem helper; no other side has to repeat it",
+    shmem_mapping_ignores_its_offset,
 }
 
 const PAGES: u32 = 4;

@@ -2,7 +2,7 @@
 //!
 //! Owns the table of cases and how one is run: on fresh slots, with everything closed afterwards and the census back
 //! where it was. Names say where a case comes from: `i05_` is an invariant of the contract, `igt_` a subtest of
-//! intel-gpu-tools, ported to dumb buffers. Cases that only a kernel can answer say why in the table.
+//! intel-gpu-tools, ported to dumb buffers. Every case runs on every side.
 
 use std::time::{Duration, Instant};
 
@@ -28,31 +28,16 @@ pub type Body = fn(&mut dyn Contract) -> Result<()>;
 pub struct Case {
     /// Its name, the same on every side.
     pub name: &'static str,
-    /// Why it runs on the kernel alone, if it does.
-    pub kernel_only: Option<&'static str>,
     /// What it does.
     pub body: Body,
 }
 
-impl Case {
-    const fn new(name: &'static str, body: Body) -> Case {
-        Case { name, kernel_only: None, body }
-    }
-
-    const fn kernel(name: &'static str, reason: &'static str, body: Body) -> Case {
-        Case { name, kernel_only: Some(reason), body }
-    }
-}
-
 /// Makes the table of a theme; the name of a case is that of its function.
 macro_rules! cases {
-    ($($name:ident $(: kernel only, $reason:literal)?),* $(,)?) => {
-        pub(super) const CASES: &[$crate::contract::suite::Case] = &[
-            $(cases!(@ $name $($reason)?)),*
-        ];
+    ($($name:ident),* $(,)?) => {
+        pub(super) const CASES: &[$crate::contract::suite::Case] =
+            &[$($crate::contract::suite::Case { name: stringify!($name), body: $name }),*];
     };
-    (@ $name:ident) => { $crate::contract::suite::Case::new(stringify!($name), $name) };
-    (@ $name:ident $reason:literal) => { $crate::contract::suite::Case::kernel(stringify!($name), $reason, $name) };
 }
 use cases;
 
