@@ -218,7 +218,7 @@ impl DmabufFd {
         })?;
         let hold = Vma { machine: self.machine.clone(), dmabuf: self.key, object };
         let mapping = memory.map(start, len, access).map_err(|err| errno_of(&err))?;
-        Ok(DmabufMap { mapping, hold: hold })
+        Ok(DmabufMap { mapping, _hold: hold })
     }
 
     /// `DMA_BUF_IOCTL_SYNC`. Waits for the buffer's fences at the begin of an access, however long that takes.
@@ -347,13 +347,13 @@ impl Drop for Vma {
 pub struct DmabufMap {
     // Dropped in this order: the bytes go before what holds them.
     mapping: Mapping,
-    hold: Vma,
+    _hold: Vma,
 }
 
 impl DmabufMap {
     #[cfg(test)]
     pub(super) fn object(&self) -> Option<ObjectKey> {
-        self.hold.object
+        self._hold.object
     }
 
     /// The bytes.

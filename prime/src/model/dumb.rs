@@ -84,7 +84,7 @@ impl File {
         })?;
         let hold = Vma { machine: self.device().machine.clone(), file: self.key(), object };
         let mapping = memory.map(0, len, Access::ReadWrite).map_err(|err| errno_of(&err))?;
-        Ok(DumbMap { mapping, hold: hold })
+        Ok(DumbMap { mapping, _hold: hold })
     }
 
     /// `DESTROY_DUMB`, which closes any handle.
@@ -148,13 +148,13 @@ impl Drop for Vma {
 pub struct DumbMap {
     // Dropped in this order: the bytes go before what holds them.
     mapping: Mapping,
-    hold: Vma,
+    _hold: Vma,
 }
 
 impl DumbMap {
     #[cfg(test)]
     pub(super) fn object(&self) -> ObjectKey {
-        self.hold.object
+        self._hold.object
     }
 
     /// The bytes.
