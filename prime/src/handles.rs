@@ -19,7 +19,7 @@ use std::{
     num::NonZeroU32,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -31,6 +31,7 @@ use crate::{
     dmabuf::{DmabufId, DmabufStat},
     exporter,
     ledger::{Clock, DescriptorEntry, FramebufferEntry, HandleEntry, Ledger, Owner},
+    model::sync::{self, Mutex, MutexGuard},
     origin::{self, Export, Origin, Seen},
 };
 
@@ -76,7 +77,7 @@ struct Shared {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         // No code that can panic runs between two changes that belong together.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        sync::lock(&self.state)
     }
 
     /// Strikes an entry whose handle somebody else closed. Its references keep their generation, count no more, and will

@@ -73,6 +73,8 @@ pub struct Memory {
     access: Access,
     /// The memory's own file description. It is never handed out, and holds no lock.
     file: OnceLock<Arc<OwnedFd>>,
+    /// The next lock byte: no two descriptors of one memfd have the same.
+    next_byte: AtomicU64,
 }
 
 /// What a descriptor lets its holder do with the bytes.
@@ -89,7 +91,14 @@ impl Memory {
     #[must_use]
     pub fn new(size: u64, placement: Placement, frames: &Frames) -> Self {
         let first_frame = frames.set_aside(pages_of(size));
-        Self { size, first_frame, placement, access: Access::ReadWrite, file: OnceLock::new() }
+        Self {
+            size,
+            first_frame,
+            placement,
+            access: Access::ReadWrite,
+            file: OnceLock::new(),
+            next_byte: AtomicU64::new(0),
+        }
     }
 
     /// Takes somebody else's memfd as memory, through a duplicate of its descriptor.
@@ -229,8 +238,6 @@ struct OutsideState {
     probe: Option<Arc<OwnedFd>>,
     /// The lock byte of each description that left and was alive when last asked, ascending.
     bytes: Vec<u64>,
-    /// The next lock byte.
-    next: u64,
     /// How many entries `bytes` may have before the next departure asks who is still alive.
     ask_at: usize,
     keep: bool,
@@ -272,13 +279,13 @@ impl Outside {
         let mode = if self.access == Access::ReadWrite { OFlags::RDWR } else { OFlags::RDONLY };
         let path = format!("/proc/self/fd/{}", probe.as_raw_fd());
         let fd = rustix::fs::open(path, mode | OFlags::CLOEXEC, Mode::empty())?;
-        let byte = state.next;
+        let byte = memory.next_byte.fetch_add(1, Ordering::Relaxed);
         sys::lock_byte(fd.as_fd(), byte)?;
         if state.keep {
             state.kept = Some(sys::dup(fd.as_fd())?);
         }
         state.probe.get_or_insert_with(|| Arc::clone(probe));
-        state.next += 1;
+        // Ascending: the lock has been held since the byte was taken.
         state.bytes.push(byte);
         Ok(fd)
     }

@@ -53,7 +53,7 @@ mod plain;
 mod prime;
 mod profile;
 pub mod sg;
-mod sync;
+pub(crate) mod sync;
 mod sync_file;
 mod syscall;
 mod udmabuf;

@@ -146,6 +146,21 @@ fn each_descriptor_is_counted_for_itself() {
 }
 
 #[test]
+fn two_dmabufs_of_one_memory_are_counted_apart() {
+    let memory = memory(1);
+    let (one, two) = (Outside::new(Access::ReadWrite), Outside::new(Access::ReadOnly));
+    let first = one.hand_out(&memory).unwrap();
+    let second = two.hand_out(&memory).unwrap();
+    let third = one.hand_out(&memory).unwrap();
+    assert_eq!((one.alive(), two.alive()), (2, 1));
+    drop(second);
+    settles(&two, 0);
+    assert_eq!(one.alive(), 2);
+    drop((first, third));
+    settles(&one, 0);
+}
+
+#[test]
 fn the_dead_are_forgotten_without_being_asked_after() {
     let memory = memory(1);
     let outside = Outside::new(Access::ReadWrite);
