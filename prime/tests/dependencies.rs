@@ -22,9 +22,12 @@ fn has(tree: &str, package: &str) -> bool {
 fn smithay_comes_only_with_its_feature() {
     let default = tree(&[]);
     assert!(has(&default, "drm-ffi"), "{default}");
-    for package in ["smithay", "wayland-server", "wayland-client", "gbm", "drm"] {
+    // Not for the crate's own tests and examples either.
+    for package in ["smithay", "wayland-server", "wayland-client", "gbm"] {
         assert!(!has(&default, package), "{package} by default:\n{default}");
     }
+    let used = tree(&["--edges", "normal"]);
+    assert!(has(&used, "drm-ffi") && !has(&used, "drm"), "{used}");
     let with_smithay = tree(&["--features", "smithay"]);
     assert!(has(&with_smithay, "smithay"), "{with_smithay}");
     assert!(!has(&with_smithay, "gbm"), "the exporter needs no gbm:\n{with_smithay}");

@@ -1,8 +1,13 @@
 //! The programs of `examples/`, run as anybody would: the small compositor with real clients, and the probe.
 //!
-//! Owns starting them. What reaches the display is judged by the demo's checker, which asks the kernel only.
+//! Owns starting them. What reaches the display is judged by the demo's checker, which asks the kernel only; what the
+//! probe must find is known from the source of vkms.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -10,6 +15,7 @@ use primeway_tests::check::{Subject, check_kernel};
 use primeway_tests::debugfs::DebugDevice;
 use primeway_tests::drm_node::DrmNode;
 use primeway_tests::session::{RunningClient, sibling_program};
+use serde_json::{Value, json};
 
 const EMBED: &str = include_str!("../../../compositor/examples/embed.rs");
 const SOCKET: &str = "wayland-embed";
@@ -70,5 +76,76 @@ pub fn weston_is_scanned_out_by_the_small_compositor() -> Result<()> {
     drop((clients, embed));
     let left = device.framebuffers()?;
     ensure!(left.iter().all(|framebuffer| framebuffer.allocated_by != "embed"), "{left:?}");
+    Ok(())
+}
+
+/// How the probe ended, and what it printed to standard output and standard error.
+fn probe(command: &mut Command) -> Result<(bool, String, String)> {
+    let output = command.output().context("probe")?;
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).context("not UTF-8");
+    Ok((output.status.success(), text(output.stdout)?, text(output.stderr)?))
+}
+
+/// The matrix of vkms has the cells that the kernel's source says, and probing leaves the planes alone.
+pub fn the_probe_finds_the_matrix() -> Result<()> {
+    let (program, card) = (program("probe")?, DrmNode::of_driver("vkms")?.path().to_owned());
+    let device = DebugDevice::of_driver("vkms")?;
+    let before = device.planes()?;
+    let (good, text, err) = probe(Command::new(&program).arg("--json").arg(&card))?;
+    ensure!(good, "{err}");
+    let found: Value = serde_json::from_str(&text).context("not JSON")?;
+    ensure!(found["device"]["driver"] == "vkms", "{found}");
+    for exporter in ["own", "vgem", "udmabuf", "heap:system"] {
+        for format in ["XR24", "AR24", "RG16", "NV12", "P010"] {
+            let cell = &found["formats"][format][exporter];
+            ensure!(cell["import"] == "ok" && cell["addfb2"] == "ok", "{format} of {exporter}: {cell}");
+            let planes = cell["test"].as_array().context("no plane was asked")?;
+            ensure!(
+                planes.len() == before.len() && planes.iter().all(|plane| plane["result"] == "ok"),
+                "{cell}"
+            );
+        }
+        // vkms has neither.
+        for format in ["XR30", "YUYV"] {
+            let wanted = json!({"import": "ok", "addfb2": "EINVAL", "test": null});
+            ensure!(found["formats"][format][exporter] == wanted, "{}", found["formats"][format]);
+        }
+    }
+    let (good, text, err) = probe(&mut Command::new(&program))?;
+    ensure!(good, "{err}");
+    let row = text.lines().find(|line| line.starts_with("NV12")).with_context(|| text.clone())?;
+    let all = format!("ok ok {0}/{0}", before.len());
+    ensure!(row.matches(&all).count() == 4, "{text}");
+    ensure!(device.planes()? == before, "the display has changed");
+    ensure!(device.framebuffers()?.iter().all(|framebuffer| framebuffer.allocated_by != "probe"));
+    Ok(())
+}
+
+/// Every way not to have a display device is told apart.
+pub fn the_probe_says_what_is_missing() -> Result<()> {
+    let (program, card) = (program("probe")?, DrmNode::of_driver("vkms")?.path().to_owned());
+    let mut user = Command::new(&program);
+    std::fs::set_permissions(&card, Permissions::from_mode(0o600)).context("cannot close the card node")?;
+    user.uid(1000).gid(1000).arg(&card);
+    let mut empty = Command::new("unshare");
+    empty.args(["--mount", "sh", "-c", "mount -t tmpfs none /dev/dri && exec \"$0\""]).arg(&program);
+    let mut vgem = Command::new(&program);
+    vgem.arg(DrmNode::of_driver("vgem")?.path());
+    let (mut null, mut absent, mut wrong) =
+        (Command::new(&program), Command::new(&program), Command::new(&program));
+    null.arg("/dev/null");
+    absent.arg("/dev/dri/card99");
+    wrong.arg("--jsn");
+    for (command, words) in [
+        (&mut user, "permission denied"),
+        (&mut empty, "no DRM device here"),
+        (&mut vgem, "no planes"),
+        (&mut null, "is no DRM device"),
+        (&mut absent, "no such device"),
+        (&mut wrong, "unknown argument --jsn"),
+    ] {
+        let (good, text, err) = probe(command)?;
+        ensure!(!good && text.is_empty() && err.contains(words), "{words}: {text}{err}");
+    }
     Ok(())
 }

@@ -1,5 +1,5 @@
 //! drm-prime inside somebody else's compositor, on the lab's kernel: smithay's own `DrmCompositor` with this
-//! crate's exporter and with smithay's own, and the example compositor under the demo's checker.
+//! crate's exporter and with smithay's own, the example compositor under the demo's checker, and the probe.
 //!
 //! Owns the cases; a bare output of smithay is in `output`, the programs of `examples/` in `example`.
 
@@ -22,7 +22,9 @@ const CASES: &[Case] = &[
     ("a_swapchain_of_vgem_is_shown_on_vkms", gbm::a_swapchain_of_another_device),
     ("refusals_reach_the_embedder", scanout::refusals_reach_the_embedder),
     ("framebuffers_and_handles_go_with_their_buffers", scanout::nothing_is_left_behind),
+    ("the_probe_finds_the_matrix", example::the_probe_finds_the_matrix),
     ("weston_is_scanned_out_by_the_small_compositor", example::weston_is_scanned_out_by_the_small_compositor),
+    ("the_probe_says_what_is_missing", example::the_probe_says_what_is_missing),
 ];
 
 fn main() -> ExitCode {
