@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::clients::LimitArg;
+pub use crate::render::choice::Renderer;
 
 /// A Wayland compositor built around dma-buf, PRIME and display planes.
 #[derive(Debug, Parser)]
@@ -29,6 +30,14 @@ pub struct Cli {
     /// Attach the writeback connectors, so that `primeway ctl capture --writeback` can read back what is shown.
     #[arg(long)]
     pub writeback: bool,
+
+    /// What composites that no plane shows.
+    #[arg(long, value_enum, default_value_t = Renderer::Auto)]
+    pub renderer: Renderer,
+
+    /// DRM node that OpenGL ES draws on [default: the display's GPU, else the first one].
+    #[arg(long, value_name = "NODE")]
+    pub render_node: Option<PathBuf>,
 
     /// Size of the headless output in pixels.
     #[arg(long, value_name = "WIDTHxHEIGHT", default_value = "1024x768", value_parser = parse_size)]

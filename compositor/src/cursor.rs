@@ -3,7 +3,6 @@
 //! It owns the picture. Whether a cursor plane shows it or composition draws it is decided with the frame.
 
 use smithay::backend::renderer::element::Id;
-use smithay::backend::renderer::pixman::PixmanTexture;
 use smithay::backend::renderer::utils::CommitCounter;
 use smithay::input::pointer::{CursorImageAttributes, CursorImageStatus};
 use smithay::utils::{IsAlive, Physical, Point, Rectangle, Size};
@@ -11,7 +10,7 @@ use smithay::wayland::compositor::with_states;
 
 use crate::lock;
 use crate::output::layers;
-use crate::render::{LayerElement, Painter, image};
+use crate::render::{LayerElement, Painter, Texture};
 
 /// Side of the square that a cursor plane shows, in pixels.
 pub const PLANE_SIZE: u32 = 64;
@@ -45,7 +44,7 @@ impl CursorLayer {
 #[derive(Debug)]
 pub struct Cursor {
     status: CursorImageStatus,
-    arrow: Option<(Id, PixmanTexture)>,
+    arrow: Option<(Id, Texture)>,
 }
 
 impl Default for Cursor {
@@ -89,8 +88,7 @@ impl Cursor {
             }
             _ => {
                 if self.arrow.is_none() {
-                    let image = image::from_argb(&arrow(), ARROW.0, ARROW.1)?;
-                    self.arrow = Some((Id::new(), PixmanTexture::from(image)));
+                    self.arrow = Some((Id::new(), painter.picture(&arrow(), ARROW.into())?));
                 }
                 let (id, texture) = self.arrow.as_ref()?;
                 let place = Rectangle::from_size(ARROW.into());

@@ -12,10 +12,8 @@ use calloop::generic::Generic;
 use calloop::signals::{Signal, Signals};
 use calloop::timer::{TimeoutAction, Timer};
 use calloop::{EventLoop, Interest, LoopHandle, Mode, PostAction, RegistrationToken};
-use drm_fourcc::DrmFourcc;
-use primeway_protocols::linux_dmabuf::{
-    DmabufFeedbackBuilder, DmabufFormat, LinuxDmabufState, MOD_INVALID, MOD_LINEAR, TrancheFlags,
-};
+use drm_fourcc::{DrmFourcc, DrmModifier};
+use primeway_protocols::linux_dmabuf::{DmabufFeedbackBuilder, DmabufFormat, LinuxDmabufState, TrancheFlags};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use smithay::backend::session::libseat::LibSeatSession;
 use smithay::reexports::wayland_server::{Display, DisplayHandle, ListeningSocket};
@@ -27,7 +25,7 @@ use crate::clients::{Clients, Limits};
 use crate::ctl::server::CtlServer;
 use crate::input::Input;
 use crate::output::OutputState;
-use crate::render::Painter;
+use crate::render::{Painter, choice};
 use crate::shell::Shell;
 use crate::state::{DmabufPart, Protocols, Runtime, State};
 
@@ -118,7 +116,8 @@ pub fn start(
     let seat = protocols.seat.new_wl_seat(display, "seat0");
     let input = Input::new(seat).map_err(|err| anyhow!("no keymap: {err}"))?;
     let limits = Limits::with(&cli.limits);
-    let mut dmabuf = dmabuf_part(display, &backend)?;
+    let painter = choice::choose(cli.renderer, cli.render_node.as_deref(), &mut backend)?;
+    let mut dmabuf = dmabuf_part(display, &mut backend, &painter)?;
     let quota = |limit: u64| usize::try_from(limit).unwrap_or(usize::MAX);
     dmabuf.global.set_quotas(quota(limits.params), quota(limits.pending));
     let states: Vec<OutputState> = match &mut backend {
@@ -136,7 +135,7 @@ pub fn start(
     };
     let mut state = State {
         backend,
-        painter: Painter::new()?,
+        painter,
         protocols,
         dmabuf,
         shell: Shell::default(),
@@ -165,36 +164,43 @@ pub(crate) fn output_state(kms: &Kms, id: OutputId) -> Option<OutputState> {
     Some(OutputState::new(info.name, id, info.size, info.physical_mm, info.refresh))
 }
 
-/// linux-dmabuf: what the CPU can composite is advertised, since a plane may always be refused; of that, what planes
-/// take goes into the scanout tranche.
-fn dmabuf_part(display: &DisplayHandle, backend: &Backend) -> anyhow::Result<DmabufPart> {
-    let pair = |fourcc: DrmFourcc, modifier| DmabufFormat { fourcc: fourcc as u32, modifier };
-    let formats: Vec<DrmFourcc> = drm_prime::format::all()
-        .iter()
-        .filter_map(|info| DrmFourcc::try_from(info.fourcc).ok())
-        .filter(|f| Painter::can_composite(*f))
-        .collect();
-    let both = |f: &DrmFourcc| [pair(*f, MOD_LINEAR), pair(*f, MOD_INVALID)];
-    let all: Vec<DmabufFormat> = formats.iter().flat_map(both).collect();
-    let Backend::Kms(kms) = backend else {
+/// linux-dmabuf: what can be composited is advertised, since a plane may always be refused; of that, what planes take
+/// goes into the scanout tranche.
+fn dmabuf_part(
+    display: &DisplayHandle,
+    backend: &mut Backend,
+    painter: &Painter,
+) -> anyhow::Result<DmabufPart> {
+    let formats = painter.formats();
+    let pair = |(fourcc, modifier): (DrmFourcc, DrmModifier)| DmabufFormat {
+        fourcc: fourcc as u32,
+        modifier: modifier.into(),
+    };
+    let all: Vec<DmabufFormat> = formats.iter().copied().map(pair).collect();
+    let kms = backend.kms();
+    // Clients allocate best on what composites, which is where most of their frames go.
+    let main = painter.device().or(kms.as_ref().map(|kms| kms.device_id()));
+    let Some(main) = main else {
         // No device to name: version 3, formats and modifiers as events.
         let global = LinuxDmabufState::new::<State>(display, all, None);
         return Ok(DmabufPart { global, scanout_feedback: None, dying: Vec::new() });
     };
-    let device = kms.device_id();
-    let plane_formats = kms.scanout_formats();
-    let scanout: Vec<DmabufFormat> =
-        formats.iter().filter(|f| plane_formats.contains(f)).map(|f| pair(*f, MOD_LINEAR)).collect();
-    let default = DmabufFeedbackBuilder::new(device, all.iter().copied())
+    let default = DmabufFeedbackBuilder::new(main, all.iter().copied())
         .build()
         .context("no memory for the format table")?;
-    let scanout_feedback = DmabufFeedbackBuilder::new(device, all.iter().copied())
-        .add_tranche(device, TrancheFlags::Scanout, scanout)
-        .share_table(&default)
-        .build()
-        .context("no memory for the format table")?;
+    let mut scanout_feedback = None;
+    if let Some(kms) = kms {
+        let planes = kms.scanout_formats();
+        let both = formats.iter().copied().filter(|f| planes.contains(f) && f.1 != DrmModifier::Invalid);
+        let feedback = DmabufFeedbackBuilder::new(main, all.iter().copied())
+            .add_tranche(kms.device_id(), TrancheFlags::Scanout, both.map(pair))
+            .share_table(&default)
+            .build()
+            .context("no memory for the format table")?;
+        scanout_feedback = Some(feedback);
+    }
     let global = LinuxDmabufState::new::<State>(display, all, Some(default));
-    Ok(DmabufPart { global, scanout_feedback: Some(scanout_feedback), dying: Vec::new() })
+    Ok(DmabufPart { global, scanout_feedback, dying: Vec::new() })
 }
 
 fn listen(handle: &LoopHandle<'static, State>, name: Option<&str>) -> anyhow::Result<String> {

@@ -24,6 +24,9 @@ pub struct Stats {
     /// The display device.
     #[serde(default)]
     pub device: Device,
+    /// What composites.
+    #[serde(default)]
+    pub renderer: Renderer,
     /// The outputs that are on.
     #[serde(default)]
     pub outputs: Vec<Output>,
@@ -50,6 +53,26 @@ pub struct Device {
     /// Whether the session is the one that the user sees.
     #[serde(default)]
     pub active: Option<bool>,
+}
+
+/// What composites.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct Renderer {
+    /// `pixman` or `gles`.
+    #[serde(default)]
+    pub name: String,
+    /// What the GL driver calls itself.
+    #[serde(default)]
+    pub driver: Option<String>,
+    /// The node that GL draws on.
+    #[serde(default)]
+    pub node: Option<PathBuf>,
+    /// Whether the CPU draws.
+    #[serde(default)]
+    pub software: bool,
+    /// Whether every composited frame is copied once more.
+    #[serde(default)]
+    pub reads_back: bool,
 }
 
 /// An output and its planes.

@@ -64,6 +64,15 @@ impl Compositor {
         Compositor::start_as(None, name, environment)
     }
 
+    /// The same with more on its command line.
+    ///
+    /// # Errors
+    ///
+    /// As [`Compositor::start`].
+    pub fn start_with(name: &str, arguments: &[&str]) -> Result<Compositor> {
+        Compositor::launch(None, name, &[], arguments)
+    }
+
     /// The same as another user, in that user's runtime folder. Links in the runtime folder of this process make
     /// its sockets reachable by the same names.
     ///
@@ -71,6 +80,15 @@ impl Compositor {
     ///
     /// As [`Compositor::start`].
     pub fn start_as(user: Option<u32>, name: &str, environment: &[(&str, &str)]) -> Result<Compositor> {
+        Compositor::launch(user, name, environment, &[])
+    }
+
+    fn launch(
+        user: Option<u32>,
+        name: &str,
+        environment: &[(&str, &str)],
+        arguments: &[&str],
+    ) -> Result<Compositor> {
         let program = sibling_program("primeway")?;
         let display = format!("wayland-{name}");
         let log = artefacts().join(format!("{name}.log"));
@@ -78,6 +96,7 @@ impl Compositor {
         let mut command = Command::new(&program);
         command
             .args(["--backend", "kms", "--writeback", "--socket", &display])
+            .args(arguments)
             .envs(environment.iter().copied())
             .env_remove("WAYLAND_DISPLAY")
             .stdin(Stdio::null())

@@ -27,7 +27,7 @@ pub struct Stage {
     pub clients: Vec<RunningClient>,
     /// Under test.
     pub compositor: Compositor,
-    name: &'static str,
+    name: String,
 }
 
 /// What the clients draw; every pixel differs from its neighbours.
@@ -42,8 +42,18 @@ impl Stage {
     /// # Errors
     ///
     /// When it does not get ready.
-    pub fn start(name: &'static str) -> Result<Stage> {
-        Ok(Stage { clients: Vec::new(), compositor: Compositor::start(name, &[])?, name })
+    pub fn start(name: &str) -> Result<Stage> {
+        Stage::start_with(name, &[])
+    }
+
+    /// The same with more on the compositor's command line.
+    ///
+    /// # Errors
+    ///
+    /// When it does not get ready.
+    pub fn start_with(name: &str, arguments: &[&str]) -> Result<Stage> {
+        let compositor = Compositor::start_with(name, arguments)?;
+        Ok(Stage { clients: Vec::new(), compositor, name: name.to_owned() })
     }
 
     /// Starts a still client and waits until it is on the screen; returns its index.

@@ -11,8 +11,9 @@ mod headless_support;
 
 use std::time::{Duration, Instant};
 
-use crate::headless_support::Server;
 use crate::headless_support::client::{Buffer, Client, Event, Popup, Window};
+use crate::headless_support::{Server, blend_tolerance, renderer, run_again_with_gles};
+use primeway::cli::Renderer;
 use primeway_tests::picture::Pattern;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
@@ -438,11 +439,17 @@ fn check(server: &Server) -> Result<(), TestCaseError> {
     for y in 0..OUTPUT.1 {
         for x in 0..OUTPUT.0 {
             let (planes, copy) = (shown.at(x, y), composited.at(x, y));
-            prop_assert_eq!(planes, copy, "planes and composition at {},{}", x, y);
+            let near = planes.iter().zip(copy).all(|(p, c)| p.abs_diff(c) <= stacked_tolerance());
+            prop_assert!(near, "planes {planes:?} and composition {copy:?} at {x},{y}");
             prop_assert_eq!(planes, again.at(x, y), "back on planes at {},{}", x, y);
         }
     }
     Ok(())
+}
+
+/// Planes are blended by Pixman here, whatever composites; each of some layers may be rounded the other way.
+fn stacked_tolerance() -> u8 {
+    2 * blend_tolerance()
 }
 
 fn copy_everything(server: &Server, on: bool) {
@@ -514,7 +521,12 @@ fn case(ops: &[(bool, Op)]) -> Result<(), TestCaseError> {
 
 #[test]
 fn random_requests_leave_nothing_wrong_and_nothing_behind() {
-    let config = Config { cases: 64, failure_persistence: None, max_shrink_iters: 60, ..Config::default() };
+    let gles = renderer() == Renderer::Gles;
+    let cases = if gles { 24 } else { 64 };
+    let config = Config { cases, failure_persistence: None, max_shrink_iters: 60, ..Config::default() };
     let ops = prop::collection::vec((any::<bool>(), op()), 8..40);
     TestRunner::new(config).run(&ops, |ops| case(&ops)).unwrap();
+    if !gles {
+        run_again_with_gles();
+    }
 }

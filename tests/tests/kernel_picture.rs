@@ -12,33 +12,68 @@ use primeway_tests::crc::{Layer, Scene};
 use primeway_tests::debugfs::DebugDevice;
 use primeway_tests::drm_node::DrmNode;
 use primeway_tests::format::Format;
-use primeway_tests::kernel_cases::{self, Case};
+use primeway_tests::kernel_cases::{self, Case, NamedCase};
 use primeway_tests::kms_master::KmsMaster;
 use primeway_tests::picture::Picture;
 use primeway_tests::stage::{Stage, background, layer, noise, note_figure, place};
 
-const CASES: &[Case] = &[
-    ("kernel_crc_is_the_model", kernel_crc_is_the_model),
-    ("xrgb_full_screen_is_exact", xrgb_full_screen_is_exact),
+/// A case for one of the renderers.
+type CaseOf = (&'static str, fn(Renderer) -> Result<()>);
+
+/// What is composited at least in part, which both renderers must show alike.
+const COMPOSITED: &[CaseOf] = &[
     ("xrgb_windows_are_exact", xrgb_windows_are_exact),
-    ("nv12_scanned_out_is_near_the_reference", || yuv_scanned_out("NV12")),
-    ("p010_scanned_out_is_near_the_reference", || yuv_scanned_out("P010")),
-    ("nv12_composited_is_near_the_reference", || yuv_composited("NV12")),
-    ("p010_composited_is_near_the_reference", || yuv_composited("P010")),
-    ("argb_overlay_blends", argb_overlay_blends),
+    ("nv12_composited_is_near_the_reference", |r| composited(r, "NV12", "vgem")),
+    ("p010_composited_is_near_the_reference", |r| composited(r, "P010", "vkms")),
+    // GLES reads the display's own memory without a copy, and the memory of others through the CPU.
+    ("xrgb_of_the_display_composited_is_exact", |r| composited(r, "XR24", "vkms")),
     ("argb_composited_blends", argb_composited_blends),
     ("y_invert_is_upright", y_invert_is_upright),
     ("overlapping_windows_stack_in_order", overlapping_windows_stack_in_order),
-    ("subsurface_lies_over_its_parent", subsurface_lies_over_its_parent),
-    ("popups_lie_over_their_windows", || popup_lies_over_its_window("popup", "vgem")),
-    ("composited_popups_lie_over_their_windows", || popup_lies_over_its_window("popup-shm", "shm")),
+    ("composited_popups_lie_over_their_windows", |r| popup_lies_over_its_window(r, "popup-shm", "shm")),
     ("viewport_scales", viewport_scales),
-    ("memory_of_gbm_is_scanned_out", memory_of_gbm_is_scanned_out),
     ("stacking_with_an_overlay_created_first", stacking_with_an_overlay_created_first),
 ];
 
+/// What planes show, whatever composites the background.
+const SCANNED_OUT: &[Case] = &[
+    ("kernel_crc_is_the_model", kernel_crc_is_the_model),
+    ("xrgb_full_screen_is_exact", xrgb_full_screen_is_exact),
+    ("nv12_scanned_out_is_near_the_reference", || yuv_scanned_out("NV12")),
+    ("p010_scanned_out_is_near_the_reference", || yuv_scanned_out("P010")),
+    ("argb_overlay_blends", argb_overlay_blends),
+    ("subsurface_lies_over_its_parent", subsurface_lies_over_its_parent),
+    ("popups_lie_over_their_windows", || popup_lies_over_its_window(PIXMAN, "popup", "vgem")),
+    ("memory_of_gbm_is_scanned_out", memory_of_gbm_is_scanned_out),
+];
+
+const PIXMAN: Renderer = Renderer("pixman");
+const GLES: Renderer = Renderer("gles");
+
+/// What composites in the primeway under test.
+#[derive(Clone, Copy)]
+struct Renderer(&'static str);
+
+impl Renderer {
+    /// Starts a compositor with it.
+    fn stage(self, name: &str) -> Result<Stage> {
+        let mut stage = Stage::start_with(&format!("{}-{name}", self.0), &["--renderer", self.0])?;
+        let renderer = stage.stats()?.renderer;
+        ensure!(renderer.name == self.0 && !renderer.reads_back, "composited by {renderer:?}");
+        Ok(stage)
+    }
+}
+
 fn main() -> ExitCode {
-    kernel_cases::run(env!("CARGO_CRATE_NAME"), CASES)
+    let mut cases: Vec<NamedCase> = Vec::new();
+    for renderer in [PIXMAN, GLES] {
+        let named = COMPOSITED
+            .iter()
+            .map(|&(name, case)| (format!("{}::{name}", renderer.0), Box::new(move || case(renderer)) as _));
+        cases.extend(named);
+    }
+    cases.extend(SCANNED_OUT.iter().map(|&(name, case)| (name.to_owned(), Box::new(case) as _)));
+    kernel_cases::run_named(env!("CARGO_CRATE_NAME"), cases)
 }
 
 /// Without a compositor: the model that the other cases rely on is what this kernel does.
@@ -101,8 +136,8 @@ fn xrgb_full_screen_is_exact() -> Result<()> {
 }
 
 /// Windows of every exporter, on planes or not, are exact; the CRC of the whole screen is the model's.
-fn xrgb_windows_are_exact() -> Result<()> {
-    let mut stage = Stage::start("xrgb-windows")?;
+fn xrgb_windows_are_exact(renderer: Renderer) -> Result<()> {
+    let mut stage = renderer.stage("xrgb-windows")?;
     let (format, size) = (Format::named("XR24")?, (190, 140));
     let allocators = ["vgem", "udmabuf", "heap", "vkms", "shm"];
     for (seed, allocator) in allocators.iter().enumerate() {
@@ -135,12 +170,12 @@ fn yuv_scanned_out(name: &str) -> Result<()> {
     stage.expect_crc(&screen, vec![layer(noise(9, 320, 240), Format::named(name)?, &surface)])
 }
 
-/// More windows than overlays: some must be converted and composited, and all must look the same.
-fn yuv_composited(name: &str) -> Result<()> {
+/// More windows than overlays: some must be composited, converted from YUV, and all must look the same.
+fn composited(renderer: Renderer, name: &str, allocator: &str) -> Result<()> {
     const WINDOWS: u32 = 7;
-    let mut stage = Stage::start(if name == "NV12" { "nv12-composited" } else { "p010-composited" })?;
+    let mut stage = renderer.stage(&format!("{name}-{allocator}-composited"))?;
     for seed in 0..WINDOWS {
-        stage.add_noise(name, seed, (140, 120), &[])?;
+        stage.add_noise(name, seed, (140, 120), &["--alloc", allocator])?;
     }
     stage.settle()?;
     let screen = stage.capture()?;
@@ -156,7 +191,8 @@ fn yuv_composited(name: &str) -> Result<()> {
     ensure!(!composited.is_empty(), "all of {WINDOWS} windows are on planes: nothing was composited");
     let worst = composited.iter().copied().fold(0.0, f64::max);
     note_figure(&format!(
-        "{name} composited in {} windows: at most {worst:.2} of 255 from the reference",
+        "{name} of {allocator}, composited by {} in {} windows: at most {worst:.2} of 255 from the reference",
+        renderer.0,
         composited.len()
     ))?;
     Ok(())
@@ -186,8 +222,8 @@ fn argb_overlay_blends() -> Result<()> {
 }
 
 /// The renderer blends as the planes do.
-fn argb_composited_blends() -> Result<()> {
-    let mut stage = Stage::start("argb-composited")?;
+fn argb_composited_blends(renderer: Renderer) -> Result<()> {
+    let mut stage = renderer.stage("argb-composited")?;
     let format = Format::named("AR24")?;
     let client = stage.add_noise("AR24", 4, (300, 200), &["--alloc", "shm"])?;
     stage.settle()?;
@@ -202,12 +238,13 @@ fn argb_composited_blends() -> Result<()> {
 }
 
 /// Y_INVERT: on a plane, and composited where there are more windows than planes.
-fn y_invert_is_upright() -> Result<()> {
+fn y_invert_is_upright(renderer: Renderer) -> Result<()> {
     const WINDOWS: u32 = 6;
-    let mut stage = Stage::start("y-invert")?;
+    let mut stage = renderer.stage("y-invert")?;
     for seed in 0..WINDOWS {
         let format = if seed % 2 == 0 { "XR24" } else { "NV12" };
-        stage.add_noise(format, seed, (160, 120), &["--y-invert"])?;
+        let allocator = if seed % 4 == 0 { "vkms" } else { "vgem" };
+        stage.add_noise(format, seed, (160, 120), &["--y-invert", "--alloc", allocator])?;
     }
     stage.settle()?;
     let screen = stage.capture()?;
@@ -219,8 +256,8 @@ fn y_invert_is_upright() -> Result<()> {
 }
 
 /// Windows that do not fit side by side: whatever is on planes and whatever is composited, the later lies above.
-fn overlapping_windows_stack_in_order() -> Result<()> {
-    let mut stage = Stage::start("overlap")?;
+fn overlapping_windows_stack_in_order(renderer: Renderer) -> Result<()> {
+    let mut stage = renderer.stage("overlap")?;
     let size = (600, 500);
     let kinds = [("vgem", "XR24"), ("udmabuf", "AR24"), ("shm", "AR24"), ("heap", "XR24")];
     for (seed, (allocator, format)) in kinds.iter().enumerate() {
@@ -269,8 +306,8 @@ fn subsurface_lies_over_its_parent() -> Result<()> {
 }
 
 /// A popup that sticks out of its window to the right and below.
-fn popup_lies_over_its_window(name: &'static str, allocator: &str) -> Result<()> {
-    let mut stage = Stage::start(name)?;
+fn popup_lies_over_its_window(renderer: Renderer, name: &str, allocator: &str) -> Result<()> {
+    let mut stage = renderer.stage(name)?;
     // The popup is half as large as its window.
     let client = stage.add_noise("XR24", 2, (300, 200), &["--alloc", allocator, "--popup", "200,150"])?;
     stage.settle()?;
@@ -324,8 +361,8 @@ fn memory_of_gbm_is_scanned_out() -> Result<()> {
 }
 
 /// vkms scales nothing, so a scaled surface is composited; its inside has the buffer's colour.
-fn viewport_scales() -> Result<()> {
-    let mut stage = Stage::start("viewport")?;
+fn viewport_scales(renderer: Renderer) -> Result<()> {
+    let mut stage = renderer.stage("viewport")?;
     let arguments = ["--pattern", "solid:ff336699", "--size", "100x80", "--viewport", "300x240"];
     let client = stage.add("scaled", &arguments)?;
     stage.settle()?;
@@ -347,9 +384,9 @@ fn viewport_scales() -> Result<()> {
 
 /// vkms blends in creation order. With an overlay below the primary plane, a window on that overlay would be
 /// hidden by the background: the picture must be right all the same.
-fn stacking_with_an_overlay_created_first() -> Result<()> {
+fn stacking_with_an_overlay_created_first(renderer: Renderer) -> Result<()> {
     let _only = lab_device("overlays=1,writeback,order=overlay+primary")?;
-    let mut stage = Stage::start("overlay-first")?;
+    let mut stage = renderer.stage("overlay-first")?;
     let client = stage.add_noise("XR24", 6, (300, 200), &[])?;
     stage.settle()?;
     let screen = stage.capture()?;

@@ -29,6 +29,8 @@ pub struct Buffers {
     imported: HashMap<WeakDmabuf, Vec<GemHandle>>,
     framebuffers: FramebufferCache<WeakDmabuf>,
     exporters: LinearExporters,
+    /// What composition draws into is exported as well.
+    share_targets: bool,
 }
 
 impl Buffers {
@@ -57,6 +59,7 @@ impl Buffers {
             imported: HashMap::new(),
             framebuffers,
             exporters: LinearExporters::default(),
+            share_targets: false,
         };
         buffers.look_at_exporters();
         buffers
@@ -65,6 +68,16 @@ impl Buffers {
     /// How the PRIME file was got, for people.
     pub fn acquisition(&self) -> &'static str {
         self.acquisition
+    }
+
+    /// Has what is drawn into from now on exported for a GPU, or no longer.
+    pub fn share_targets(&mut self, share: bool) {
+        self.share_targets = share;
+    }
+
+    /// Tells whether what is drawn into is to be exported for a GPU.
+    pub fn shares_targets(&self) -> bool {
+        self.share_targets
     }
 
     /// Looks again which DRM drivers there are: needed when a device came or went.

@@ -22,7 +22,7 @@ use smithay::backend::allocator::dmabuf::{Dmabuf, WeakDmabuf};
 
 use super::swapchain::Swapchain;
 use super::{Canvas, Flip, FrameSpec, OutputId, SubmitError};
-use crate::render::{DmabufView, image, yuv};
+use crate::render::{DmabufView, Target, image, yuv};
 use crate::state::State;
 
 /// The one output's number.
@@ -48,13 +48,13 @@ pub struct MemoryBuffer {
 enum Content {
     /// Kept by the frame that shows it.
     Client(WeakDmabuf),
-    Target(RefCell<Image<'static, 'static>>),
+    Target(RefCell<Target>),
 }
 
 impl MemoryBuffer {
     fn target(id: NonZeroU32, (width, height): (u32, u32)) -> Result<Rc<Self>, Errno> {
         let image = Image::new(FormatCode::X8R8G8B8, width as usize, height as usize, true);
-        let content = Content::Target(RefCell::new(image.map_err(|_| Errno::NOMEM)?));
+        let content = Content::Target(RefCell::new(Target::new(image.map_err(|_| Errno::NOMEM)?)));
         Ok(Rc::new(Self { id, format: DrmFourcc::Xrgb8888, content }))
     }
 
@@ -179,7 +179,7 @@ impl Headless {
         &mut self,
         _output: OutputId,
         canvas: Canvas,
-        draw: &mut dyn FnMut(&mut Image<'static, 'static>, usize) -> bool,
+        draw: &mut dyn FnMut(&mut Target, usize) -> bool,
     ) -> Result<Rc<MemoryBuffer>, SubmitError> {
         if canvas == Canvas::Cursor {
             return Err(SubmitError::Failed(Errno::NODEV));
@@ -189,7 +189,7 @@ impl Headless {
             |target| Rc::strong_count(target) == 1,
             || MemoryBuffer::target(id, size),
             |target, age| match &target.content {
-                Content::Target(image) => draw(&mut image.borrow_mut(), age),
+                Content::Target(target) => draw(&mut target.borrow_mut(), age),
                 Content::Client(_) => false,
             },
         );
@@ -257,7 +257,7 @@ impl Headless {
                 out.composite32(Operation::Over, image, None, at, (0, 0), (dst.x, dst.y), size);
             };
             match &buffer.content {
-                Content::Target(target) => place(&mut out, &target.borrow()),
+                Content::Target(target) => place(&mut out, &target.borrow().image),
                 Content::Client(dmabuf) => {
                     let dmabuf = &dmabuf.upgrade().ok_or(crate::render::ViewError::Sync)?;
                     let view = DmabufView::new(dmabuf)?;

@@ -24,8 +24,14 @@ use std::time::Duration;
 use drm_fourcc::{DrmFourcc, DrmModifier};
 use drm_prime::scanout::{PlaneCaps, Rect, Refusal, SourceRect};
 use drm_prime::{Ledger, Owner, SharedFramebuffer};
+use smithay::backend::allocator::Buffer as _;
 use smithay::backend::allocator::dmabuf::{Dmabuf, WeakDmabuf};
 use smithay::backend::renderer::utils::CommitCounter;
+
+use crate::render::Target;
+
+/// Pixels of the buffer with which sharing is tried.
+const SHARE_EXAMPLE: (u32, u32) = (64, 64);
 
 /// Names an output for its whole life: the CRTC's object id, or a number of the backend's own.
 pub type OutputId = u32;
@@ -176,6 +182,15 @@ impl Backend {
     /// # Errors
     /// The reason, remembered for the buffer.
     pub fn framebuffer(&mut self, dmabuf: &Dmabuf, opaque: bool) -> Result<ScanoutBuffer, Refusal> {
+        let format = dmabuf.format();
+        let refusal = Refusal::Format { format: format.code, modifier: format.modifier.into() };
+        match (&*self, format.modifier) {
+            // A layout that only the GPU's driver knows, which an AddFB without a modifier would have to guess.
+            (Self::Kms(_), DrmModifier::Invalid) => return Err(refusal),
+            // Planes in memory read plain rows.
+            (Self::Headless(_), modifier) if modifier != DrmModifier::Linear => return Err(refusal),
+            _ => {}
+        }
         match self {
             Self::Kms(kms) => kms.buffers.framebuffer(dmabuf, opaque).map(ScanoutBuffer::Kms),
             Self::Headless(headless) => headless.framebuffer(dmabuf, opaque).map(ScanoutBuffer::Memory),
@@ -187,6 +202,16 @@ impl Backend {
         match self {
             Self::Kms(kms) => kms.buffers.forget(dmabuf),
             Self::Headless(headless) => headless.forget(dmabuf),
+        }
+    }
+
+    /// Shares what is drawn into with a GPU, as far as there is memory to share, if `works` says so of one example.
+    pub fn share_targets(&mut self, works: impl FnOnce(&mut Target) -> bool) {
+        if let Self::Kms(kms) = self {
+            kms.buffers.share_targets(true);
+            let example = canvas::DumbCanvas::new(&kms.buffers, SHARE_EXAMPLE, DrmFourcc::Xrgb8888);
+            let shared = example.is_ok_and(|mut canvas| works(&mut canvas.target));
+            kms.buffers.share_targets(shared);
         }
     }
 
@@ -222,7 +247,7 @@ impl Backend {
         &mut self,
         output: OutputId,
         canvas: Canvas,
-        draw: &mut dyn FnMut(&mut pixman::Image<'static, 'static>, usize) -> bool,
+        draw: &mut dyn FnMut(&mut Target, usize) -> bool,
     ) -> Result<ScanoutBuffer, SubmitError> {
         match self {
             Self::Kms(kms) => kms.compose(output, canvas, draw).map(ScanoutBuffer::Kms),

@@ -61,6 +61,8 @@ pub enum Answer {
 pub struct Stats {
     /// The display device; `None` headless.
     pub device: Option<DeviceStats>,
+    /// What composites.
+    pub renderer: RendererStats,
     /// Left to right.
     pub outputs: Vec<OutputStats>,
     /// Clients with windows.
@@ -80,6 +82,21 @@ pub struct DeviceStats {
     pub acquisition: String,
     /// Whether the session is active.
     pub active: bool,
+}
+
+/// What composites.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct RendererStats {
+    /// pixman or gles.
+    pub name: String,
+    /// The GL driver's name of itself.
+    pub driver: Option<String>,
+    /// The DRM node that GL draws on; none for a driver without a device.
+    pub node: Option<PathBuf>,
+    /// The CPU draws.
+    pub software: bool,
+    /// Every composited frame is copied once more, from the renderer's memory to the output's.
+    pub reads_back: bool,
 }
 
 /// An output.

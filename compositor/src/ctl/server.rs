@@ -19,13 +19,15 @@ use smithay::wayland::dmabuf::get_dmabuf;
 use smithay::wayland::shell::xdg::XdgToplevelSurfaceData;
 
 use super::{
-    Answer, ClientStats, DeviceStats, LedgerReport, OutputStats, PlaneStats, Request, ResourceStats, Stats,
-    SurfaceReport,
+    Answer, ClientStats, DeviceStats, LedgerReport, OutputStats, PlaneStats, RendererStats, Request,
+    ResourceStats, Stats, SurfaceReport,
 };
 use crate::backend::Backend;
 use crate::clients::ClientState;
 use crate::output::SurfaceStats;
 use crate::output::layers::SurfaceLayer;
+use crate::render::Painter;
+use crate::render::gles::Way;
 use crate::render::image::Picture;
 use crate::state::State;
 
@@ -237,7 +239,33 @@ pub fn stats(state: &mut State) -> Stats {
     let (gem_handles, framebuffers) = state.backend.resources();
     let fds = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
     let mapped = state.painter.mapped();
-    Stats { device, outputs, clients, resources: ResourceStats { gem_handles, framebuffers, fds, mapped } }
+    let renderer = renderer(&state.painter);
+    Stats {
+        device,
+        renderer,
+        outputs,
+        clients,
+        resources: ResourceStats { gem_handles, framebuffers, fds, mapped },
+    }
+}
+
+fn renderer(painter: &Painter) -> RendererStats {
+    match painter {
+        Painter::Pixman(_) => RendererStats {
+            name: "pixman".to_owned(),
+            driver: None,
+            node: None,
+            software: true,
+            reads_back: false,
+        },
+        Painter::Gles(gles) => RendererStats {
+            name: "gles".to_owned(),
+            driver: Some(gles.driver().to_owned()),
+            node: gles.node().map(Path::to_owned),
+            software: gles.is_software(),
+            reads_back: gles.way() == Way::ReadBack,
+        },
+    }
 }
 
 fn output_stats(state: &mut State, index: usize, layers: &[SurfaceLayer]) -> OutputStats {

@@ -41,10 +41,6 @@ impl LinuxDmabufHandler for State {
             }
             modifier => modifier,
         };
-        if modifier != DrmModifier::Linear {
-            tracing::debug!(modifier = u64::from(modifier), "no way to read or show the buffer");
-            return Err(ImportError::Failed);
-        }
         let files = params.planes.iter().map(|plane| memory(plane.fd.as_fd())).collect::<Option<Vec<_>>>();
         let files = files.ok_or(ImportError::Failed)?;
         let data = ClientState::of(client).ok_or(ImportError::Failed)?;
@@ -65,6 +61,12 @@ impl LinuxDmabufHandler for State {
             builder.add_plane(plane.fd, index, plane.offset, plane.stride);
         }
         let dmabuf = builder.build().ok_or(ImportError::Incomplete)?;
+        if !self.painter.takes(&dmabuf) {
+            tracing::debug!(%format, modifier = u64::from(modifier), "no way to read or show the buffer");
+            // What was tried with it is forgotten with the buffer.
+            self.painter.forget(&dmabuf.weak());
+            return Err(ImportError::Failed);
+        }
         // A buffer that the device refuses is still composited; the refusal shows up in its surface's reason.
         let label = match client.get_credentials(&self.runtime.display) {
             Ok(credentials) => format!("client {}", credentials.pid),

@@ -4,7 +4,9 @@
 //! virtio-gpu) ignore the offset of mmap and always show page 0.
 #![allow(unsafe_code)]
 
+use std::collections::HashMap;
 use std::os::fd::AsFd as _;
+use std::sync::Arc;
 
 use drm_prime::{Mapping, format};
 use smithay::backend::allocator::Buffer as _;
@@ -167,6 +169,36 @@ impl DmabufView {
             pixman::Image::from_raw_mut(code, self.width, self.height, bits, plane.stride as usize, false)
         }
         .map_err(|_| ViewError::Alignment { stride: plane.stride, offset: plane.offset })
+    }
+}
+
+/// The views of the dma-bufs that were read, one each.
+#[derive(Debug, Default)]
+pub(super) struct Views(HashMap<WeakDmabuf, Arc<DmabufView>>);
+
+impl Views {
+    /// The view of a dma-buf, made at first use.
+    ///
+    /// # Errors
+    /// See [`DmabufView::new`].
+    pub(super) fn get(&mut self, dmabuf: &Dmabuf) -> Result<Arc<DmabufView>, ViewError> {
+        let key = dmabuf.weak();
+        if let Some(view) = self.0.get(&key) {
+            return Ok(view.clone());
+        }
+        let view = Arc::new(DmabufView::new(dmabuf)?);
+        self.0.insert(key, view.clone());
+        Ok(view)
+    }
+
+    /// Drops the view of a buffer that is gone.
+    pub(super) fn forget(&mut self, dmabuf: &WeakDmabuf) {
+        self.0.remove(dmabuf);
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
     }
 }
 

@@ -4,12 +4,23 @@ use std::sync::Arc;
 
 use smithay::backend::renderer::Frame;
 use smithay::backend::renderer::element::{Element, Id, RenderElement};
+use smithay::backend::renderer::gles::{GlesError, GlesFrame, GlesRenderer, GlesTexture};
 use smithay::backend::renderer::pixman::{PixmanError, PixmanFrame, PixmanRenderer, PixmanTexture};
 use smithay::backend::renderer::utils::{CommitCounter, DamageSet, DamageSnapshot, OpaqueRegions};
 use smithay::utils::{Buffer as BufferCoords, Physical, Point, Rectangle, Scale, Size, Transform};
 
-use super::{DmabufView, Texture};
+use super::DmabufView;
+use super::gles::bind_sampler;
 use crate::output::layers::SurfaceLayer;
+
+/// A picture that one of the renderers can read.
+#[derive(Clone, Debug)]
+pub enum Texture {
+    /// For Pixman, with the client's memory that it reads from, if it is not a copy.
+    Pixman(PixmanTexture, Option<Arc<DmabufView>>),
+    /// For GLES, with the sampler object to read it through (0: none).
+    Gles(GlesTexture, u32),
+}
 
 /// A composited layer.
 #[derive(Debug)]
@@ -24,15 +35,14 @@ pub struct LayerElement {
     dst: Rectangle<i32, Physical>,
     transform: Transform,
     opaque: Vec<Rectangle<i32, Physical>>,
-    texture: PixmanTexture,
-    view: Option<Arc<DmabufView>>,
+    texture: Texture,
 }
 
 impl LayerElement {
-    /// The element of a layer; `resampled` is the size of its texture if that is not the buffer's.
+    /// The element of a layer; `resampled` is the size of its texture if that holds no more than is shown.
     pub(super) fn new(
         layer: &SurfaceLayer,
-        texture: &Texture,
+        texture: Texture,
         resampled: Option<Size<i32, BufferCoords>>,
     ) -> Self {
         Self {
@@ -44,18 +54,12 @@ impl LayerElement {
             dst: layer.dst,
             transform: layer.memory_transform(),
             opaque: layer.opaque_regions.clone(),
-            texture: texture.texture.clone(),
-            view: texture.view.clone(),
+            texture,
         }
     }
 
     /// An element with contents that never change, at `place`.
-    pub fn still(
-        id: Id,
-        commit: CommitCounter,
-        texture: PixmanTexture,
-        place: Rectangle<i32, Physical>,
-    ) -> Self {
+    pub fn still(id: Id, commit: CommitCounter, texture: Texture, place: Rectangle<i32, Physical>) -> Self {
         let (w, h) = (f64::from(place.size.w), f64::from(place.size.h));
         Self {
             id,
@@ -67,7 +71,6 @@ impl LayerElement {
             transform: Transform::Normal,
             opaque: Vec::new(),
             texture,
-            view: None,
         }
     }
 
@@ -146,6 +149,11 @@ impl Element for LayerElement {
     }
 }
 
+/// An element of one renderer was given to the other: nothing can be drawn.
+fn other_renderer() {
+    tracing::error!("a texture of the other renderer");
+}
+
 impl RenderElement<PixmanRenderer> for LayerElement {
     fn draw(
         &self,
@@ -155,13 +163,48 @@ impl RenderElement<PixmanRenderer> for LayerElement {
         damage: &[Rectangle<i32, Physical>],
         opaque_regions: &[Rectangle<i32, Physical>],
     ) -> Result<(), PixmanError> {
-        let _reading = match &self.view {
-            Some(view) => match view.begin_read() {
-                Ok(guard) => Some(guard),
-                Err(_) => return Ok(()),
-            },
+        let Texture::Pixman(texture, view) = &self.texture else {
+            other_renderer();
+            return Ok(());
+        };
+        let _reading = match view.as_ref().map(|view| view.begin_read()) {
+            Some(Ok(guard)) => Some(guard),
+            Some(Err(_)) => return Ok(()),
             None => None,
         };
-        frame.render_texture_from_to(&self.texture, src, dst, damage, opaque_regions, self.transform, 1.0)
+        frame.render_texture_from_to(texture, src, dst, damage, opaque_regions, self.transform, 1.0)
+    }
+}
+
+impl RenderElement<GlesRenderer> for LayerElement {
+    fn draw(
+        &self,
+        frame: &mut GlesFrame<'_, '_>,
+        src: Rectangle<f64, BufferCoords>,
+        dst: Rectangle<i32, Physical>,
+        damage: &[Rectangle<i32, Physical>],
+        opaque_regions: &[Rectangle<i32, Physical>],
+    ) -> Result<(), GlesError> {
+        let Texture::Gles(texture, sampler) = &self.texture else {
+            other_renderer();
+            return Ok(());
+        };
+        if *sampler != 0 {
+            frame.with_context(|gl| bind_sampler(gl, *sampler))?;
+        }
+        let drawn = Frame::render_texture_from_to(
+            frame,
+            texture,
+            src,
+            dst,
+            damage,
+            opaque_regions,
+            self.transform,
+            1.0,
+        );
+        if *sampler != 0 {
+            frame.with_context(|gl| bind_sampler(gl, 0))?;
+        }
+        drawn
     }
 }

@@ -1,7 +1,7 @@
 //! Pixels in and out of Pixman images.
 #![allow(unsafe_code)]
 
-use pixman::{FormatCode, Image};
+use pixman::{FormatCode, Image, Operation};
 
 /// A picture of XRGB8888 pixels, tightly packed rows.
 #[derive(Debug)]
@@ -53,4 +53,20 @@ pub fn to_xrgb(image: &mut Image<'static, 'static>) -> Vec<u8> {
         out.extend_from_slice(line);
     }
     out
+}
+
+/// The pixels of an image of any format in 32 bits (bytes B, G, R, A, premultiplied), tightly packed; A is 255 if the
+/// image has no alpha. `None` when there is no memory.
+pub fn to_argb(image: &Image<'static, 'static>) -> Option<Vec<u8>> {
+    let (width, height) = (image.width(), image.height());
+    let mut out = Image::new(FormatCode::A8R8G8B8, width, height, true).ok()?;
+    let size = (i32::try_from(width).ok()?, i32::try_from(height).ok()?);
+    out.composite32(Operation::Src, image, None, (0, 0), (0, 0), (0, 0), size);
+    Some(to_xrgb(&mut out))
+}
+
+/// Copies a 32-bit image into another one of the same order of channels, its top left corner to `at`.
+pub fn place(to: &mut Image<'static, 'static>, part: &Image<'static, 'static>, at: (i32, i32)) {
+    let size = (part.width() as i32, part.height() as i32);
+    to.composite32(Operation::Src, part, None, (0, 0), (0, 0), at, size);
 }

@@ -1,32 +1,42 @@
-//! Composition of what no plane took: Pixman, on the CPU, into a buffer that the backend owns.
+//! Composition of what no plane took, into a buffer that the backend owns: with Pixman on the CPU ([`cpu`]) or with
+//! GLES ([`gles`]).
 //!
-//! It owns the renderer and the readable views of client buffers. It does not decide what is composited
-//! ([`crate::output`] does) and never sees a layer that a plane shows.
+//! It owns the renderers, their textures of client buffers and the readable views of these. It does not decide what is
+//! composited ([`crate::output`] does) and never sees a layer that a plane shows.
+//!
+//! Both renderers draw the same picture: pixels that are shown 1:1 differ by at most 2 of 255 (RGB by none), scaled
+//! ones by at most [`SCALED_TOLERANCE`]. Both scale bilinearly, with the pixels at the buffer's edges repeated outwards;
+//! what differs is the precision of the weights.
 
+pub mod choice;
+pub mod cpu;
 mod dmabuf_view;
 mod element;
+pub mod gles;
 pub mod image;
 mod resample;
+mod target;
 pub mod yuv;
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use drm_fourcc::{DrmFourcc, DrmModifier};
 use smithay::backend::allocator::Buffer as _;
 use smithay::backend::allocator::dmabuf::{Dmabuf, WeakDmabuf};
-use smithay::backend::renderer::damage::OutputDamageTracker;
-use smithay::backend::renderer::pixman::{PixmanError, PixmanRenderer, PixmanTexture};
+use smithay::backend::renderer::Color32F;
+use smithay::backend::renderer::damage::{Error as DamageError, OutputDamageTracker};
+use smithay::backend::renderer::gles::GlesError;
+use smithay::backend::renderer::pixman::PixmanError;
 use smithay::backend::renderer::utils::CommitCounter;
-use smithay::backend::renderer::{Bind, Color32F, ImportMemWl};
 use smithay::reexports::wayland_server::Resource;
 use smithay::reexports::wayland_server::backend::ObjectId;
 use smithay::utils::{Buffer as BufferCoords, Rectangle, Size};
-use smithay::wayland::compositor::{SurfaceData, with_states};
+use smithay::wayland::compositor::with_states;
 use smithay::wayland::shm::BufferAccessError;
 
 pub use dmabuf_view::{DmabufView, ViewError};
-pub use element::LayerElement;
+pub use element::{LayerElement, Texture};
+pub use target::Target;
 
 use crate::output::layers::SurfaceLayer;
 
@@ -34,12 +44,20 @@ use crate::output::layers::SurfaceLayer;
 pub const BACKGROUND: Color32F =
     Color32F::new(0x24 as f32 / 255.0, 0x29 as f32 / 255.0, 0x33 as f32 / 255.0, 1.0);
 
+/// How far two renderers may be apart where a picture is scaled, in steps of 1/255: Pixman's bilinear weights have 7
+/// bits (pixman-private.h), GL's at least 8 of sub-texel precision, which between black and white is up to 2 steps in
+/// each direction.
+pub const SCALED_TOLERANCE: u8 = 4;
+
 /// Why a layer could not be composited.
 #[derive(Debug, thiserror::Error)]
 pub enum RenderError {
     /// The renderer refused.
     #[error("pixman: {0}")]
     Pixman(#[from] PixmanError),
+    /// The renderer refused.
+    #[error("gles: {0}")]
+    Gles(#[from] GlesError),
     /// The memory of the dma-buf cannot be read.
     #[error(transparent)]
     View(#[from] ViewError),
@@ -52,6 +70,16 @@ pub enum RenderError {
     /// A wl_shm pool was made smaller than its buffers.
     #[error("the wl_shm buffer cannot be read: {0}")]
     Shm(#[from] BufferAccessError),
+    /// Larger than the GPU's largest texture.
+    #[error("{width}x{height} is larger than the largest texture, {limit}")]
+    TooLarge {
+        /// Pixels per row.
+        width: i32,
+        /// Rows.
+        height: i32,
+        /// What the GPU takes, in both directions.
+        limit: i32,
+    },
     /// No memory for a scaled picture, or no picture.
     #[error("the picture cannot be scaled")]
     Resample,
@@ -60,174 +88,165 @@ pub enum RenderError {
     NoMode,
 }
 
-/// A picture that the renderer can read.
-#[derive(Clone, Debug)]
-struct Texture {
-    texture: PixmanTexture,
-    /// The client's memory that the texture reads from.
-    view: Option<Arc<DmabufView>>,
-    /// The texture has pixels of its own, which do not follow the client's.
-    copied: bool,
+impl<E: std::error::Error + Into<Self>> From<DamageError<E>> for RenderError {
+    fn from(err: DamageError<E>) -> Self {
+        match err {
+            DamageError::Rendering(err) => err.into(),
+            DamageError::OutputNoMode(_) => Self::NoMode,
+        }
+    }
 }
 
-/// A dma-buf on its way to a texture.
-enum Import {
-    Copy(pixman::Image<'static, 'static>),
-    View(Arc<DmabufView>, pixman::FormatCode),
+/// A client's picture as a renderer took it in.
+struct Imported {
+    texture: Texture,
+    /// It shows what the client writes later, too; otherwise each commit is taken in anew.
+    live: bool,
 }
 
 /// The texture of a client buffer, kept with the surface until its next buffer.
-struct CachedTexture {
+struct Cached {
     buffer: ObjectId,
     commit: CommitCounter,
     resampled: Option<(Rectangle<f64, BufferCoords>, Size<i32, BufferCoords>)>,
-    texture: Texture,
+    imported: Imported,
 }
 
 #[derive(Default)]
-struct TextureSlot(Mutex<Option<CachedTexture>>);
+struct TextureSlot(Mutex<Option<Cached>>);
 
-/// The renderer and the views of dma-bufs that it has mapped.
+/// The renderer in use.
 #[derive(Debug)]
-pub struct Painter {
-    renderer: PixmanRenderer,
-    views: HashMap<WeakDmabuf, Arc<DmabufView>>,
+pub enum Painter {
+    /// Pixman.
+    Pixman(cpu::Cpu),
+    /// GLES.
+    Gles(Box<gles::Gles>),
 }
 
 impl Painter {
-    /// Makes a renderer.
+    /// Makes the renderer that needs no device.
     ///
     /// # Errors
     /// When Pixman cannot be initialised.
-    pub fn new() -> Result<Self, RenderError> {
-        Ok(Self { renderer: PixmanRenderer::new()?, views: HashMap::new() })
+    pub fn pixman() -> Result<Self, RenderError> {
+        Ok(Self::Pixman(cpu::Cpu::new()?))
     }
 
-    /// Formats that can be composited from a LINEAR dma-buf: Pixman's and those that are converted from YUV.
-    pub fn can_composite(format: DrmFourcc) -> bool {
-        pixman::FormatCode::try_from(format).is_ok() || yuv::supports(format)
+    /// Formats with modifiers that can be composited. INVALID stands for the layout that the exporter's driver keeps
+    /// to itself; where it is only known to be linear for some exporters, it is listed too.
+    pub fn formats(&self) -> Vec<(DrmFourcc, DrmModifier)> {
+        let known = drm_prime::format::all().iter().filter_map(|info| DrmFourcc::try_from(info.fourcc).ok());
+        let known: Vec<DrmFourcc> = known.collect();
+        let both = |f: &DrmFourcc| [(*f, DrmModifier::Linear), (*f, DrmModifier::Invalid)];
+        let mut formats: Vec<_> = known.iter().filter(|f| cpu::reads(**f)).flat_map(both).collect();
+        if let Self::Gles(gles) = self {
+            let more = gles.formats().filter(|(f, _)| known.contains(f));
+            let more: Vec<_> = more.filter(|pair| !formats.contains(pair)).collect();
+            formats.extend(more);
+        }
+        formats
     }
 
-    /// Drops the view of a buffer that is gone.
+    /// Number of the GPU's device, on which clients had best allocate; `None` where the CPU draws.
+    pub fn device(&self) -> Option<u64> {
+        match self {
+            Self::Pixman(_) => None,
+            Self::Gles(gles) => gles.device(),
+        }
+    }
+
+    /// Tells whether a client's buffer can be composited. One that only the GPU can read is taken in to find out.
+    pub fn takes(&mut self, dmabuf: &Dmabuf) -> bool {
+        let format = dmabuf.format();
+        let readable = format.modifier == DrmModifier::Linear && cpu::reads(format.code);
+        match self {
+            Self::Pixman(_) => readable,
+            Self::Gles(gles) => readable || gles.takes(dmabuf),
+        }
+    }
+
+    /// Drops what is kept for a buffer that is gone.
     pub fn forget(&mut self, dmabuf: &WeakDmabuf) {
-        self.views.remove(dmabuf);
+        match self {
+            Self::Pixman(cpu) => cpu.forget(dmabuf),
+            Self::Gles(gles) => gles.forget(dmabuf),
+        }
     }
 
     /// Number of dma-bufs that are mapped for reading.
     pub fn mapped(&self) -> usize {
-        self.views.len()
+        match self {
+            Self::Pixman(cpu) => cpu.mapped(),
+            Self::Gles(gles) => gles.mapped(),
+        }
     }
 
-    fn view(&mut self, dmabuf: &Dmabuf) -> Result<Arc<DmabufView>, RenderError> {
-        let key = dmabuf.weak();
-        if let Some(view) = self.views.get(&key) {
-            return Ok(view.clone());
-        }
-        let view = Arc::new(DmabufView::new(dmabuf)?);
-        self.views.insert(key, view.clone());
-        Ok(view)
-    }
-
-    fn import_dmabuf(&mut self, dmabuf: &Dmabuf) -> Result<Import, RenderError> {
-        let format = dmabuf.format();
-        if format.modifier != DrmModifier::Linear {
-            return Err(RenderError::Format(format.code));
-        }
-        let view = self.view(dmabuf)?;
-        if yuv::supports(format.code) {
-            let pixels = view.read(|planes| yuv::to_xrgb(format.code, dmabuf.size(), planes))??;
-            let size = dmabuf.size();
-            let image = image::from_xrgb(&pixels, size.w, size.h).ok_or(RenderError::Format(format.code))?;
-            return Ok(Import::Copy(image));
-        }
-        let code = pixman::FormatCode::try_from(format.code).map_err(|_| RenderError::Format(format.code))?;
-        Ok(Import::View(view, code))
-    }
-
-    /// The texture of a layer as it is, and the view that it reads from; without a view it is a copy.
-    fn import(&mut self, layer: &SurfaceLayer, states: &SurfaceData) -> Result<Texture, RenderError> {
-        match &layer.dmabuf {
-            None => {
-                let texture = self.renderer.import_shm_buffer(&layer.buffer, Some(states), &[])?;
-                Ok(Texture { texture, view: None, copied: false })
+    /// A picture of ARGB8888 pixels (bytes B, G, R, A, premultiplied, tightly packed), or `None` if there are too few
+    /// of them or no memory.
+    pub fn picture(&mut self, pixels: &[u8], size: Size<i32, BufferCoords>) -> Option<Texture> {
+        match self {
+            Self::Pixman(_) => {
+                image::from_argb(pixels, size.w, size.h).map(|image| Texture::Pixman(image.into(), None))
             }
-            Some(dmabuf) => match self.import_dmabuf(dmabuf)? {
-                Import::Copy(image) => Ok(Texture { texture: image.into(), view: None, copied: true }),
-                Import::View(view, code) => {
-                    Ok(Texture { texture: view.image(code)?.into(), view: Some(view), copied: false })
-                }
-            },
+            Self::Gles(gles) => gles
+                .upload(pixels, DrmFourcc::Argb8888, size)
+                .inspect_err(|err| tracing::warn!(%err, "picture not uploaded"))
+                .ok(),
         }
-    }
-
-    /// The texture of a layer, resampled to the size that it is shown in.
-    fn resample(
-        &mut self,
-        layer: &SurfaceLayer,
-        size: Size<i32, BufferCoords>,
-    ) -> Result<Texture, RenderError> {
-        let scale = |image: &mut pixman::Image<'static, 'static>| resample::resample(image, layer.src, size);
-        let image = match &layer.dmabuf {
-            None => resample::with_shm_image(&layer.buffer, scale)?.flatten(),
-            Some(dmabuf) => match self.import_dmabuf(dmabuf)? {
-                Import::Copy(mut image) => scale(&mut image),
-                Import::View(view, code) => view.with_image(code, scale)?,
-            },
-        };
-        let image = image.ok_or(RenderError::Resample)?;
-        Ok(Texture { texture: image.into(), view: None, copied: true })
     }
 
     /// Makes the element that draws a layer.
     ///
     /// # Errors
-    /// When the buffer of the layer cannot be read on the CPU.
+    /// When the buffer of the layer cannot be read.
     pub fn element(&mut self, layer: &SurfaceLayer) -> Result<LayerElement, RenderError> {
-        let odd = layer.dmabuf.is_none() && resample::has_odd_rows(&layer.buffer);
-        let copied_size = odd.then(|| layer.src.size.to_i32_round());
-        let resampled = layer.scaled_size().or(copied_size).map(|size| (layer.src, size));
+        let resampled = match self {
+            // Pixman reads no rows that are not whole words, and smithay's Pixman frame cannot scale well.
+            Self::Pixman(_) => {
+                let odd = layer.dmabuf.is_none() && resample::has_odd_rows(&layer.buffer);
+                let copied_size = odd.then(|| layer.src.size.to_i32_round());
+                layer.scaled_size().or(copied_size).map(|size| (layer.src, size))
+            }
+            Self::Gles(_) => None,
+        };
         with_states(&layer.surface, |states| {
             let slot = states.data_map.get_or_insert_threadsafe(TextureSlot::default);
             let mut slot = slot.0.lock().unwrap_or_else(PoisonError::into_inner);
             let id = layer.buffer.id();
-            let current = slot.as_ref().filter(|cached| {
+            let current = slot.take_if(|cached| {
                 cached.buffer == id
                     && cached.resampled == resampled
-                    && (!cached.texture.copied || cached.commit == layer.commit)
+                    && (cached.imported.live || cached.commit == layer.commit)
             });
-            let texture = match current {
-                Some(cached) => cached.texture.clone(),
-                None => match resampled {
-                    Some((_, size)) => self.resample(layer, size)?,
-                    None => self.import(layer, states)?,
-                },
+            let imported = match (current, &mut *self) {
+                (Some(cached), _) => cached.imported,
+                (None, Self::Pixman(cpu)) => cpu.texture(layer, states, resampled.map(|r| r.1))?,
+                (None, Self::Gles(gles)) => Imported { texture: gles.texture(layer, states)?, live: false },
             };
-            let element = LayerElement::new(layer, &texture, resampled.map(|r| r.1));
-            *slot = Some(CachedTexture { buffer: id, commit: layer.commit, resampled, texture });
+            let element = LayerElement::new(layer, imported.texture.clone(), resampled.map(|r| r.1));
+            *slot = Some(Cached { buffer: id, commit: layer.commit, resampled, imported });
             Ok(element)
         })
     }
 
-    /// Draws elements, topmost first, into `image`; `age` as in EGL_EXT_buffer_age (0: contents unknown).
-    /// Returns whether anything changed since the tracker's last call; if not, `image` is untouched.
+    /// Draws elements, topmost first, into `target`; `age` as in EGL_EXT_buffer_age (0: contents unknown). When it
+    /// returns, the picture is in the target's memory. Returns whether anything changed since the tracker's last
+    /// call; if not, `target` is untouched.
     ///
     /// # Errors
-    /// When Pixman fails.
+    /// When the renderer fails.
     pub fn draw(
         &mut self,
         tracker: &mut OutputDamageTracker,
-        image: &mut pixman::Image<'static, 'static>,
+        target: &mut Target,
         age: usize,
         elements: &[LayerElement],
         background: Color32F,
     ) -> Result<bool, RenderError> {
-        let mut target = self.renderer.bind(image)?;
-        tracker
-            .render_output(&mut self.renderer, &mut target, age, elements, background)
-            .map(|result| result.damage.is_some())
-            .map_err(|err| match err {
-                smithay::backend::renderer::damage::Error::Rendering(err) => err.into(),
-                smithay::backend::renderer::damage::Error::OutputNoMode(_) => RenderError::NoMode,
-            })
+        match self {
+            Self::Pixman(cpu) => cpu.draw(tracker, target, age, elements, background),
+            Self::Gles(gles) => gles.draw(tracker, target, age, elements, background),
+        }
     }
 }

@@ -10,7 +10,7 @@ use wayland_protocols::xdg::shell::client::xdg_positioner::{
     Anchor, ConstraintAdjustment, Gravity, XdgPositioner,
 };
 
-use super::{OUTPUT, assert_pixels, assert_shows, colour, present, start};
+use super::{OUTPUT, assert_near, assert_pixels, assert_shows, colour, present, start};
 
 const SIDE: (u32, u32) = (64, 64);
 /// The reason when a memory plane would have to scale.
@@ -389,7 +389,7 @@ fn every_buffer_transform_is_undone_exactly() {
                     } else {
                         BACKGROUND
                     };
-                    assert_eq!(screen.at(x, y), expected, "{transform:?} {kind} at {x},{y}");
+                    assert_near(screen.at(x, y), expected, || format!("{transform:?} {kind} at {x},{y}"));
                 }
             }
         }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, anyhow, bail};
 use calloop::channel::{Channel, Event, Sender, channel};
 use primeway::backend::Backend;
-use primeway::cli::{BackendKind, Cli};
+use primeway::cli::{BackendKind, Cli, Renderer};
 use primeway::clients::LimitArg;
 use primeway::ctl::{PlaneStats, Stats, SurfaceReport};
 use primeway::output::Redraw;
@@ -39,6 +39,48 @@ impl std::fmt::Debug for Question {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Question")
     }
+}
+
+/// What composites in the compositors of this process: Pixman, or what this variable says.
+pub const RENDERER: &str = "PRIMEWAY_TEST_RENDERER";
+
+/// The renderer that [`RENDERER`] names.
+///
+/// # Panics
+///
+/// When it names something else: nothing may be tested by mistake.
+pub fn renderer() -> Renderer {
+    match std::env::var(RENDERER).as_deref() {
+        Err(_) | Ok("pixman") => Renderer::Pixman,
+        Ok("gles") => Renderer::Gles,
+        Ok(other) => panic!("{RENDERER} is {other}: pixman or gles"),
+    }
+}
+
+/// Runs every test of this executable once more, in a process whose compositors composite with GLES. It needs no
+/// device: Mesa draws on the CPU, and the picture is read back.
+///
+/// # Panics
+///
+/// When one of them fails, or there is no EGL; the message has the output.
+pub fn run_again_with_gles() {
+    assert_eq!(renderer(), Renderer::Pixman, "once is enough");
+    let own = std::env::current_exe().unwrap();
+    // A thread for each test at most: several GL contexts in one process are drawn by as many threads again.
+    let run = std::process::Command::new(own).args(["--test-threads", "2"]).env(RENDERER, "gles").output();
+    let run = run.unwrap();
+    assert!(
+        run.status.success(),
+        "with gles: {}\n{}{}",
+        run.status,
+        String::from_utf8_lossy(&run.stdout),
+        String::from_utf8_lossy(&run.stderr)
+    );
+}
+
+/// How far a blended pixel may be from what Pixman makes of it, in steps of 1/255: how a blend is rounded is GL's choice.
+pub fn blend_tolerance() -> u8 {
+    if renderer() == Renderer::Gles { 1 } else { 0 }
 }
 
 /// What an output shows.
@@ -275,6 +317,8 @@ fn run(size: (u32, u32), limits: Vec<LimitArg>, asked: Channel<Question>) -> Res
         socket: None,
         device: None,
         writeback: false,
+        renderer: renderer(),
+        render_node: None,
         size,
         limits,
         program: Vec::new(),

@@ -34,6 +34,7 @@ use self::output::KmsOutput;
 use self::writeback::{CaptureError, Writeback};
 use crate::backend::buffers::Buffers;
 use crate::backend::{Canvas, Flip, FrameSpec, OutputId, SubmitError};
+use crate::render::Target;
 use crate::render::image::Picture;
 
 /// Major device number of DRM nodes (drm.h).
@@ -274,10 +275,9 @@ impl Kms {
         })
     }
 
-    /// Formats that some plane takes LINEAR.
-    pub fn scanout_formats(&self) -> HashSet<DrmFourcc> {
-        let caps = self.outputs.iter().flat_map(|o| &o.caps).flat_map(|c| &c.formats);
-        caps.filter(|(_, m)| *m == DrmModifier::Linear).map(|(f, _)| *f).collect()
+    /// Formats with modifiers that some plane takes.
+    pub fn scanout_formats(&self) -> HashSet<(DrmFourcc, DrmModifier)> {
+        self.outputs.iter().flat_map(|o| &o.caps).flat_map(|c| c.formats.iter().copied()).collect()
     }
 
     fn output(&self, id: OutputId) -> Option<&KmsOutput> {
@@ -364,7 +364,7 @@ impl Kms {
         &mut self,
         id: OutputId,
         canvas: Canvas,
-        draw: &mut dyn FnMut(&mut pixman::Image<'static, 'static>, usize) -> bool,
+        draw: &mut dyn FnMut(&mut Target, usize) -> bool,
     ) -> Result<SharedFramebuffer, SubmitError> {
         let output = self.outputs.iter_mut().find(|o| u32::from(o.pipe.crtc) == id);
         let output = output.ok_or(SubmitError::Failed(Errno::NODEV))?;

@@ -19,6 +19,7 @@ use crate::backend::canvas::DumbCanvas;
 use crate::backend::swapchain::Swapchain;
 use crate::backend::{Canvas, FrameSpec, PlaneUpdate, ScanoutBuffer, SubmitError};
 use crate::cursor::PLANE_SIZE;
+use crate::render::Target;
 
 /// Bits of the `rotation` property (drm_mode.h).
 const ROTATE_0: u64 = 1;
@@ -192,7 +193,7 @@ impl KmsOutput {
         &mut self,
         buffers: &Buffers,
         canvas: Canvas,
-        draw: &mut dyn FnMut(&mut pixman::Image<'static, 'static>, usize) -> bool,
+        draw: &mut dyn FnMut(&mut Target, usize) -> bool,
     ) -> Result<SharedFramebuffer, SubmitError> {
         let (size, format) = match canvas {
             Canvas::Primary => (self.size(), DrmFourcc::Xrgb8888),
@@ -205,7 +206,7 @@ impl KmsOutput {
         let drawn = swapchain.compose(
             DumbCanvas::is_free,
             || DumbCanvas::new(buffers, size, format),
-            |canvas, age| draw(&mut canvas.image, age),
+            |canvas, age| draw(&mut canvas.target, age),
         )?;
         Ok(drawn.framebuffer.clone())
     }

@@ -1,0 +1,140 @@
+//! Composition with Pixman: on the CPU, straight from the clients' memory where its format allows.
+//!
+//! It owns the Pixman renderer and the views of dma-bufs that it reads. Which layers it gets, and what is kept of a
+//! texture from one frame to the next, is decided in [`super`].
+
+use drm_fourcc::{DrmFourcc, DrmModifier};
+use pixman::{FormatCode, Image};
+use smithay::backend::allocator::Buffer as _;
+use smithay::backend::allocator::dmabuf::{Dmabuf, WeakDmabuf};
+use smithay::backend::renderer::damage::OutputDamageTracker;
+use smithay::backend::renderer::pixman::{PixmanRenderer, PixmanTexture};
+use smithay::backend::renderer::{Bind as _, Color32F, ImportMemWl as _};
+use smithay::utils::{Buffer as BufferCoords, Size};
+use smithay::wayland::compositor::SurfaceData;
+
+use super::dmabuf_view::{DmabufView, Views};
+use super::element::{LayerElement, Texture};
+use super::{Imported, RenderError, Target, image, resample, yuv};
+use crate::output::layers::SurfaceLayer;
+
+use std::sync::Arc;
+
+/// Formats that can be read from a LINEAR dma-buf on the CPU: Pixman's and those that are converted from YUV.
+pub fn reads(format: DrmFourcc) -> bool {
+    FormatCode::try_from(format).is_ok() || yuv::supports(format)
+}
+
+/// A dma-buf on its way to a texture.
+pub(super) enum Source {
+    /// Converted pixels, which do not follow the client's.
+    Copy(Image<'static, 'static>),
+    /// The client's own memory.
+    View(Arc<DmabufView>, FormatCode),
+}
+
+/// Makes a LINEAR dma-buf readable for Pixman.
+///
+/// # Errors
+/// When its layout is not known to the CPU or its memory cannot be read.
+pub(super) fn read(views: &mut Views, dmabuf: &Dmabuf) -> Result<Source, RenderError> {
+    let format = dmabuf.format();
+    if format.modifier != DrmModifier::Linear {
+        return Err(RenderError::Format(format.code));
+    }
+    let view = views.get(dmabuf)?;
+    if yuv::supports(format.code) {
+        let pixels = view.read(|planes| yuv::to_xrgb(format.code, dmabuf.size(), planes))??;
+        let size = dmabuf.size();
+        let image = image::from_xrgb(&pixels, size.w, size.h).ok_or(RenderError::Format(format.code))?;
+        return Ok(Source::Copy(image));
+    }
+    let code = FormatCode::try_from(format.code).map_err(|_| RenderError::Format(format.code))?;
+    Ok(Source::View(view, code))
+}
+
+/// Pixman and the dma-bufs that it has mapped.
+#[derive(Debug)]
+pub struct Cpu {
+    renderer: PixmanRenderer,
+    views: Views,
+}
+
+impl Cpu {
+    /// Makes a renderer.
+    ///
+    /// # Errors
+    /// When Pixman cannot be initialised.
+    pub fn new() -> Result<Self, RenderError> {
+        Ok(Self { renderer: PixmanRenderer::new()?, views: Views::default() })
+    }
+
+    pub(super) fn forget(&mut self, dmabuf: &WeakDmabuf) {
+        self.views.forget(dmabuf);
+    }
+
+    pub(super) fn mapped(&self) -> usize {
+        self.views.len()
+    }
+
+    /// The texture of a layer: as it is, or resampled to `size`.
+    ///
+    /// # Errors
+    /// When the buffer cannot be read.
+    pub(super) fn texture(
+        &mut self,
+        layer: &SurfaceLayer,
+        states: &SurfaceData,
+        size: Option<Size<i32, BufferCoords>>,
+    ) -> Result<Imported, RenderError> {
+        if let Some(size) = size {
+            return self.resample(layer, size);
+        }
+        let live = |texture, view| Imported { texture: Texture::Pixman(texture, view), live: true };
+        Ok(match &layer.dmabuf {
+            None => live(self.renderer.import_shm_buffer(&layer.buffer, Some(states), &[])?, None),
+            Some(dmabuf) => match read(&mut self.views, dmabuf)? {
+                Source::Copy(image) => copied(image.into()),
+                Source::View(view, code) => live(view.image(code)?.into(), Some(view)),
+            },
+        })
+    }
+
+    fn resample(
+        &mut self,
+        layer: &SurfaceLayer,
+        size: Size<i32, BufferCoords>,
+    ) -> Result<Imported, RenderError> {
+        let scale = |image: &mut Image<'static, 'static>| resample::resample(image, layer.src, size);
+        let image = match &layer.dmabuf {
+            None => resample::with_shm_image(&layer.buffer, scale)?.flatten(),
+            Some(dmabuf) => match read(&mut self.views, dmabuf)? {
+                Source::Copy(mut image) => scale(&mut image),
+                Source::View(view, code) => view.with_image(code, scale)?,
+            },
+        };
+        Ok(copied(image.ok_or(RenderError::Resample)?.into()))
+    }
+
+    /// See [`super::Painter::draw`].
+    ///
+    /// # Errors
+    /// When Pixman fails.
+    pub(super) fn draw(
+        &mut self,
+        tracker: &mut OutputDamageTracker,
+        target: &mut Target,
+        age: usize,
+        elements: &[LayerElement],
+        background: Color32F,
+    ) -> Result<bool, RenderError> {
+        let mut framebuffer = self.renderer.bind(&mut target.image)?;
+        let result =
+            tracker.render_output(&mut self.renderer, &mut framebuffer, age, elements, background)?;
+        Ok(result.damage.is_some())
+    }
+}
+
+fn copied(texture: PixmanTexture) -> Imported {
+    Imported { texture: Texture::Pixman(texture, None), live: false }
+}
