@@ -11,7 +11,7 @@ use drm_prime::model::{Profile, SeedTrait};
 use primeway_tests::contract::differential::{self, Coverage, Divergence, Look};
 use primeway_tests::contract::kernel::Kernel;
 use primeway_tests::contract::model::{Model, Switches};
-use primeway_tests::contract::script::{self, Script, Step, Theme};
+use primeway_tests::contract::script::{self, Scripts, Step, Theme};
 use primeway_tests::contract::{Contract, Device, Fb2, Node, fine};
 use primeway_tests::kernel_cases::{self, Case};
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
@@ -88,7 +88,7 @@ impl Lab {
         let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
         let theme = self.theme;
         let lab = std::cell::RefCell::new((self, coverage));
-        let outcome = runner.run(&Script { theme, length: LENGTH }, |steps| {
+        let outcome = runner.run(&Scripts::new(theme, LENGTH), |steps| {
             let (lab, coverage) = &mut *lab.borrow_mut();
             lab.play(profile, &steps, coverage).map_err(|err| TestCaseError::fail(err.to_string()))
         });

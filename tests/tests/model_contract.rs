@@ -1,15 +1,20 @@
 //! The conformance suite on the model: as it is, and with each of its abilities switched off. The cases are the kernel's
 //! (`kernel_contract`).
 //!
-//! Owns also the proof that the suite has teeth: a model with one trait of the seed fails the case that is about it.
+//! Owns also the proof that suite and scripts have teeth: a model with one trait of the seed fails the case that is about it, and
+//! random scripts tell it from the model without, unless the trait is one that no process can see.
 
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use drm_prime::model::{Driver, Profile, SeedTrait};
 use libtest_mimic::{Arguments, Failed, Trial};
+use primeway_tests::contract::differential::{self, Coverage, Look};
 use primeway_tests::contract::model::{Model, Switches};
+use primeway_tests::contract::script::{Scripts, Theme};
 use primeway_tests::contract::suite;
+use proptest::strategy::{Strategy, ValueTree};
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
 /// Traits of the seed that a process can see, and a case that sees each.
 const TEETH: &[(SeedTrait, &str)] = &[
@@ -21,6 +26,10 @@ const TEETH: &[(SeedTrait, &str)] = &[
     (SeedTrait::LookupBeforeFd, "h2f_emfile_comes_before_enoent"),
     (SeedTrait::FbHoldsObjectOnly, "i08_the_framebuffer_outlives_the_handle_and_keeps_the_dmabuf"),
 ];
+
+/// Random scripts for each trait in the long mode. Those that can be seen are seen much earlier; for the others there is a
+/// fiftieth of it in the ordinary run.
+const SCRIPTS: usize = 1000;
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
@@ -39,6 +48,16 @@ fn main() -> ExitCode {
     for (seed, name) in TEETH {
         trials.push(trial(format!("teeth::{seed:?}"), move || bites(*seed, name)));
     }
+    for seed in SeedTrait::ALL {
+        let visible = TEETH.iter().any(|(visible, _)| visible == seed);
+        let name = if visible { "tell_apart" } else { "agree_with" };
+        trials.push(trial(format!("scripts::{name}::{seed:?}"), move || {
+            // Strategies of this size want more stack than a test thread has.
+            let thread = std::thread::Builder::new().stack_size(64 << 20);
+            let told = thread.spawn(move || told_apart(*seed, visible))?;
+            told.join().map_err(|_| anyhow::anyhow!("it panicked"))?
+        }));
+    }
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
@@ -51,5 +70,27 @@ fn bites(seed: SeedTrait, name: &str) -> Result<()> {
     let passes = |profile| suite::run(&case, &mut Model::new(profile));
     passes(Profile::MODERN)?;
     ensure!(passes(Profile::MODERN.with(seed)).is_err(), "{name} does not see {seed:?}");
+    Ok(())
+}
+
+/// What a kernel with the trait does otherwise, it does where no call shows it: in its locks, in its allocations, where memory
+/// runs out. The list of the seed and the trees of today are such a pair.
+fn told_apart(seed: SeedTrait, visible: bool) -> Result<()> {
+    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &[3; 32]);
+    let mut runner = TestRunner::new_with_rng(Config::default(), rng);
+    let scripts = Scripts::new(Theme::Everything, 50);
+    let long = std::env::var_os("PRIMEWAY_LONG").is_some();
+    for number in 0..if visible || long { SCRIPTS } else { SCRIPTS / 50 } {
+        let steps = scripts.new_tree(&mut runner).map_err(|reason| anyhow::anyhow!("{reason}"))?.current();
+        let (mut one, mut two) = (Model::new(Profile::MODERN), Model::new(Profile::MODERN.with(seed)));
+        let outcome =
+            differential::play(&steps, &mut one, &mut two, Look::Everything, &mut Coverage::default());
+        match outcome {
+            Ok(()) => {}
+            Err(_) if visible => return Ok(()),
+            Err(parted) => anyhow::bail!("script {number}, {parted}"),
+        }
+    }
+    ensure!(!visible, "{SCRIPTS} scripts do not see {seed:?}");
     Ok(())
 }

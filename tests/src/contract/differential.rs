@@ -3,7 +3,7 @@
 //! Owns the playing of a [`Step`] on a side, what is compared, and the table of what has been met ([`Coverage`]). It knows
 //! nothing of which side is right: that is the caller's.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 
 use rustix::io::Errno;
@@ -152,6 +152,12 @@ struct Player {
     syncs: [Option<SyncFile>; FEW],
     /// Ids, kept after their end so that they are asked for again.
     fbs: [u32; FEW],
+    /// The file whose framebuffer is still there.
+    owners: [Option<usize>; FEW],
+    /// Open handles of each file.
+    handles: [BTreeSet<u32>; FILES.len()],
+    /// Names given, and where.
+    names: Vec<(usize, u32)>,
     /// Fences that are not signalled: file and number. While there is one, `SYNC` might wait for it.
     pending: Vec<(usize, u32)>,
 }
@@ -159,7 +165,110 @@ struct Player {
 /// An id that no framebuffer has.
 const NO_FRAMEBUFFER: u32 = 0xdead;
 
+/// What `hint` chooses among the slots that are not empty; the hint itself if all are.
+fn occupied<T>(slots: &[Option<T>], hint: usize) -> usize {
+    let full: Vec<usize> = (0..slots.len()).filter(|slot| slots[*slot].is_some()).collect();
+    if full.is_empty() { hint } else { full[hint % full.len()] }
+}
+
 impl Player {
+    /// The call that an aimed step makes here.
+    fn aim(&self, mut op: Op) -> Op {
+        match &mut op {
+            Op::Export { file, handle, .. }
+            | Op::GemClose { file, handle }
+            | Op::AddFb { file, handle, .. }
+            | Op::Flink { file, handle }
+            | Op::MapDumb { file, handle }
+            | Op::DestroyDumb { file, handle }
+            | Op::ChangeHandle { file, handle }
+            | Op::MmapDumb { file, handle, .. }
+            | Op::FenceAttach { file, handle, .. } => {
+                let of = &self.handles[*file];
+                if let Some(open) = of.iter().nth(handle.saturating_sub(1) as usize % of.len().max(1)) {
+                    *handle = *open;
+                }
+            }
+            Op::Import { given: Given::Fd(fd), .. }
+            | Op::Close { fd }
+            | Op::Dup { fd, .. }
+            | Op::Mmap { fd, .. }
+            | Op::Seek { fd, .. }
+            | Op::Read { fd }
+            | Op::Write { fd }
+            | Op::Truncate { fd }
+            | Op::Unknown { fd }
+            | Op::Reopen { fd }
+            | Op::Nonblock { fd, .. }
+            | Op::Sync { fd, .. }
+            | Op::Poll { fd, .. }
+            | Op::ExportSync { fd, .. } => *fd = occupied(&self.fds, *fd),
+            Op::SameFile { a, b } => {
+                *a = occupied(&self.fds, *a);
+                *b = occupied(&self.fds, *b);
+            }
+            Op::ImportSync { fd, sync, .. } => {
+                *fd = occupied(&self.fds, *fd);
+                *sync = occupied(&self.syncs, *sync);
+            }
+            Op::Poke { map, .. } | Op::Unmap { map } => *map = occupied(&self.maps, *map),
+            Op::GetFb2 { fb, .. } | Op::GetFb { fb, .. } => *fb = occupied(&self.owners, *fb),
+            Op::RmFb { file, fb } | Op::CloseFb { file, fb, .. } => {
+                *fb = occupied(&self.owners, *fb);
+                *file = self.owners[*fb].unwrap_or(*file);
+            }
+            Op::GemOpen { file, name } => {
+                let device = FILES[*file].0;
+                let of: Vec<u32> =
+                    self.names.iter().filter(|it| FILES[it.0].0 == device).map(|it| it.1).collect();
+                if let Some(given) = of.get(*name as usize % of.len().max(1)) {
+                    *name = *given;
+                }
+            }
+            Op::FenceSignal { file, fence, .. } => {
+                if let Some(pending) = self.pending.get(*fence as usize % self.pending.len().max(1)) {
+                    (*file, *fence) = *pending;
+                }
+            }
+            _ => {}
+        }
+        op
+    }
+
+    /// Remembers what a successful call has opened and closed.
+    fn note(&mut self, op: &Op, outcome: &Outcome) {
+        match (*op, *outcome) {
+            (Op::CreateDumb { file, .. }, Outcome::Dumb(dumb)) => {
+                self.handles[file].insert(dumb.handle);
+            }
+            (Op::Import { file, .. } | Op::GemOpen { file, .. }, Outcome::Number(handle)) => {
+                self.handles[file].insert(handle as u32);
+            }
+            (Op::GetFb { file, .. }, Outcome::Info(info)) => {
+                self.handles[file].insert(info.handle);
+            }
+            (Op::GetFb2 { file, .. }, Outcome::Fb(fb)) => {
+                self.handles[file].extend(fb.handles.iter().filter(|handle| **handle != 0));
+            }
+            (Op::GemClose { file, handle } | Op::DestroyDumb { file, handle }, Outcome::Done) => {
+                self.handles[file].remove(&handle);
+            }
+            (Op::AddFb { file, to, .. }, Outcome::Number(_)) => self.owners[to] = Some(file),
+            (Op::RmFb { fb, .. } | Op::CloseFb { fb, .. }, Outcome::Done) => {
+                let id = self.fbs[fb];
+                for slot in (0..FEW).filter(|slot| self.fbs[*slot] == id) {
+                    self.owners[slot] = None;
+                }
+            }
+            (Op::Flink { file, .. }, Outcome::Number(name)) => self.names.push((file, name as u32)),
+            (Op::CloseFile { file }, Outcome::Done) => {
+                self.handles[file].clear();
+                self.owners.iter_mut().filter(|owner| **owner == Some(file)).for_each(|owner| *owner = None);
+            }
+            _ => {}
+        }
+    }
+
     fn play(&mut self, side: &mut dyn Contract, step: &Step) -> Outcome {
         if step.starved {
             side.limit_fds(Some(0));
@@ -170,7 +279,10 @@ impl Player {
         }
         match answer {
             None => Outcome::Skipped,
-            Some(Ok(outcome)) => outcome,
+            Some(Ok(outcome)) => {
+                self.note(&step.op, &outcome);
+                outcome
+            }
             Some(Err(errno)) => Outcome::Failed(errno),
         }
     }
@@ -430,6 +542,8 @@ fn compare(
     let opening: Vec<Step> = (0..FILES.len()).map(|file| Op::OpenFile { file }.into()).collect();
     for (number, step) in opening.iter().chain(script).enumerate() {
         let number = number.saturating_sub(opening.len());
+        let op = if step.aimed { a.aim(step.op) } else { step.op };
+        let step = &Step { op, aimed: false, ..*step };
         let parted = |what: String| Divergence { step: number, what: format!("{step:?}: {what}") };
         let (left, right) = (a.play(one, step), b.play(two, step));
         if left != right {

@@ -235,20 +235,23 @@ impl fmt::Debug for Op {
 pub struct Step {
     /// The call.
     pub op: Op,
+    /// Whether its numbers only choose among what there is: a slot with something in it, a handle that is open.
+    pub aimed: bool,
     /// Whether the limit of descriptors is reached.
     pub starved: bool,
 }
 
 impl fmt::Debug for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let aimed = if self.aimed { "something like " } else { "" };
         let starved = if self.starved { " with no descriptor left" } else { "" };
-        write!(f, "{:?}{starved}", self.op)
+        write!(f, "{aimed}{:?}{starved}", self.op)
     }
 }
 
 impl From<Op> for Step {
     fn from(op: Op) -> Step {
-        Step { op, starved: false }
+        Step { op, aimed: false, starved: false }
     }
 }
 
@@ -427,7 +430,9 @@ pub fn step() -> impl Strategy<Value = Step> {
         2 => rest(),
     ];
     let starved = prop_oneof![30 => Just(false), 1 => Just(true)];
-    (op, starved).prop_map(|(op, starved)| Step { op, starved })
+    // Numbers that shrink from aimed to plain are the ones to be printed.
+    let aimed = prop::bool::weighted(0.85);
+    (op, aimed, starved).prop_map(|(op, aimed, starved)| Step { op, aimed, starved })
 }
 
 /// What a script is about.
@@ -456,26 +461,33 @@ fn sharing() -> impl Strategy<Value = Step> {
     op.prop_map(Step::from)
 }
 
-/// A script of `length` steps, which shrinks to fewer.
-#[derive(Debug, Clone, Copy)]
-pub struct Script {
-    /// Which calls it makes.
-    pub theme: Theme,
-    /// How many steps it has before it shrinks.
-    pub length: usize,
+/// Scripts of so many steps, which shrink to fewer.
+#[derive(Debug, Clone)]
+pub struct Scripts {
+    length: usize,
+    step: BoxedStrategy<Step>,
 }
 
-impl Strategy for Script {
+impl Scripts {
+    /// Scripts of `length` steps about a theme.
+    #[must_use]
+    pub fn new(theme: Theme, length: usize) -> Scripts {
+        let step = match theme {
+            Theme::Everything => step().boxed(),
+            Theme::Sharing => sharing().boxed(),
+        };
+        Scripts { length, step }
+    }
+}
+
+impl Strategy for Scripts {
     type Tree = ScriptTree;
     type Value = Vec<Step>;
 
     fn new_tree(&self, runner: &mut TestRunner) -> NewTree<Self> {
-        let step = match self.theme {
-            Theme::Everything => step().boxed(),
-            Theme::Sharing => sharing().boxed(),
-        };
-        let steps: Vec<_> =
-            (0..self.length).map(|_| Ok((true, step.new_tree(runner)?))).collect::<Result<_, Reason>>()?;
+        let steps: Vec<_> = (0..self.length)
+            .map(|_| Ok((true, self.step.new_tree(runner)?)))
+            .collect::<Result<_, Reason>>()?;
         let shrink = Shrink::Drop { from: 0, count: (self.length / 2).max(1) };
         Ok(ScriptTree { steps, shrink, last: Last::Nothing, changed: false })
     }
@@ -578,7 +590,7 @@ impl ValueTree for ScriptTree {
 pub fn directed() -> Vec<(&'static str, Vec<Step>)> {
     let dumb = |file| Op::CreateDumb { file, width: 32, height: 32, bpp: 32 };
     let export = |file, handle, to| Op::Export { file, handle, flags: RDWR | CLOEXEC, to };
-    let starved = |op| Step { op, starved: true };
+    let starved = |op| Step { op, aimed: false, starved: true };
     let steps = |ops: &[Op]| ops.iter().map(|op| Step::from(*op)).collect::<Vec<_>>();
     let udmabuf = |memory| Op::Udmabuf { memory, offset: 0, size: PAGE, to: 0 };
     let mut hunger = steps(&[dumb(2), export(2, 1, 0), Op::CloseFile { file: 3 }]);
