@@ -36,8 +36,6 @@ pub mod device;
 pub mod dmabuf;
 pub mod dumb;
 pub mod exporter;
-#[cfg(test)]
-mod fake;
 pub mod flip;
 pub mod format;
 pub mod framebuffer;
@@ -50,6 +48,8 @@ pub mod scanout;
 #[cfg(feature = "smithay")]
 pub mod smithay;
 pub mod sys;
+#[cfg(test)]
+mod testbed;
 
 pub use cache::FramebufferCache;
 pub use device::kernel::{Acquisition, Denials, DeviceError, KernelDevice};

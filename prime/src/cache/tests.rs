@@ -7,14 +7,15 @@ use rustix::io::Errno;
 
 use super::*;
 use crate::{
+    device::faults::Call,
     dmabuf::{BufferPlane, LayoutError},
-    fake::{FakeDevice, memory},
     flip::PlaneFramebuffers,
     quirks::Quirk,
+    testbed::{TestDevice, device, device_with, memory},
 };
 
-fn table() -> (Arc<FakeDevice>, HandleTable) {
-    let device = Arc::new(FakeDevice::new(0xe200));
+fn table() -> (Arc<TestDevice>, HandleTable) {
+    let device = Arc::new(device(0xe200));
     (device.clone(), HandleTable::new(device))
 }
 
@@ -26,11 +27,6 @@ fn argb(fd: &OwnedFd, modifier: DrmModifier) -> Dmabuf<'_> {
     Dmabuf::new(16, 16, DrmFourcc::Argb8888, modifier, &[plane(fd, 0, 64)]).unwrap()
 }
 
-fn is_empty(device: &FakeDevice) -> bool {
-    let state = device.state();
-    state.handles.is_empty() && state.framebuffers.is_empty() && state.bad_closes == 0
-}
-
 #[test]
 fn each_buffer_is_asked_about_once() {
     let (device, table) = table();
@@ -40,17 +36,17 @@ fn each_buffer_is_asked_about_once() {
     let first = cache.get_or_import(1, &buffer, false).unwrap();
     let again = cache.get_or_import(1, &buffer, false).unwrap();
     assert_eq!(first, again);
-    assert_eq!((device.calls("import"), device.calls("addfb")), (1, 1));
+    assert_eq!((device.uses(Call::FdToHandle), device.uses(Call::AddFramebuffer)), (1, 1));
     let opaque = cache.get_or_import(1, &buffer, true).unwrap();
     assert_ne!(opaque.name(), first.name());
     assert_eq!((cache.get(&1, false), cache.get(&1, true)).0.unwrap().unwrap(), first);
     assert!(cache.get(&2, false).is_none());
     assert_eq!((cache.len(), cache.framebuffers(), cache.is_empty()), (1, 2, false));
     cache.remove(&1);
-    assert_eq!(device.state().framebuffers.len(), 2, "in use elsewhere");
+    assert_eq!(device.framebuffers(), 2, "in use elsewhere");
     drop((first, again, opaque));
     assert!(cache.is_empty() && cache.framebuffers() == 0);
-    assert!(is_empty(&device));
+    assert!(device.is_clean());
 }
 
 /// Every refusal that says something about the buffer is remembered and answered without asking anybody again.
@@ -60,30 +56,32 @@ fn refusals_are_remembered_with_their_reason() {
     let mut cache = FramebufferCache::new(table);
     let (fd, short) = (memory(1024), memory(1023));
     let tiled = argb(&fd, DrmModifier::I915_x_tiled);
-    let calls = |device: &FakeDevice| (device.calls("import"), device.calls("addfb"));
+    let calls = |device: &TestDevice| (device.uses(Call::FdToHandle), device.uses(Call::AddFramebuffer));
     type Check = fn(&FramebufferError) -> bool;
-    let mut refused =
-        |key: &'static str, buffer: &Dmabuf<'_>, fail: Option<(&'static str, Errno)>, is: Check| {
-            device.state().fail.extend(fail);
-            let error = cache.get_or_import(key, buffer, false).unwrap_err();
-            assert!(is(&error), "{key}: {error:?}");
-            let before = calls(&device);
-            let again = cache.get_or_import(key, buffer, false).unwrap_err();
-            let known = cache.get(&key, false).unwrap().unwrap_err();
-            let unmade = cache.get_or_make(key, false, |_| panic!("tried again")).unwrap_err();
-            assert!([&again, &known, &unmade].iter().all(|other| Arc::ptr_eq(other, &error)));
-            assert_eq!(calls(&device), before, "{key}");
-            assert!(cache.get(&key, true).is_none());
-        };
+    type Failure = Option<(Call, Errno)>;
+    let mut refused = |key: &'static str, buffer: &Dmabuf<'_>, fail: Failure, is: Check| {
+        if let Some((call, errno)) = fail {
+            device.fail(call, 1, errno);
+        }
+        let error = cache.get_or_import(key, buffer, false).unwrap_err();
+        assert!(is(&error), "{key}: {error:?}");
+        let before = calls(&device);
+        let again = cache.get_or_import(key, buffer, false).unwrap_err();
+        let known = cache.get(&key, false).unwrap().unwrap_err();
+        let unmade = cache.get_or_make(key, false, |_| panic!("tried again")).unwrap_err();
+        assert!([&again, &known, &unmade].iter().all(|other| Arc::ptr_eq(other, &error)));
+        assert_eq!(calls(&device), before, "{key}");
+        assert!(cache.get(&key, true).is_none());
+    };
     let linear = argb(&fd, DrmModifier::Linear);
-    refused("driver", &linear, Some(("addfb", Errno::INVAL)), |e| {
+    refused("driver", &linear, Some((Call::AddFramebuffer, Errno::INVAL)), |e| {
         matches!(e, FramebufferError::Refused { .. })
     });
-    refused("import", &linear, Some(("import", Errno::NODEV)), |e| {
+    refused("import", &linear, Some((Call::FdToHandle, Errno::NODEV)), |e| {
         matches!(e, FramebufferError::Import { .. })
     });
     refused("size", &argb(&short, DrmModifier::Linear), None, |e| matches!(e, FramebufferError::Size(_)));
-    assert!(cache.get_or_import("tiled", &tiled, false).is_ok());
+    refused("tiled", &tiled, None, |e| matches!(e, FramebufferError::Refused { .. }));
     let lie =
         cache.get_or_make("lie", false, |_| Err(LayoutError::Dimensions { width: 0, height: 1 }.into()));
     assert!(matches!(*lie.unwrap_err(), FramebufferError::Layout(_)));
@@ -93,17 +91,14 @@ fn refusals_are_remembered_with_their_reason() {
     let twinless = cache.get_or_import("alpha", &split, true).unwrap_err();
     assert!(matches!(*twinless, FramebufferError::NoOpaqueSubstitute { .. }));
     assert!(Arc::ptr_eq(&cache.get(&"alpha", true).unwrap().unwrap_err(), &twinless));
-    assert_eq!((cache.len(), cache.framebuffers()), (6, 1));
+    assert_eq!((cache.len(), cache.framebuffers()), (6, 0));
     cache.clear();
-    assert!(is_empty(&device));
+    assert!(device.is_clean());
 }
 
 #[test]
 fn a_quirk_is_remembered_like_any_refusal() {
-    let mut device = FakeDevice::new(1);
-    device.driver = "vkms";
-    device.modifiers = false;
-    let device = Arc::new(device);
+    let device = Arc::new(device_with(|driver| driver.modifiers = false).as_driver("vkms"));
     let mut cache = FramebufferCache::new(HandleTable::new(device.clone()));
     let fd = memory(4096);
     let shifted =
@@ -113,11 +108,11 @@ fn a_quirk_is_remembered_like_any_refusal() {
     assert!(quirk(&error), "{error:?}");
     let tiled = cache.get_or_import(2, &argb(&fd, DrmModifier::I915_x_tiled), false).unwrap_err();
     assert!(matches!(*tiled, FramebufferError::ModifiersUnsupported { .. }));
-    let imports = device.calls("import");
+    let imports = device.uses(Call::FdToHandle);
     assert!(Arc::ptr_eq(&cache.get_or_import(1, &shifted, false).unwrap_err(), &error));
     assert!(Arc::ptr_eq(&cache.get(&2, false).unwrap().unwrap_err(), &tiled));
-    assert_eq!((device.calls("import"), device.calls("addfb")), (imports, 0));
-    assert!(is_empty(&device));
+    assert_eq!((device.uses(Call::FdToHandle), device.uses(Call::AddFramebuffer)), (imports, 0));
+    assert!(device.is_clean());
 }
 
 #[test]
@@ -126,14 +121,14 @@ fn failures_of_the_system_are_tried_again() {
     let mut cache = FramebufferCache::new(table);
     let fd = memory(1024);
     let buffer = argb(&fd, DrmModifier::Linear);
-    for (call, errno) in [("addfb", Errno::NOMEM), ("import", Errno::MFILE)] {
-        device.state().fail.insert(call, errno);
+    for (call, errno) in [(Call::AddFramebuffer, Errno::NOMEM), (Call::FdToHandle, Errno::MFILE)] {
+        device.fail(call, 1, errno);
         let error = cache.get_or_import(3, &buffer, false).unwrap_err();
         assert_eq!(error.fault(), Fault::System);
         assert!(cache.get(&3, false).is_none() && cache.is_empty());
     }
     cache.get_or_import(3, &buffer, false).unwrap();
-    assert_eq!((device.calls("import"), device.calls("addfb")), (3, 2));
+    assert_eq!((device.uses(Call::FdToHandle), device.uses(Call::AddFramebuffer)), (3, 2));
 }
 
 #[test]
@@ -151,9 +146,9 @@ fn a_framebuffer_that_was_removed_is_made_anew() {
     let second = cache.get_or_import(1, &buffer, false).unwrap();
     assert!(second.is_open() && second != first);
     assert_eq!(cache.get(&1, false).unwrap().unwrap(), second);
-    assert_eq!(device.calls("addfb"), 2);
+    assert_eq!(device.uses(Call::AddFramebuffer), 2);
     drop((first, second, cache));
-    assert!(is_empty(&device));
+    assert!(device.is_clean());
 }
 
 #[test]

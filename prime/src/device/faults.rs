@@ -1,4 +1,5 @@
-//! [`Faulty`]: a device whose calls fail when told to. It passes everything else on, and counts the calls.
+//! [`Faulty`]: a device whose calls fail when told to. It passes everything else on, and counts the calls. It can also give
+//! itself out for another device than it is.
 //!
 //! A fault is injected *instead of* the call: the device below never hears of it, as the contract wants of a failed call. So
 //! what is left open afterwards was left by the caller.
@@ -65,6 +66,7 @@ struct Script {
     faults: Vec<Fault>,
     uses: [u64; Call::ALL.len()],
     injected: u64,
+    request: Option<FramebufferRequest>,
 }
 
 /// A device with a script of failures.
@@ -86,13 +88,46 @@ struct Script {
 #[derive(Debug)]
 pub struct Faulty<D> {
     inner: D,
+    driver: Option<&'static str>,
+    identifies: bool,
+    descriptors: Option<Vec<RawFd>>,
+    yields: bool,
     script: Mutex<Script>,
 }
 
 impl<D: GemDevice> Faulty<D> {
     /// A device that fails at nothing yet.
     pub fn new(inner: D) -> Self {
-        Self { inner, script: Mutex::default() }
+        let identifies = inner.identifies_dmabufs();
+        Self { inner, driver: None, identifies, descriptors: None, yields: false, script: Mutex::default() }
+    }
+
+    /// Gives itself out for a device of that kernel driver, for [`crate::quirks`].
+    #[must_use]
+    pub fn as_driver(mut self, driver: &'static str) -> Self {
+        self.driver = Some(driver);
+        self
+    }
+
+    /// Denies that an inode number names one dma-buf alone, as before Linux 5.19.
+    #[must_use]
+    pub fn without_identity(mut self) -> Self {
+        self.identifies = false;
+        self
+    }
+
+    /// Claims to hold these descriptors open.
+    #[must_use]
+    pub fn holding(mut self, descriptors: Vec<RawFd>) -> Self {
+        self.descriptors = Some(descriptors);
+        self
+    }
+
+    /// Lets other threads in before and after every call, where a missing lock shows.
+    #[must_use]
+    pub fn yielding(mut self) -> Self {
+        self.yields = true;
+        self
     }
 
     /// The device below.
@@ -120,12 +155,29 @@ impl<D: GemDevice> Faulty<D> {
         self.script().injected
     }
 
+    /// The framebuffer that was last asked for, made or not.
+    pub fn last_request(&self) -> Option<FramebufferRequest> {
+        self.script().request
+    }
+
     fn script(&self) -> MutexGuard<'_, Script> {
         // Every change is one assignment.
         self.script.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn enter(&self, call: Call) -> io::Result<&D> {
+    fn call<R>(&self, call: Call, pass_on: impl FnOnce(&D) -> io::Result<R>) -> io::Result<R> {
+        if self.yields {
+            std::thread::yield_now();
+        }
+        let outcome = self.fault(call).map_or_else(|| pass_on(&self.inner), |errno| Err(errno.into()));
+        if self.yields {
+            std::thread::yield_now();
+        }
+        outcome
+    }
+
+    /// Counts a use of a call; the errno if it is to fail.
+    fn fault(&self, call: Call) -> Option<Errno> {
         let mut script = self.script();
         script.uses[call as usize] += 1;
         let mut failure = None;
@@ -140,13 +192,8 @@ impl<D: GemDevice> Faulty<D> {
             fault.after = fault.after.saturating_sub(1);
             true
         });
-        match failure {
-            Some(errno) => {
-                script.injected += 1;
-                Err(errno.into())
-            }
-            None => Ok(&self.inner),
-        }
+        script.injected += u64::from(failure.is_some());
+        failure
     }
 }
 
@@ -156,7 +203,7 @@ impl<D: GemDevice> GemDevice for Faulty<D> {
     }
 
     fn driver(&self) -> &str {
-        self.inner.driver()
+        self.driver.unwrap_or_else(|| self.inner.driver())
     }
 
     fn supports_modifiers(&self) -> bool {
@@ -164,7 +211,7 @@ impl<D: GemDevice> GemDevice for Faulty<D> {
     }
 
     fn identifies_dmabufs(&self) -> bool {
-        self.inner.identifies_dmabufs()
+        self.identifies
     }
 
     fn is_dmabuf(&self, fd: BorrowedFd<'_>) -> io::Result<bool> {
@@ -172,39 +219,40 @@ impl<D: GemDevice> GemDevice for Faulty<D> {
     }
 
     fn descriptors(&self) -> Vec<RawFd> {
-        self.inner.descriptors()
+        self.descriptors.clone().unwrap_or_else(|| self.inner.descriptors())
     }
 
     fn prime_fd_to_handle(&self, fd: BorrowedFd<'_>) -> io::Result<NonZeroU32> {
-        self.enter(Call::FdToHandle)?.prime_fd_to_handle(fd)
+        self.call(Call::FdToHandle, |inner| inner.prime_fd_to_handle(fd))
     }
 
     fn prime_handle_to_fd(&self, handle: NonZeroU32) -> io::Result<OwnedFd> {
-        self.enter(Call::HandleToFd)?.prime_handle_to_fd(handle)
+        self.call(Call::HandleToFd, |inner| inner.prime_handle_to_fd(handle))
     }
 
     fn gem_close(&self, handle: NonZeroU32) -> io::Result<()> {
-        self.enter(Call::GemClose)?.gem_close(handle)
+        self.call(Call::GemClose, |inner| inner.gem_close(handle))
     }
 
     fn add_framebuffer(&self, request: &FramebufferRequest) -> io::Result<NonZeroU32> {
-        self.enter(Call::AddFramebuffer)?.add_framebuffer(request)
+        self.script().request = Some(*request);
+        self.call(Call::AddFramebuffer, |inner| inner.add_framebuffer(request))
     }
 
     fn close_framebuffer(&self, id: NonZeroU32) -> io::Result<()> {
-        self.enter(Call::CloseFramebuffer)?.close_framebuffer(id)
+        self.call(Call::CloseFramebuffer, |inner| inner.close_framebuffer(id))
     }
 
     fn remove_framebuffer(&self, id: NonZeroU32) -> io::Result<()> {
-        self.enter(Call::RemoveFramebuffer)?.remove_framebuffer(id)
+        self.call(Call::RemoveFramebuffer, |inner| inner.remove_framebuffer(id))
     }
 
     fn create_dumb(&self, width: u32, height: u32, bpp: u32) -> io::Result<DumbAllocation> {
-        self.enter(Call::CreateDumb)?.create_dumb(width, height, bpp)
+        self.call(Call::CreateDumb, |inner| inner.create_dumb(width, height, bpp))
     }
 
     fn map_dumb(&self, handle: NonZeroU32, len: usize) -> io::Result<Mapping> {
-        self.enter(Call::MapDumb)?.map_dumb(handle, len)
+        self.call(Call::MapDumb, |inner| inner.map_dumb(handle, len))
     }
 }
 

@@ -8,16 +8,17 @@ use rustix::io::Errno;
 use super::*;
 use crate::{
     cache::FramebufferCache,
+    device::faults::Call,
     dmabuf::{BufferPlane, Dmabuf},
-    fake::{FakeDevice, memory},
     handles::HandleTable,
+    testbed::{TestDevice, device, memory},
 };
 
 const PLANE: NonZeroU32 = NonZeroU32::new(31).unwrap();
 const OTHER: NonZeroU32 = NonZeroU32::new(32).unwrap();
 
-fn table() -> (Arc<FakeDevice>, HandleTable) {
-    let device = Arc::new(FakeDevice::new(0xe200));
+fn table() -> (Arc<TestDevice>, HandleTable) {
+    let device = Arc::new(device(0xe200));
     (device.clone(), HandleTable::new(device))
 }
 
@@ -28,8 +29,10 @@ fn shared(table: &HandleTable) -> SharedFramebuffer {
     SharedFramebuffer::new(Framebuffer::new(table, &buffer, false).unwrap())
 }
 
-fn open(device: &FakeDevice) -> Vec<u32> {
-    device.state().framebuffers.keys().map(|id| id.get()).collect()
+/// The framebuffers that are open, on which the books and the device agree.
+fn open(device: &TestDevice, table: &HandleTable) -> Vec<u32> {
+    assert_eq!(table.stats().framebuffers, device.framebuffers());
+    table.ledger().framebuffers.iter().map(|entry| entry.name.0.get()).collect()
 }
 
 /// A commit of one plane that the driver takes.
@@ -40,7 +43,7 @@ fn show(planes: &mut PlaneFramebuffers, plane: NonZeroU32, framebuffer: &SharedF
 #[test]
 fn a_pending_framebuffer_survives_its_eviction() {
     let (device, table) = table();
-    let mut cache = FramebufferCache::new(table);
+    let mut cache = FramebufferCache::new(table.clone());
     let mut planes = PlaneFramebuffers::new();
     let fd = memory(1024);
     let plane = BufferPlane { fd: fd.as_fd(), offset: 0, stride: 64 };
@@ -51,18 +54,19 @@ fn a_pending_framebuffer_survives_its_eviction() {
     drop(framebuffer);
     cache.remove(&1);
     cache.clear();
-    assert_eq!(open(&device), [id], "pending");
+    assert_eq!(open(&device, &table), [id], "pending");
     assert!(planes.flipped());
-    assert_eq!(open(&device), [id], "on screen");
+    assert_eq!(open(&device, &table), [id], "on screen");
     let next = shared(cache.table());
     let next_id = show(&mut planes, PLANE, &next);
-    assert_eq!(open(&device), [id, next_id], "on screen until the next flip");
+    assert_eq!(open(&device, &table), [id, next_id], "on screen until the next flip");
     assert!(planes.flipped());
-    assert_eq!(open(&device), [next_id]);
+    assert_eq!(open(&device, &table), [next_id]);
     drop(next);
     drop(planes);
-    assert_eq!(open(&device), [] as [u32; 0]);
-    assert_eq!(device.state().bad_closes, 0);
+    assert_eq!(open(&device, &table), [] as [u32; 0]);
+    assert_eq!(table.stats().violations, 0);
+    assert!(device.is_clean());
 }
 
 #[test]
@@ -84,7 +88,7 @@ fn a_refused_commit_changes_nothing() {
     assert_eq!(tested.to_string(), second.name().to_string());
     assert!(!second.is_shared(), "a test keeps nothing");
     drop(second);
-    assert_eq!(open(&device).len(), 1);
+    assert_eq!(open(&device, &table).len(), 1);
     // An event without a commit leaves what is shown alone.
     assert!(planes.flipped());
     assert_eq!(planes.current(PLANE), Some(&first));
@@ -128,12 +132,12 @@ fn only_the_last_event_releases() {
     let (device, table) = table();
     let mut planes = PlaneFramebuffers::new();
     let ids = [shared(&table), shared(&table), shared(&table)].map(|fb| show(&mut planes, PLANE, &fb));
-    assert_eq!((open(&device), planes.outstanding()), (ids.to_vec(), 3));
+    assert_eq!((open(&device, &table), planes.outstanding()), (ids.to_vec(), 3));
     assert!(!planes.flipped() && !planes.flipped());
-    assert_eq!((open(&device), planes.outstanding()), (ids.to_vec(), 1));
+    assert_eq!((open(&device, &table), planes.outstanding()), (ids.to_vec(), 1));
     assert!(planes.current(PLANE).is_none());
     assert!(planes.flipped());
-    assert_eq!(open(&device), [ids[2]]);
+    assert_eq!(open(&device, &table), [ids[2]]);
 }
 
 #[test]
@@ -167,7 +171,7 @@ fn a_commit_that_blocks_is_current_at_once() {
             Ok::<_, ()>(())
         })
         .unwrap();
-    assert!(open(&device).is_empty());
+    assert!(open(&device, &table).is_empty());
 }
 
 #[test]
@@ -180,16 +184,16 @@ fn turning_off_removes_what_is_held_and_tells_who_shares_it() {
     show(&mut planes, PLANE, &shown[1]);
     show(&mut planes, PLANE, &shown[2]);
     let unseen = shared(&table);
-    device.state().fail.insert("rmfb", Errno::NODEV);
+    device.fail(Call::RemoveFramebuffer, 1, Errno::NODEV);
     let error = planes.turn_off().unwrap_err();
     assert_eq!(error.raw_os_error(), Some(Errno::NODEV.raw_os_error()));
-    assert_eq!((device.calls("rmfb"), device.calls("closefb")), (3, 0));
+    assert_eq!((device.uses(Call::RemoveFramebuffer), device.uses(Call::CloseFramebuffer)), (3, 0));
     assert_eq!(shown.iter().filter(|fb| !fb.is_open()).count(), 2, "all but the one that failed");
     assert!(unseen.is_open());
     assert!(planes.current(PLANE).is_none() && planes.pending(PLANE).is_none());
     drop((shown, planes));
     assert_eq!(
-        (device.calls("closefb"), open(&device).len()),
+        (device.uses(Call::CloseFramebuffer), open(&device, &table).len()),
         (1, 1),
         "what was removed is not closed again"
     );
@@ -216,7 +220,7 @@ fn only_the_last_reference_gives_the_framebuffer_back() {
     let alone = framebuffer.into_inner().unwrap();
     assert_eq!(alone.id().get(), id);
     alone.remove().unwrap();
-    assert!(open(&device).is_empty());
+    assert!(open(&device, &table).is_empty());
 }
 
 #[test]
@@ -237,9 +241,9 @@ fn a_panic_while_a_commit_is_built_releases_nothing() {
     drop(framebuffer);
     let next = shared(&table);
     show(&mut planes, PLANE, &next);
-    assert_eq!(open(&device).len(), 2);
+    assert_eq!(open(&device, &table).len(), 2);
     planes.flipped();
-    assert_eq!(open(&device).len(), 1);
+    assert_eq!(open(&device, &table).len(), 1);
 }
 
 #[test]

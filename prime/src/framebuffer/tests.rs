@@ -9,12 +9,13 @@ use rustix::io::Errno;
 
 use super::*;
 use crate::{
+    device::faults::Call,
     dmabuf::BufferPlane,
-    fake::{FakeDevice, memory},
+    testbed::{TestDevice, device, device_with, memory},
 };
 
-fn table() -> (Arc<FakeDevice>, HandleTable) {
-    let device = Arc::new(FakeDevice::new(0xe200));
+fn table() -> (Arc<TestDevice>, HandleTable) {
+    let device = Arc::new(device(0xe200));
     (device.clone(), HandleTable::new(device))
 }
 
@@ -26,11 +27,6 @@ fn argb(fd: &OwnedFd, modifier: DrmModifier) -> Dmabuf<'_> {
     Dmabuf::new(16, 16, DrmFourcc::Argb8888, modifier, &[plane(fd, 0, 64)]).unwrap()
 }
 
-fn is_empty(device: &FakeDevice) -> bool {
-    let state = device.state();
-    state.handles.is_empty() && state.framebuffers.is_empty() && state.bad_closes == 0
-}
-
 #[test]
 fn planes_of_one_buffer_share_a_handle_that_is_closed_once() {
     let (device, table) = table();
@@ -39,14 +35,21 @@ fn planes_of_one_buffer_share_a_handle_that_is_closed_once() {
     let buffer = Dmabuf::new(32, 32, DrmFourcc::Nv12, DrmModifier::Linear, &planes).unwrap();
     let framebuffer = Framebuffer::new(&table, &buffer, false).unwrap();
     assert_eq!((table.stats().handles, table.stats().references), (1, 2));
-    let sent = device.state().framebuffers[&framebuffer.id()];
+    let sent = device.last_request().unwrap();
     let handle = framebuffer.handles()[0].raw();
     assert_eq!(sent.planes[0], Some((handle, Layout { offset: 0, stride: 32 })));
     assert_eq!(sent.planes[1], Some((handle, Layout { offset: 1024, stride: 32 })));
     assert_eq!(sent.planes[2], None);
     drop(framebuffer);
-    assert!(is_empty(&device));
-    assert_eq!((device.calls("close"), device.calls("closefb"), device.calls("rmfb")), (1, 1, 0));
+    assert!(device.is_clean());
+    assert_eq!(
+        (
+            device.uses(Call::GemClose),
+            device.uses(Call::CloseFramebuffer),
+            device.uses(Call::RemoveFramebuffer)
+        ),
+        (1, 1, 0)
+    );
 }
 
 #[test]
@@ -58,7 +61,7 @@ fn planes_in_two_buffers_have_two_handles() {
     let framebuffer = Framebuffer::new(&table, &buffer, false).unwrap();
     assert_eq!(table.stats().handles, 2);
     drop(framebuffer);
-    assert!(is_empty(&device));
+    assert!(device.is_clean());
 }
 
 #[test]
@@ -74,7 +77,7 @@ fn a_lie_about_the_size_never_reaches_the_device() {
         "{error:?}"
     );
     assert_eq!(error.fault(), Fault::Client);
-    assert_eq!((device.calls("import"), device.calls("addfb")), (0, 0));
+    assert_eq!((device.uses(Call::FdToHandle), device.uses(Call::AddFramebuffer)), (0, 0));
 }
 
 #[test]
@@ -84,7 +87,7 @@ fn opaque_takes_the_twin_without_alpha() {
     let plain = Framebuffer::new(&table, &argb(&fd, DrmModifier::Linear), false).unwrap();
     let opaque = Framebuffer::new(&table, &argb(&fd, DrmModifier::Linear), true).unwrap();
     assert_eq!((plain.format(), opaque.format()), (DrmFourcc::Argb8888, DrmFourcc::Xrgb8888));
-    assert_eq!(device.state().framebuffers[&opaque.id()].format, DrmFourcc::Xrgb8888);
+    assert_eq!(device.last_request().unwrap().format, DrmFourcc::Xrgb8888);
     assert_eq!((table.stats().handles, table.stats().references), (1, 2));
     let planes = [plane(&fd, 0, 32), plane(&fd, 512, 16)];
     let split = Dmabuf::new(16, 16, DrmFourcc::Rgb565_a8, DrmModifier::Linear, &planes).unwrap();
@@ -103,23 +106,27 @@ fn modifiers_are_sent_only_where_they_are_taken() {
         (false, DrmModifier::Linear, None),
         (false, DrmModifier::Invalid, None),
     ] {
-        let mut device = FakeDevice::new(1);
-        device.modifiers = takes;
-        let device = Arc::new(device);
+        let device = Arc::new(device_with(|driver| driver.modifiers = takes));
         let table = HandleTable::new(device.clone());
         let fd = memory(1024);
-        let framebuffer = Framebuffer::new(&table, &argb(&fd, modifier), false).unwrap();
-        assert_eq!(device.state().framebuffers[&framebuffer.id()].modifier, sent, "{takes} {modifier:?}");
-        assert_eq!(framebuffer.modifier(), modifier);
+        let framebuffer = Framebuffer::new(&table, &argb(&fd, modifier), false);
+        assert_eq!(device.last_request().unwrap().modifier, sent, "{takes} {modifier:?}");
+        match framebuffer {
+            Ok(framebuffer) => assert_eq!(framebuffer.modifier(), modifier),
+            // The model's memory is linear.
+            Err(FramebufferError::Refused { modifier: refused, .. }) => {
+                assert_eq!((refused, sent), (u64::from(tiled), Some(tiled)));
+            }
+            Err(error) => panic!("{error:?}"),
+        }
+        assert!(device.is_clean());
     }
-    let mut device = FakeDevice::new(1);
-    device.modifiers = false;
-    let device = Arc::new(device);
+    let device = Arc::new(device_with(|driver| (driver.modifiers, driver.rdev) = (false, 1)));
     let table = HandleTable::new(device.clone());
     let fd = memory(1024);
     let error = Framebuffer::new(&table, &argb(&fd, tiled), false).expect_err("no modifiers");
     assert!(matches!(error, FramebufferError::ModifiersUnsupported { device: 1, .. }), "{error:?}");
-    assert_eq!(device.calls("import"), 0);
+    assert_eq!(device.uses(Call::FdToHandle), 0);
 }
 
 #[test]
@@ -129,13 +136,13 @@ fn every_failure_gives_back_what_it_took() {
     let planes = [plane(&luma, 0, 32), plane(&chroma, 0, 32)];
     let buffer = Dmabuf::new(32, 32, DrmFourcc::Nv12, DrmModifier::Linear, &planes).unwrap();
     for (errno, fault) in [(Errno::INVAL, Fault::CannotScanOut), (Errno::NOMEM, Fault::System)] {
-        device.state().fail.insert("addfb", errno);
+        device.fail(Call::AddFramebuffer, 1, errno);
         let error = Framebuffer::new(&table, &buffer, false).unwrap_err();
         assert_eq!(error.fault(), fault, "{error:?}");
-        assert!(is_empty(&device));
+        assert!(device.is_clean());
     }
     let _held = table.import(luma.as_fd()).unwrap();
-    device.state().fail.insert("import", Errno::NODEV);
+    device.fail(Call::FdToHandle, 1, Errno::NODEV);
     let error = Framebuffer::new(&table, &buffer, false).unwrap_err();
     assert!(
         matches!(error, FramebufferError::Import { plane: 1, source: ImportError::NotImportable { .. } }),
@@ -149,13 +156,13 @@ fn remove_turns_planes_off_and_drop_does_not() {
     let (device, table) = table();
     let fd = memory(1024);
     Framebuffer::new(&table, &argb(&fd, DrmModifier::Linear), false).unwrap().remove().unwrap();
-    assert_eq!((device.calls("rmfb"), device.calls("closefb")), (1, 0));
-    assert!(is_empty(&device));
+    assert_eq!((device.uses(Call::RemoveFramebuffer), device.uses(Call::CloseFramebuffer)), (1, 0));
+    assert!(device.is_clean());
     let kept = Framebuffer::new(&table, &argb(&fd, DrmModifier::Linear), false).unwrap();
-    device.state().fail.insert("rmfb", Errno::NODEV);
+    device.fail(Call::RemoveFramebuffer, 1, Errno::NODEV);
     kept.remove().unwrap_err();
-    assert_eq!((device.calls("rmfb"), device.calls("closefb")), (2, 1));
-    assert!(is_empty(&device));
+    assert_eq!((device.uses(Call::RemoveFramebuffer), device.uses(Call::CloseFramebuffer)), (2, 1));
+    assert!(device.is_clean());
 }
 
 #[test]
@@ -179,7 +186,7 @@ fn dumb_buffers_become_framebuffers_within_their_size() {
     assert!(matches!(error, FramebufferError::OtherDevice { .. }), "{error:?}");
     // The framebuffers keep the handle when the buffer goes.
     drop(dumb);
-    assert_eq!(device.calls("close"), 0);
+    assert_eq!(device.uses(Call::GemClose), 0);
     drop((framebuffer, nv12));
-    assert!(is_empty(&device));
+    assert!(device.is_clean());
 }

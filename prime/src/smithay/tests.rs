@@ -32,8 +32,10 @@ use rustix::io::Errno;
 use super::*;
 use crate::{
     ImportError, Origin,
-    fake::{FakeDevice, memory},
+    device::faults::Call,
+    model::Driver,
     smithay::{AllocateError, PrimeAllocator, PrimeBuffer},
+    testbed::{TestDevice, device_with, memory},
 };
 
 struct Compositor;
@@ -60,7 +62,7 @@ impl<T: Send + Sync + 'static> Dispatch<WlBuffer, T> for Compositor {
 
 /// A device, what would drive it, and a client to own buffers.
 struct Bench {
-    device: Arc<FakeDevice>,
+    device: Arc<TestDevice>,
     master: DrmDeviceFd,
     exporter: PrimeExporter,
     display: Display<Compositor>,
@@ -80,11 +82,13 @@ impl Bench {
         Self::with(|_| {})
     }
 
-    fn with(change: impl FnOnce(&mut FakeDevice)) -> Self {
+    fn with(change: impl FnOnce(&mut Driver)) -> Self {
         let master = master();
-        let mut device = FakeDevice::new(master.dev_id().unwrap());
-        change(&mut device);
-        let device = Arc::new(device);
+        let dev = master.dev_id().unwrap();
+        let device = Arc::new(device_with(|driver| {
+            driver.rdev = dev;
+            change(driver);
+        }));
         let exporter = PrimeExporter::new(HandleTable::new(device.clone())).unwrap();
         let display = Display::new().unwrap();
         let (ours, peer) = UnixStream::pair().unwrap();
@@ -146,18 +150,21 @@ fn a_client_buffer_is_imported_once_and_closed_with_its_last_holder() {
     )
     .unwrap()
     .unwrap();
-    assert_eq!((bench.device.calls("import"), bench.device.calls("addfb")), (1, 1));
+    assert_eq!((bench.device.uses(Call::FdToHandle), bench.device.uses(Call::AddFramebuffer)), (1, 1));
     assert_eq!(first.as_ref(), second.as_ref());
     assert_eq!(u32::from(*first.as_ref()), first.framebuffer().id().get());
     assert_eq!(first.format(), DrmFormat { code: DrmFourcc::Xrgb8888, modifier: DrmModifier::Linear });
     drop(first);
-    assert_eq!(bench.device.calls("closefb"), 0, "a frame still holds it");
+    assert_eq!(bench.device.uses(Call::CloseFramebuffer), 0, "a frame still holds it");
     drop(second);
-    assert_eq!((bench.device.calls("closefb"), bench.device.calls("rmfb")), (1, 0));
-    assert_eq!((bench.device.calls("close"), bench.device.state().handles.len()), (1, 0));
+    assert_eq!(
+        (bench.device.uses(Call::CloseFramebuffer), bench.device.uses(Call::RemoveFramebuffer)),
+        (1, 0)
+    );
+    assert_eq!((bench.device.uses(Call::GemClose), bench.device.handles()), (1, 0));
     // Shown again later: made anew.
     assert!(bench.try_client(&buffer, false).unwrap().is_some());
-    assert_eq!(bench.device.calls("addfb"), 2);
+    assert_eq!(bench.device.uses(Call::AddFramebuffer), 2);
 }
 
 #[test]
@@ -167,7 +174,7 @@ fn a_refusal_is_remembered_with_its_reason_until_the_buffer_is_gone() {
     let weak = data.weak();
     let buffer = bench.wl_buffer(data.clone());
     for opaque in [false, true] {
-        bench.device.state().fail.insert("addfb", Errno::INVAL);
+        bench.device.fail(Call::AddFramebuffer, 1, Errno::INVAL);
         let refused = refusal(bench.try_client(&buffer, opaque));
         assert_eq!(refused.fault(), Fault::CannotScanOut);
         let Refusal::Framebuffer(error) = refused else { panic!("{refused:?}") };
@@ -175,12 +182,12 @@ fn a_refusal_is_remembered_with_its_reason_until_the_buffer_is_gone() {
         assert_eq!(source.raw_os_error(), Some(Errno::INVAL.raw_os_error()));
         assert_eq!(bench.can_add(&buffer), !opaque, "the other kind has not been tried yet");
     }
-    let asked = (bench.device.calls("import"), bench.device.calls("addfb"));
+    let asked = (bench.device.uses(Call::FdToHandle), bench.device.uses(Call::AddFramebuffer));
     assert!(matches!(refusal(bench.try_client(&buffer, true)), Refusal::Framebuffer(_)));
-    assert_eq!((bench.device.calls("import"), bench.device.calls("addfb")), asked);
+    assert_eq!((bench.device.uses(Call::FdToHandle), bench.device.uses(Call::AddFramebuffer)), asked);
     assert!(matches!(bench.exporter.refusal(&buffer), Some(Refusal::Framebuffer(_))));
     assert_eq!(bench.exporter.refusals().len(), 2);
-    assert_eq!(bench.device.state().handles.len(), 0, "nothing is left behind");
+    assert_eq!(bench.device.handles(), 0, "nothing is left behind");
 
     drop(data);
     let (device, exporter) = (bench.device.clone(), bench.exporter.clone());
@@ -192,14 +199,14 @@ fn a_refusal_is_remembered_with_its_reason_until_the_buffer_is_gone() {
     let next = bench.wl_buffer(linear(DrmFourcc::Xrgb8888));
     assert!(bench.try_client(&next, false).unwrap().is_some());
     assert_eq!(exporter.state().outcomes.len(), 1);
-    assert_eq!(device.state().framebuffers.len(), 0);
+    assert_eq!(device.framebuffers(), 0);
 }
 
 #[test]
 fn a_failure_of_the_system_is_tried_again() {
     let bench = Bench::new();
     let buffer = bench.wl_buffer(linear(DrmFourcc::Xrgb8888));
-    bench.device.state().fail.insert("import", Errno::NOMEM);
+    bench.device.fail(Call::FdToHandle, 1, Errno::NOMEM);
     let failed = refusal(bench.try_client(&buffer, false));
     assert_eq!(failed.fault(), Fault::System);
     assert!(bench.exporter.refusal(&buffer).is_none() && bench.can_add(&buffer));
@@ -225,11 +232,11 @@ fn the_opaque_substitute_is_used_where_there_is_one() {
 
 #[test]
 fn a_buffer_of_another_master_is_not_taken() {
-    let bench = Bench::with(|device| device.dev = 0xe200);
+    let bench = Bench::with(|driver| driver.rdev = 0xe200);
     let buffer = bench.wl_buffer(linear(DrmFourcc::Xrgb8888));
     let refused = refusal(bench.try_client(&buffer, false));
     assert!(matches!(refused, Refusal::OtherDevice { device: 0xe200, .. }), "{refused:?}");
-    assert_eq!(bench.device.calls("import"), 0);
+    assert_eq!(bench.device.uses(Call::FdToHandle), 0);
 }
 
 #[test]
@@ -238,7 +245,7 @@ fn an_implicit_layout_of_an_unknown_exporter_is_refused() {
     let buffer = bench.wl_buffer(dmabuf(DrmFourcc::Xrgb8888, DrmModifier::Invalid));
     let refused = refusal(bench.try_client(&buffer, false));
     assert!(matches!(&refused, Refusal::ImplicitLayout(Linearity::Unknown { .. })), "{refused:?}");
-    assert_eq!(bench.device.calls("import"), 0);
+    assert_eq!(bench.device.uses(Call::FdToHandle), 0);
     assert!(bench.exporter.refusal(&buffer).is_some());
     bench.exporter.look_at_exporters().unwrap();
     assert!(bench.exporter.refusal(&buffer).is_none(), "it may be known now");
@@ -246,11 +253,11 @@ fn an_implicit_layout_of_an_unknown_exporter_is_refused() {
 
 #[test]
 fn a_device_without_modifiers_lists_its_formats_under_invalid() {
-    let bench = Bench::with(|device| device.modifiers = false);
+    let bench = Bench::with(|driver| driver.modifiers = false);
     let buffer = bench.wl_buffer(linear(DrmFourcc::Xrgb8888));
     let made = bench.try_client(&buffer, false).unwrap().unwrap();
     assert_eq!(made.format().modifier, DrmModifier::Invalid);
-    assert_eq!(bench.device.state().framebuffers.values().next().unwrap().modifier, None);
+    assert_eq!(bench.device.last_request().unwrap().modifier, None);
 }
 
 #[test]
@@ -275,7 +282,7 @@ fn a_lying_description_is_the_clients_fault() {
     builder.add_plane(memory(4096), 0, 0, 256);
     let empty = bench.wl_buffer(builder.build().unwrap());
     assert_eq!(refusal(bench.try_client(&empty, false)).fault(), Fault::Client);
-    assert_eq!(bench.device.calls("import"), 0);
+    assert_eq!(bench.device.uses(Call::FdToHandle), 0);
 }
 
 /// An allocator's buffer of no type that this crate knows.
@@ -320,11 +327,11 @@ fn a_swapchain_buffer_is_known_again_as_our_own() {
     let made = made.unwrap();
     assert_eq!(made.framebuffer().origin(), &Origin::Owned);
     assert_eq!(made.format().code, DrmFourcc::Xrgb8888);
-    assert_eq!(bench.device.state().handles.len(), 1);
+    assert_eq!(bench.device.handles(), 1);
     drop(buffer);
-    assert_eq!(bench.device.calls("close"), 0, "the framebuffer counts its handle");
+    assert_eq!(bench.device.uses(Call::GemClose), 0, "the framebuffer counts its handle");
     drop(made);
-    assert_eq!((bench.device.calls("close"), bench.device.state().bad_closes), (1, 0));
+    assert_eq!((bench.device.uses(Call::GemClose), bench.exporter.table().stats().violations), (1, 0));
 }
 
 #[test]
@@ -342,7 +349,7 @@ fn the_allocator_makes_what_dumb_buffers_can_be() {
         let error = create(code, modifier).unwrap_err();
         assert!(matches!(error, AllocateError::Unsupported { format, .. } if format == code), "{error:?}");
     }
-    bench.device.state().fail.insert("create", Errno::ACCESS);
+    bench.device.fail(Call::CreateDumb, 1, Errno::ACCESS);
     let error = PrimeAllocator::new(bench.exporter.table().clone())
         .create_buffer(16, 16, DrmFourcc::Xrgb8888, &[DrmModifier::Linear])
         .unwrap_err();
@@ -364,7 +371,7 @@ fn a_swapchain_buffer_is_exported_as_one_dmabuf() {
         buffer.dumb().handle().raw()
     );
     let not_one = std::fs::File::open("/dev/null").unwrap();
-    bench.device.state().fail.insert("import", Errno::INVAL);
+    bench.device.fail(Call::FdToHandle, 1, Errno::INVAL);
     let error = bench.exporter.table().import(not_one.as_fd()).unwrap_err();
     assert!(matches!(error, ImportError::NotDmabuf { .. }), "{error:?}");
 }
