@@ -77,6 +77,8 @@ pub(super) struct DmaBuf {
     pub(super) outside: Option<Arc<Outside>>,
     /// What real descriptors of it are known by.
     pub(super) file_id: Option<DmabufId>,
+    /// Its release is under way: nobody else begins one.
+    released: bool,
     /// Only real descriptors keep it.
     pub(super) away: bool,
     pub(super) resv: Arc<Resv>,
@@ -112,6 +114,7 @@ pub(super) fn export(
         tokens: 0,
         outside: None,
         file_id: None,
+        released: false,
         away: false,
         resv,
     }))
@@ -204,8 +207,11 @@ pub(super) fn release(call: &Syscall<'_>, key: DmaBufKey) {
     let away = outside.is_some_and(|outside| outside.alive() > 0);
     let ops = {
         let mut state = call.state();
-        let Some(dmabuf) = state.dmabufs.get_mut(key).filter(|dmabuf| dmabuf.f_count == 0) else { return };
+        let idle = |dmabuf: &&mut DmaBuf| dmabuf.f_count == 0 && !dmabuf.released;
+        let Some(dmabuf) = state.dmabufs.get_mut(key).filter(idle) else { return };
         dmabuf.away = away;
+        // A descriptor that came back and went again may have begun a second release of it.
+        dmabuf.released = !away;
         let (ops, attached, id) = (dmabuf.ops, dmabuf.attachments.len(), dmabuf.file_id);
         if away {
             state.away.push(key);
