@@ -52,6 +52,7 @@ mod object;
 mod plain;
 mod prime;
 mod profile;
+pub mod rows;
 pub mod sg;
 pub(crate) mod sync;
 mod sync_file;
