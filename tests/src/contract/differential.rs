@@ -39,6 +39,8 @@ impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Outcome::Failed(errno) => f.write_str(&errno_name(*errno)),
+            Outcome::Number(number) => write!(f, "{number}"),
+            Outcome::Done => f.write_str("ok"),
             other => write!(f, "{other:?}"),
         }
     }
@@ -575,4 +577,89 @@ fn compare(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::model::Model;
+    use super::super::script::{Shape, directed};
+    use super::*;
+    use drm_prime::model::{Profile, SeedTrait};
+
+    fn model() -> Model {
+        Model::new(Profile::MODERN)
+    }
+
+    #[test]
+    fn a_call_fills_its_cell_and_no_other() {
+        let mut coverage = Coverage::default();
+        let all = coverage.empty_cells().len();
+        assert_eq!(all, NAMED.iter().map(|(_, answers)| answers.len()).sum::<usize>());
+        coverage.note(&Op::Read { fd: 0 }, Outcome::Failed(Errno::INVAL));
+        coverage.note(&Op::Read { fd: 0 }, Outcome::Failed(Errno::IO));
+        coverage.note(&Op::Write { fd: 0 }, Outcome::Skipped);
+        let empty = coverage.empty_cells();
+        assert_eq!(empty.len(), all - 1);
+        assert!(!empty.contains(&"read EINVAL".to_owned()) && empty.contains(&"write EINVAL".to_owned()));
+    }
+
+    #[test]
+    fn scripts_by_hand_agree_with_themselves() {
+        let mut coverage = Coverage::default();
+        for (name, steps) in directed() {
+            let played = play(&steps, &mut model(), &mut model(), Look::Everything, &mut coverage);
+            assert_eq!(played, Ok(()), "{name}");
+        }
+    }
+
+    /// A difference is found where it is, whether an answer shows it or only a count.
+    #[test]
+    fn the_first_difference_is_named() {
+        let steps: Vec<Step> = [
+            Op::CreateDumb { file: 0, width: 32, height: 32, bpp: 32 },
+            Op::AddFb { file: 0, handle: 1, shape: Shape::Page, to: 0 },
+            Op::Export { file: 0, handle: 1, flags: 0, to: 0 },
+            Op::GemClose { file: 0, handle: 1 },
+        ]
+        .map(Step::from)
+        .to_vec();
+        let against = |seed, look| {
+            let mut other = Model::new(Profile::MODERN.with(seed));
+            play(&steps, &mut model(), &mut other, look, &mut Coverage::default())
+        };
+        // C1: a first export has two references instead of three.
+        let parted = against(SeedTrait::WeakExportLink, Look::Everything).unwrap_err();
+        assert_eq!(parted.step, 2);
+        assert!(parted.what.contains("count 3") && parted.what.contains("count 2"), "{parted}");
+        // C12: the framebuffer does not keep the object's link to its dma-buf.
+        let parted = against(SeedTrait::FbHoldsObjectOnly, Look::Everything).unwrap_err();
+        assert_eq!(parted.step, 3);
+        assert_eq!(against(SeedTrait::FbHoldsObjectOnly, Look::Answers), Ok(()));
+    }
+
+    #[test]
+    fn inodes_are_classes() {
+        let mut inodes = Inodes::default();
+        assert!(inodes.agree(1, 10) && inodes.agree(2, 20) && inodes.agree(1, 10));
+        assert!(!inodes.agree(1, 20), "one buffer here, two there");
+        assert!(!inodes.agree(3, 10), "two buffers here, one there");
+    }
+
+    #[test]
+    fn an_aimed_step_meets_what_is_open() {
+        let mut side = model();
+        let mut player = Player::default();
+        for op in [
+            Op::OpenFile { file: 2 },
+            Op::CreateDumb { file: 2, width: 32, height: 32, bpp: 32 },
+            Op::CreateDumb { file: 2, width: 32, height: 32, bpp: 32 },
+            Op::GemClose { file: 2, handle: 1 },
+            Op::Export { file: 2, handle: 2, flags: 0, to: 3 },
+        ] {
+            player.play(&mut side, &op.into());
+        }
+        assert_eq!(player.aim(Op::GemClose { file: 2, handle: 1 }), Op::GemClose { file: 2, handle: 2 });
+        assert_eq!(player.aim(Op::GemClose { file: 3, handle: 5 }), Op::GemClose { file: 3, handle: 5 });
+        assert_eq!(player.aim(Op::Close { fd: 0 }), Op::Close { fd: 3 });
+    }
 }

@@ -1,8 +1,8 @@
 //! The kernel's PRIME contract as a process sees it: [`Contract`], one call per ioctl or system call.
 //!
-//! Owns the vocabulary that the conformance suite and the differential scripts are written in. [`kernel`] answers with
-//! vgem, vkms and udmabuf, [`denied`] takes away what older kernels lack. What must hold is in [`suite`], how the calls are
-//! made in [`sys`].
+//! Owns the vocabulary that the conformance suite and the random scripts are written in. [`kernel`] answers with vgem, vkms and
+//! udmabuf, [`model`] with `drm_prime::model`; [`denied`] takes away what older kernels lack. What must hold is in [`suite`];
+//! [`script`] makes up scripts, [`shrink`] makes them short, and [`differential`] plays them on two sides at once. How the kernel is called is in `sys`.
 //!
 //! Descriptors are small slot numbers here, so that the same call can be made on two sides and a script can be printed;
 //! handles, framebuffer ids and inodes are the kernel's own numbers. Failures are the bare errno. A slot that is used
@@ -18,6 +18,7 @@ pub mod differential;
 pub mod kernel;
 pub mod model;
 pub mod script;
+pub mod shrink;
 mod slots;
 pub mod suite;
 mod sys;

@@ -1,13 +1,11 @@
 //! Random scripts of the contract's calls: [`Step`], how they are made up, and the few that are written by hand.
 //!
-//! Owns what may be asked. Slots and numbers are few and small, so that random calls meet each other; a script that failed
-//! shrinks towards fewer steps, lower numbers and the first variant of each enum. Playing a script is `differential`'s.
+//! Owns what may be asked. Slots and numbers are few and small, so that random calls meet each other. How a script that failed
+//! becomes shorter is in `shrink`, playing one is `differential`'s.
 
 use std::fmt;
 
 use proptest::prelude::*;
-use proptest::strategy::{NewTree, ValueTree};
-use proptest::test_runner::{Reason, TestRunner};
 
 use super::{
     CLOEXEC, Device, FB_MODIFIERS, FENCE_WRITE, Fb2, Memory, Node, PAGE, RDWR, READABLE, SYNC_END, SYNC_READ,
@@ -421,7 +419,7 @@ fn rest() -> impl Strategy<Value = Op> {
 }
 
 /// Any step, with weights that let calls meet.
-pub fn step() -> impl Strategy<Value = Step> {
+pub(super) fn step() -> impl Strategy<Value = Step> {
     let op = prop_oneof![
         12 => buffers(),
         5 => framebuffers(),
@@ -444,7 +442,7 @@ pub enum Theme {
     Sharing,
 }
 
-fn sharing() -> impl Strategy<Value = Step> {
+pub(super) fn sharing() -> impl Strategy<Value = Step> {
     let file = || 2_usize..4;
     let handle = || prop_oneof![3 => Just(1_u32), 1 => Just(2)];
     let fd = || 0_usize..2;
@@ -459,130 +457,6 @@ fn sharing() -> impl Strategy<Value = Step> {
         1 => (file(), handle()).prop_map(|(file, handle)| Op::GemClose { file, handle }),
     ];
     op.prop_map(Step::from)
-}
-
-/// Scripts of so many steps, which shrink to fewer.
-#[derive(Debug, Clone)]
-pub struct Scripts {
-    length: usize,
-    step: BoxedStrategy<Step>,
-}
-
-impl Scripts {
-    /// Scripts of `length` steps about a theme.
-    #[must_use]
-    pub fn new(theme: Theme, length: usize) -> Scripts {
-        let step = match theme {
-            Theme::Everything => step().boxed(),
-            Theme::Sharing => sharing().boxed(),
-        };
-        Scripts { length, step }
-    }
-}
-
-impl Strategy for Scripts {
-    type Tree = ScriptTree;
-    type Value = Vec<Step>;
-
-    fn new_tree(&self, runner: &mut TestRunner) -> NewTree<Self> {
-        let steps: Vec<_> = (0..self.length)
-            .map(|_| Ok((true, self.step.new_tree(runner)?)))
-            .collect::<Result<_, Reason>>()?;
-        let shrink = Shrink::Drop { from: 0, count: (self.length / 2).max(1) };
-        Ok(ScriptTree { steps, shrink, last: Last::Nothing, changed: false })
-    }
-}
-
-/// What is tried next.
-#[derive(Debug, Clone, Copy)]
-enum Shrink {
-    /// Leaving out `count` steps from one on, then half as many at a time.
-    Drop { from: usize, count: usize },
-    /// A simpler call at one place.
-    Simplify(usize),
-}
-
-/// What was tried last, to be taken back if it was too much.
-#[derive(Debug)]
-enum Last {
-    Nothing,
-    Dropped(Vec<usize>),
-    Simplified(usize),
-}
-
-/// A script on its way to a shorter one: first steps are left out, many at a time, then those that stay become simpler.
-pub struct ScriptTree {
-    steps: Vec<(bool, Box<dyn ValueTree<Value = Step>>)>,
-    shrink: Shrink,
-    last: Last,
-    /// Whether a step has become simpler since steps were last left out.
-    changed: bool,
-}
-
-impl fmt::Debug for ScriptTree {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.current()).finish()
-    }
-}
-
-impl ValueTree for ScriptTree {
-    type Value = Vec<Step>;
-
-    fn current(&self) -> Vec<Step> {
-        self.steps.iter().filter(|(kept, _)| *kept).map(|(_, step)| step.current()).collect()
-    }
-
-    fn simplify(&mut self) -> bool {
-        loop {
-            match self.shrink {
-                Shrink::Drop { count: 0, .. } => self.shrink = Shrink::Simplify(0),
-                Shrink::Drop { from, count } if from >= self.steps.len() => {
-                    self.shrink = Shrink::Drop { from: 0, count: count / 2 };
-                }
-                Shrink::Drop { from, count } => {
-                    let end = (from + count).min(self.steps.len());
-                    let dropped: Vec<usize> = (from..end).filter(|step| self.steps[*step].0).collect();
-                    self.shrink = Shrink::Drop { from: end, count };
-                    if !dropped.is_empty() {
-                        dropped.iter().for_each(|step| self.steps[*step].0 = false);
-                        self.last = Last::Dropped(dropped);
-                        return true;
-                    }
-                }
-                Shrink::Simplify(step) if step >= self.steps.len() => {
-                    if !std::mem::take(&mut self.changed) {
-                        return false;
-                    }
-                    self.shrink = Shrink::Drop { from: 0, count: 1 };
-                }
-                Shrink::Simplify(step) => {
-                    if self.steps[step].0 && self.steps[step].1.simplify() {
-                        self.last = Last::Simplified(step);
-                        return true;
-                    }
-                    self.shrink = Shrink::Simplify(step + 1);
-                }
-            }
-        }
-    }
-
-    fn complicate(&mut self) -> bool {
-        match std::mem::replace(&mut self.last, Last::Nothing) {
-            Last::Nothing => false,
-            Last::Dropped(steps) => {
-                steps.iter().for_each(|step| self.steps[*step].0 = true);
-                true
-            }
-            Last::Simplified(step) => {
-                if self.steps[step].1.complicate() {
-                    self.last = Last::Simplified(step);
-                    return true;
-                }
-                self.shrink = Shrink::Simplify(step + 1);
-                self.simplify()
-            }
-        }
-    }
 }
 
 /// Scripts by hand for answers that chance meets too seldom.
