@@ -12,7 +12,7 @@
 //! closes it. Nothing else in the process may close a handle on the same file, which is why [`KernelDevice`] has
 //! a DRM file description of its own.
 //!
-//! # Path of a buffer
+//! # Import and scan out
 //!
 //! ```no_run
 //! use std::{fs::File, os::fd::AsFd, sync::Arc};
@@ -29,6 +29,61 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! # Embed in a smithay compositor
+//!
+//! With the feature `smithay` there is a [module of that name](smithay/index.html): an exporter and an allocator for
+//! smithay's `DrmCompositor`, with an example. No other part of the crate knows a toolkit.
+//!
+//! # Run the model in a test
+//!
+//! [`model`] is the kernel's PRIME system in software. Whatever runs on a [`GemDevice`] runs on it, without hardware or rights;
+//! every step can be made to fail, and what is left over afterwards is counted.
+//!
+//! ```
+//! use std::{os::fd::AsFd, sync::Arc};
+//! use drm_fourcc::{DrmFourcc, DrmModifier};
+//! use drm_prime::model::{Driver, FaultPoint, Machine, Node, Profile};
+//! use drm_prime::{BufferPlane, Dmabuf, Fault, Framebuffer, HandleTable};
+//! use rustix::io::Errno;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let machine = Machine::new(Profile::MODERN);
+//! let renderer = HandleTable::new(Arc::new(machine.add_device(Driver::vgem()).open(Node::Primary)?));
+//! let display = HandleTable::new(Arc::new(machine.add_device(Driver::vkms()).open(Node::Primary)?));
+//!
+//! let memory = renderer.create_dumb(640, 480, 32)?;
+//! let fd = memory.export()?;
+//! let plane = BufferPlane { fd: fd.as_fd(), offset: 0, stride: memory.stride() };
+//! let buffer = Dmabuf::new(640, 480, DrmFourcc::Xrgb8888, DrmModifier::Linear, &[plane])?;
+//!
+//! // The machine runs out of memory in the middle of the import. It is nobody's fault, and nothing is left of it.
+//! let before = machine.census();
+//! machine.fail(FaultPoint::AttachmentAlloc, 1, Errno::NOMEM);
+//! let error = Framebuffer::new(&display, &buffer, false).unwrap_err();
+//! assert_eq!(error.fault(), Fault::System);
+//! assert_eq!(machine.census(), before);
+//!
+//! // The second time it works, and everything goes with the last owner.
+//! let framebuffer = Framebuffer::new(&display, &buffer, false)?;
+//! assert_eq!(machine.census().framebuffers, 1);
+//! drop((framebuffer, display, memory, renderer, fd));
+//! assert!(machine.census().is_empty() && machine.events().is_empty());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Features
+//!
+//! | feature | what comes with it |
+//! |---|---|
+//! | (none) | handles, framebuffers, the planner, the model; no toolkit, no Wayland |
+//! | `smithay` | the exporter and the allocator for compositors on smithay 0.7.0 |
+//! | `shuttle` | for this crate's own tests: the model's locks under a chosen schedule |
+//!
+//! # Rows of the model
+//!
+#![doc = include_str!("../rows.md")]
 #![warn(missing_docs)]
 
 pub mod cache;

@@ -54,6 +54,16 @@ impl Target {
         }
     }
 
+    fn of_documentation(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            package: "workspace".to_owned(),
+            kind: "doc".to_owned(),
+            folder: layout::workspace(),
+            executable: PathBuf::new(),
+        }
+    }
+
     fn in_guest(&self) -> bool {
         self.name != "lab_runs"
     }
@@ -84,14 +94,12 @@ pub fn run(linux: &Path, selection: &Selection, consent: Consent) -> Result<Tall
     }
     if selection.only.is_none() && selection.arguments.is_empty() {
         let output = documentation()?;
-        let target = Target {
-            name: "examples in the documentation".to_owned(),
-            package: "workspace".to_owned(),
-            kind: "doc".to_owned(),
-            folder: layout::workspace(),
-            executable: PathBuf::new(),
-        };
-        host.take(&target, tally::judge(&output.text, output.succeeded, Skips::Allowed), &output);
+        let verdict = tally::judge(&output.text, output.succeeded, Skips::Allowed);
+        host.take(&Target::of_documentation("examples in the documentation"), verdict, &output);
+        let output = reference()?;
+        let held = Tally { passed: output.succeeded.into(), failed: (!output.succeeded).into(), skipped: 0 };
+        let verdict = Verdict { tally: held, ..Verdict::default() };
+        host.take(&Target::of_documentation("drm-prime's documentation has no warning"), verdict, &output);
     }
 
     let mut lab = Summary::new("lab");
@@ -337,6 +345,14 @@ fn on_host(target: &Target, selection: &Selection, environment: &[(&str, &Path)]
 fn documentation() -> Result<Output> {
     progress::say("building and running the examples in the documentation");
     captured(cargo().args(["test", "--workspace", "--doc"]), "documentation")
+}
+
+/// The documentation of the published library, with all that users can choose.
+fn reference() -> Result<Output> {
+    progress::say("building the documentation of drm-prime");
+    let mut command = cargo();
+    command.args(["doc", "--package", "drm-prime", "--features", "smithay", "--no-deps"]);
+    captured(command.env("RUSTDOCFLAGS", "--deny warnings"), "reference")
 }
 
 /// Runs a command of the host with its output in a file, within the limit, in a process group of its own.
