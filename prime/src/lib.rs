@@ -81,9 +81,10 @@
 //! | `smithay` | the exporter and the allocator for compositors on smithay 0.7.0 |
 //! | `shuttle` | for this crate's own tests: the model's locks under a chosen schedule |
 //!
-//! # Rows of the model
+//! # What shows that the model is right
 //!
-#![doc = include_str!("../rows.md")]
+//! [`model::rows`] lists the rows of the kernel's drm_prime.c and the tests of each. The same contract runs on the model and on a
+//! real kernel in this crate's repository, and random scripts compare the two call by call.
 #![warn(missing_docs)]
 
 pub mod cache;
