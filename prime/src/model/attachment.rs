@@ -189,7 +189,15 @@ pub(super) fn dma_map(
     call.fault(FaultPoint::DmaMap)?;
     let mut state = call.state();
     let device = state.attachments.get(key).map(|it| it.device).ok_or(Errno::INVAL)?;
-    table.map(&mut state.devices[device].dma)?;
+    let dma = &mut state.devices[device].dma;
+    if call.has(SeedTrait::CachedMapping) {
+        // The count of mapped segments is looked at, and dropped: S26 walks the CPU's.
+        if table.map_sg(dma) == 0 {
+            return Err(Errno::NOMEM);
+        }
+    } else {
+        table.map(dma)?;
+    }
     Ok(SgTableId(state.tables.insert(MappedTable { dir, table })))
 }
 

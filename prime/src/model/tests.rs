@@ -12,6 +12,7 @@ mod locks;
 mod ops;
 mod release;
 mod switches;
+mod tables;
 mod walk;
 
 const BOTH: [Profile; 2] = [Profile::MODERN, Profile::SEED];
