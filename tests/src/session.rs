@@ -83,6 +83,15 @@ impl Compositor {
         Compositor::launch(user, name, environment, &[])
     }
 
+    /// The same with more on its command line.
+    ///
+    /// # Errors
+    ///
+    /// As [`Compositor::start`].
+    pub fn start_as_with(user: Option<u32>, name: &str, arguments: &[&str]) -> Result<Compositor> {
+        Compositor::launch(user, name, &[], arguments)
+    }
+
     fn launch(
         user: Option<u32>,
         name: &str,

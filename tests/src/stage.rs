@@ -52,8 +52,13 @@ impl Stage {
     ///
     /// When it does not get ready.
     pub fn start_with(name: &str, arguments: &[&str]) -> Result<Stage> {
-        let compositor = Compositor::start_with(name, arguments)?;
-        Ok(Stage { clients: Vec::new(), compositor, name: name.to_owned() })
+        Ok(Stage::of(Compositor::start_with(name, arguments)?, name))
+    }
+
+    /// A compositor that runs already; `name` names the pictures.
+    #[must_use]
+    pub fn of(compositor: Compositor, name: &str) -> Stage {
+        Stage { clients: Vec::new(), compositor, name: name.to_owned() }
     }
 
     /// Starts a still client and waits until it is on the screen; returns its index.
@@ -110,7 +115,7 @@ impl Stage {
     /// When the compositor refuses.
     pub fn capture(&mut self) -> Result<Screen> {
         let path = artefacts().join(format!("{}.png", self.name));
-        self.compositor.ctl.capture_writeback(&path)?;
+        self.compositor.capture(&path)?;
         Screen::read(&path)
     }
 

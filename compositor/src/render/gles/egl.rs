@@ -231,6 +231,20 @@ pub(in crate::render) fn bind_sampler(gl: &gl::Gles2, sampler: u32) {
     unsafe { gl.BindSampler(0, sampler) };
 }
 
+/// Clears GL's errors. Returns whether there were any.
+pub(super) fn take_errors(gl: &gl::Gles2) -> bool {
+    let mut any = false;
+    // One flag for each part of a distributed GL at most (ES 3.2, 2.3.1): a lost context must not hold us here.
+    for _ in 0..16 {
+        // SAFETY: the context is current.
+        if unsafe { gl.GetError() } == gl::NO_ERROR {
+            break;
+        }
+        any = true;
+    }
+    any
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

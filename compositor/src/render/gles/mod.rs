@@ -383,7 +383,7 @@ impl Gles {
                 if dmabuf.y_inverted() { Some(upright(dmabuf)?) } else { None }
             }
         };
-        match self.renderer.import_dmabuf(upright.as_ref().unwrap_or(dmabuf), None) {
+        match self.import(upright.as_ref().unwrap_or(dmabuf)) {
             Ok(texture) => {
                 self.routes.insert(key, Route::Gpu { upright });
                 Ok(Some(texture))
@@ -395,6 +395,16 @@ impl Gles {
                 self.routes.insert(key, Route::Cpu);
                 Ok(None)
             }
+        }
+    }
+
+    /// Has the driver make a texture over a dma-buf, and asks whether it did: smithay only sees to the image.
+    fn import(&mut self, dmabuf: &Dmabuf) -> Result<GlesTexture, GlesError> {
+        self.renderer.with_context(egl::take_errors)?;
+        let texture = self.renderer.import_dmabuf(dmabuf, None)?;
+        match self.renderer.with_context(egl::take_errors)? {
+            false => Ok(texture),
+            true => Err(GlesError::UnsupportedPixelLayout),
         }
     }
 
@@ -411,12 +421,18 @@ impl Gles {
         background: Color32F,
     ) -> Result<bool, RenderError> {
         if let (Way::Shared, Some(dmabuf)) = (self.way, target.shared.as_mut()) {
-            let mut framebuffer = self.renderer.bind(dmabuf)?;
-            let result =
-                tracker.render_output(&mut self.renderer, &mut framebuffer, age, elements, background)?;
-            // Not every driver attaches its fence to the memory, and the CPU may read a capture at once.
-            wait(&result.sync);
-            return Ok(result.damage.is_some());
+            match self.renderer.bind(dmabuf) {
+                Ok(mut framebuffer) => {
+                    let renderer = &mut self.renderer;
+                    let result =
+                        tracker.render_output(renderer, &mut framebuffer, age, elements, background)?;
+                    // Not every driver attaches its fence to the memory, and the CPU may read a capture at once.
+                    wait(&result.sync);
+                    return Ok(result.damage.is_some());
+                }
+                Err(err) => tracing::warn!(%err, "a buffer of the display is drawn by copying"),
+            }
+            target.shared = None;
         }
         let size = (target.image.width() as i32, target.image.height() as i32);
         let fresh = target.offscreen.is_none();
