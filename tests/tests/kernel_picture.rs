@@ -32,7 +32,6 @@ const COMPOSITED: &[CaseOf] = &[
     ("overlapping_windows_stack_in_order", overlapping_windows_stack_in_order),
     ("composited_popups_lie_over_their_windows", |r| popup_lies_over_its_window(r, "popup-shm", "shm")),
     ("viewport_scales", viewport_scales),
-    ("stacking_with_an_overlay_created_first", stacking_with_an_overlay_created_first),
 ];
 
 /// What planes show, whatever composites the background.
@@ -45,6 +44,7 @@ const SCANNED_OUT: &[Case] = &[
     ("subsurface_lies_over_its_parent", subsurface_lies_over_its_parent),
     ("popups_lie_over_their_windows", || popup_lies_over_its_window(PIXMAN, "popup", "vgem")),
     ("memory_of_gbm_is_scanned_out", memory_of_gbm_is_scanned_out),
+    ("stacking_with_an_overlay_created_first", stacking_with_an_overlay_created_first),
 ];
 
 const PIXMAN: Renderer = Renderer("pixman");
@@ -384,9 +384,9 @@ fn viewport_scales(renderer: Renderer) -> Result<()> {
 
 /// vkms blends in creation order. With an overlay below the primary plane, a window on that overlay would be
 /// hidden by the background: the picture must be right all the same.
-fn stacking_with_an_overlay_created_first(renderer: Renderer) -> Result<()> {
+fn stacking_with_an_overlay_created_first() -> Result<()> {
     let _only = lab_device("overlays=1,writeback,order=overlay+primary")?;
-    let mut stage = renderer.stage("overlay-first")?;
+    let mut stage = Stage::start("overlay-first")?;
     let client = stage.add_noise("XR24", 6, (300, 200), &[])?;
     stage.settle()?;
     let screen = stage.capture()?;
