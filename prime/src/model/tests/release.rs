@@ -165,3 +165,14 @@ fn c6_a_number_is_not_reused_before_its_entry_is_gone() {
     assert_eq!(bench.a.handle_to_fd(handle, 0).unwrap_err(), Errno::NOENT);
     assert_ne!(dumb(&bench.a), handle);
 }
+
+#[test]
+fn events_do_not_fill_the_memory() {
+    let bench = Bench::new(Profile::SEED);
+    for _ in 0..(1 << 16) + 10 {
+        bench.machine.state().report("S07", EventKind::Warn, "");
+    }
+    assert_eq!(bench.machine.take_events().len(), 1 << 16);
+    bench.machine.state().report("S08", EventKind::Warn, "");
+    assert_eq!(rows(&bench.close()), [("S08", EventKind::Warn)]);
+}
