@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use super::script::{FDS, FEW, FILES, Given, Op, Step};
 use super::{
     Answer, Contract, Device, Dumb, Fb2, FbInfo, Fd, FdArg, File, Map, Node, PAGE, SyncArg, SyncFile,
-    errno_name,
+    errno_name, fine,
 };
 
 /// What a step did on one side.
@@ -71,6 +71,9 @@ pub struct Coverage {
 const NAMED: &[(&str, &[&str])] = &[
     ("open", &["ok", "ENOENT", "EMFILE"]),
     ("GET_CAP", &["ok", "EINVAL", "EOPNOTSUPP"]),
+    ("SET_MASTER", &["ok", "EBUSY", "EACCES"]),
+    ("DROP_MASTER", &["ok", "EINVAL", "EACCES"]),
+    ("CREATE_LEASE", &["ok", "EACCES", "EINVAL", "EOPNOTSUPP"]),
     ("CREATE_DUMB", &["ok", "EINVAL", "EACCES"]),
     ("MAP_DUMB", &["ok", "ENOENT", "EINVAL", "EACCES"]),
     ("mmap of MAP_DUMB", &["ok"]),
@@ -158,6 +161,8 @@ struct Player {
     owners: [Option<usize>; FEW],
     /// Open handles of each file.
     handles: [BTreeSet<u32>; FILES.len()],
+    /// Whether the process has given `CAP_SYS_ADMIN` up.
+    unprivileged: bool,
     /// Names given, and where.
     names: Vec<(usize, u32)>,
     /// Fences that are not signalled: file and number. While there is one, `SYNC` might wait for it.
@@ -247,7 +252,7 @@ impl Player {
                 self.handles[file].insert(handle as u32);
             }
             (Op::GetFb { file, .. }, Outcome::Info(info)) => {
-                self.handles[file].insert(info.handle);
+                self.handles[file].extend(Some(info.handle).filter(|handle| *handle != 0));
             }
             (Op::GetFb2 { file, .. }, Outcome::Fb(fb)) => {
                 self.handles[file].extend(fb.handles.iter().filter(|handle| **handle != 0));
@@ -263,12 +268,15 @@ impl Player {
                 }
             }
             (Op::Flink { file, .. }, Outcome::Number(name)) => self.names.push((file, name as u32)),
-            (Op::CloseFile { file }, Outcome::Done) => {
-                self.handles[file].clear();
-                self.owners.iter_mut().filter(|owner| **owner == Some(file)).for_each(|owner| *owner = None);
-            }
             _ => {}
         }
+    }
+
+    /// Forgets what has gone with a file.
+    fn forget(&mut self, file: usize) {
+        self.pending.retain(|(owner, _)| *owner != file);
+        self.handles[file].clear();
+        self.owners.iter_mut().filter(|owner| **owner == Some(file)).for_each(|owner| *owner = None);
     }
 
     fn play(&mut self, side: &mut dyn Contract, step: &Step) -> Outcome {
@@ -418,11 +426,12 @@ impl Player {
             }
             Op::CloseFile { file } => {
                 side.close_file(self.files[file].take()?);
-                self.pending.retain(|(owner, _)| *owner != file);
+                self.forget(file);
                 Ok(Outcome::Done)
             }
             Op::OpenFile { file } => {
-                if self.files[file].is_some() {
+                // Who opens without privileges may not name buffers, which is no part of the contract.
+                if self.files[file].is_some() || self.unprivileged {
                     return None;
                 }
                 let (device, node) = FILES[file];
@@ -431,6 +440,18 @@ impl Player {
                     Outcome::Done
                 })
             }
+            Op::Master { file, on } => side.set_master(self.files[file]?, on).map(done),
+            Op::Admin { on } => side.set_admin(on).map(|()| {
+                self.unprivileged = !on;
+                Outcome::Done
+            }),
+            Op::Lease { file, to } => side.empty_lease(self.files[file]?).map(|lease| {
+                if let Some(old) = self.files[to].replace(lease) {
+                    side.close_file(old);
+                    self.forget(to);
+                }
+                Outcome::Done
+            }),
             Op::OpenVkmsRender => side.open(Device::Vkms, Node::Render).map(|_| Outcome::Done),
             _ => return None,
         })
@@ -522,14 +543,19 @@ pub fn play(
     let lost = |what: anyhow::Error| Divergence { step: end, what: format!("{what:#}") };
     let before = (one.census().map_err(lost)?, two.census().map_err(lost)?);
     let outcome = compare(script, one, two, look, coverage);
-    one.close_everything();
-    two.close_everything();
+    tidy(one).map_err(lost)?;
+    tidy(two).map_err(lost)?;
     outcome?;
     let after = (one.census().map_err(lost)?, two.census().map_err(lost)?);
     if before == after || look == Look::Answers {
         return Ok(());
     }
     Err(Divergence { step: end, what: format!("left behind: before {before:?}, after {after:?}") })
+}
+
+fn tidy(side: &mut dyn Contract) -> anyhow::Result<()> {
+    side.close_everything();
+    fine("capset", side.set_admin(true))
 }
 
 fn compare(

@@ -111,6 +111,9 @@ pub enum Op {
     CloseFile { file: Index },
     OpenFile { file: Index },
     OpenVkmsRender,
+    Master { file: Index, on: bool },
+    Admin { on: bool },
+    Lease { file: Index, to: Index },
 }
 
 impl Op {
@@ -155,6 +158,10 @@ impl Op {
             Op::ImportSync { .. } => "IMPORT_SYNC_FILE",
             Op::Udmabuf { .. } => "UDMABUF_CREATE",
             Op::OpenFile { .. } | Op::OpenVkmsRender => "open",
+            Op::Master { on: true, .. } => "SET_MASTER",
+            Op::Master { on: false, .. } => "DROP_MASTER",
+            Op::Admin { .. } => "capset",
+            Op::Lease { .. } => "CREATE_LEASE",
         }
     }
 }
@@ -224,6 +231,9 @@ impl fmt::Debug for Op {
             }
             Op::CloseFile { file } | Op::OpenFile { file } => write!(f, "{call}({})", name(file)),
             Op::OpenVkmsRender => write!(f, "{call}(vkms' render node)"),
+            Op::Master { file, .. } => write!(f, "{call}({})", name(file)),
+            Op::Admin { on } => write!(f, "{call}(CAP_SYS_ADMIN {on})"),
+            Op::Lease { file, to } => write!(f, "{call}({}, of nothing) -> {}", name(file), name(to)),
         }
     }
 }
@@ -415,6 +425,9 @@ fn rest() -> impl Strategy<Value = Op> {
         3 => file().prop_map(|file| Op::CloseFile { file }),
         4 => file().prop_map(|file| Op::OpenFile { file }),
         1 => Just(Op::OpenVkmsRender),
+        2 => (file(), any::<bool>()).prop_map(|(file, on)| Op::Master { file, on }),
+        1 => prop::bool::weighted(0.7).prop_map(|on| Op::Admin { on }),
+        1 => (0_usize..3, 0_usize..2).prop_map(|(file, to)| Op::Lease { file, to }),
     ]
 }
 
@@ -588,6 +601,31 @@ pub fn directed() -> Vec<(&'static str, Vec<Step>)> {
                 Op::MapDumb { file: 2, handle: 4711 },
                 Op::DestroyDumb { file: 2, handle: 1 },
                 Op::DestroyDumb { file: 2, handle: 1 },
+            ]),
+        ),
+        (
+            "masters",
+            steps(&[
+                dumb(0),
+                Op::AddFb { file: 0, handle: 1, shape: Shape::Page, to: 0 },
+                Op::Master { file: 1, on: true },
+                Op::Master { file: 1, on: false },
+                Op::Lease { file: 1, to: 1 },
+                Op::Lease { file: 2, to: 1 },
+                Op::Lease { file: 0, to: 1 },
+                Op::Lease { file: 1, to: 1 },
+                Op::Admin { on: false },
+                Op::GetFb { file: 1, fb: 0 },
+                Op::Master { file: 0, on: false },
+                Op::GetFb { file: 0, fb: 0 },
+                Op::GetFb2 { file: 0, fb: 0 },
+                Op::Master { file: 3, on: true },
+                Op::Master { file: 0, on: true },
+                Op::GetFb { file: 0, fb: 0 },
+                Op::Admin { on: true },
+                Op::Master { file: 4, on: true },
+                Op::Master { file: 4, on: false },
+                Op::Lease { file: 4, to: 1 },
             ]),
         ),
         (
