@@ -71,12 +71,7 @@ impl Lab {
     }
 
     /// Plays random scripts until one fails, and shrinks that one.
-    fn search(
-        &mut self,
-        profile: Profile,
-        scripts: u32,
-        coverage: &mut Coverage,
-    ) -> Result<Option<Vec<Step>>> {
+    fn search(&mut self, profile: Profile, scripts: u32, coverage: &mut Coverage) -> Result<Option<Found>> {
         let config = Config {
             cases: scripts,
             max_shrink_iters: 20_000,
@@ -88,26 +83,47 @@ impl Lab {
         bytes[..8].copy_from_slice(&seed.to_le_bytes());
         let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
         let theme = self.theme;
-        let lab = std::cell::RefCell::new((self, coverage));
+        let mut at_first = None;
+        let lab = std::cell::RefCell::new((self, coverage, &mut at_first));
         let outcome = runner.run(&Scripts::new(theme, LENGTH), |steps| {
-            let (lab, coverage) = &mut *lab.borrow_mut();
-            lab.play(profile, &steps, coverage).map_err(|err| TestCaseError::fail(err.to_string()))
+            let (lab, coverage, at_first) = &mut *lab.borrow_mut();
+            lab.play(profile, &steps, coverage).map_err(|err| {
+                at_first.get_or_insert_with(|| err.to_string());
+                TestCaseError::fail(err.to_string())
+            })
         });
         match outcome {
             Ok(()) => Ok(None),
-            Err(TestError::Fail(_, steps)) => Ok(Some(steps)),
+            Err(TestError::Fail(at_last, steps)) => {
+                let (at_first, at_last) = (at_first.unwrap_or_default(), at_last.to_string());
+                Ok(Some(Found { steps, at_first, at_last }))
+            }
             Err(TestError::Abort(reason)) => bail!("the search was given up: {reason}"),
         }
     }
 }
 
+/// A script that parted the two.
+struct Found {
+    /// As short as it became.
+    steps: Vec<Step>,
+    /// Where they parted when it was still long.
+    at_first: String,
+    /// Where they parted at last.
+    at_last: String,
+}
+
 /// The script and where it parts the two, one step per line.
-fn show(lab: &mut Lab, profile: Profile, steps: &[Step]) -> String {
+fn show(lab: &mut Lab, profile: Profile, found: &Found) -> String {
+    let Found { steps, at_first, at_last } = found;
     let parted = lab.play(profile, steps, &mut Coverage::default());
     let lines: Vec<String> =
         steps.iter().enumerate().map(|(number, step)| format!("  {}. {step:?}", number + 1)).collect();
     match parted {
-        Ok(()) => format!("{}\n  (it does not fail again)", lines.join("\n")),
+        Ok(()) => format!(
+            "{}\n  it does not fail again; at first it failed with {at_first}\n  and at last with {at_last}",
+            lines.join("\n")
+        ),
         Err(parted) => format!("{}\n  model here, kernel there: {parted}", lines.join("\n")),
     }
 }
@@ -117,13 +133,13 @@ fn model_and_kernel_agree() -> Result<()> {
     let mut coverage = Coverage::default();
     for (name, steps) in script::directed() {
         if let Err(parted) = lab.play(Profile::MODERN, &steps, &mut coverage) {
-            bail!("{name}: {parted}\n{}", show(&mut lab, Profile::MODERN, &steps));
+            bail!("{name}: model here, kernel there: {parted}");
         }
     }
     let scripts = if std::env::var_os("PRIMEWAY_LONG").is_some() { 10_000 } else { 300 };
     let started = Instant::now();
-    if let Some(steps) = lab.search(Profile::MODERN, scripts, &mut coverage)? {
-        bail!("they differ:\n{}", show(&mut lab, Profile::MODERN, &steps));
+    if let Some(found) = lab.search(Profile::MODERN, scripts, &mut coverage)? {
+        bail!("they differ:\n{}", show(&mut lab, Profile::MODERN, &found));
     }
     println!(
         "{scripts} scripts of {LENGTH} steps in {:.1} s; calls and answers met:",
@@ -138,9 +154,9 @@ fn model_and_kernel_agree() -> Result<()> {
 fn seed_differs() -> Result<()> {
     let mut lab = Lab::new(EVERYTHING)?;
     let found = lab.search(Profile::SEED, 100, &mut Coverage::default())?;
-    let steps = found.context("the seed passes for a kernel of today")?;
-    println!("the seed:\n{}", show(&mut lab, Profile::SEED, &steps));
-    ensure!(steps.len() <= 3, "{} steps", steps.len());
+    let found = found.context("the seed passes for a kernel of today")?;
+    println!("the seed:\n{}", show(&mut lab, Profile::SEED, &found));
+    ensure!(found.steps.len() <= 3, "{} steps", found.steps.len());
     Ok(())
 }
 
@@ -149,8 +165,9 @@ fn shows(shown: SeedTrait, scripts: (Look, Theme), telling: &[&str], most: usize
     let mut lab = Lab::new(scripts)?;
     let alone = Profile::MODERN.with(shown);
     let found = lab.search(alone, 5000, &mut Coverage::default())?;
-    let steps = found.with_context(|| format!("nothing shows {shown:?}"))?;
-    let text = show(&mut lab, alone, &steps);
+    let found = found.with_context(|| format!("nothing shows {shown:?}"))?;
+    let text = show(&mut lab, alone, &found);
+    let steps = found.steps;
     println!("{} ({shown:?}):\n{text}", shown.row());
     ensure!(steps.len() <= most, "{} steps, not {most} at most", steps.len());
     for word in telling {
