@@ -82,7 +82,7 @@ impl Allocator for PrimeAllocator {
             let modifiers = modifiers.iter().map(|modifier| u64::from(*modifier)).collect();
             return Err(AllocateError::Unsupported { format: fourcc, modifiers });
         };
-        let buffer = self.table.create_dumb(width, height, bpp)?;
+        let buffer = self.table.owned_by("swapchain").create_dumb(width, height, bpp)?;
         let modifier = DrmModifier::Linear;
         let mut dmabuf = Dmabuf::builder(size(&buffer), fourcc, modifier, DmabufFlags::empty());
         dmabuf.add_plane(buffer.export()?, 0, 0, buffer.stride());

@@ -18,7 +18,7 @@ use ::smithay::{
             exporter::{ExportBuffer, ExportFramebuffer},
         },
     },
-    reexports::wayland_server::protocol::wl_buffer::WlBuffer,
+    reexports::wayland_server::{DisplayHandle, Resource, protocol::wl_buffer::WlBuffer},
     wayland::dmabuf::get_dmabuf,
 };
 use drm::control::framebuffer;
@@ -26,7 +26,7 @@ use drm_fourcc::{DrmFormat, DrmFourcc, DrmModifier};
 
 use crate::{
     BufferPlane, Dmabuf as PrimeDmabuf, Fault, Framebuffer, FramebufferError, HandleTable, LinearExporters,
-    Linearity, format,
+    Linearity, Owner, format,
 };
 
 /// Why a buffer has no framebuffer here. Clones share the cause.
@@ -158,6 +158,7 @@ struct State {
 ///   beyond that is the refusal, until the buffer is gone. Failures of the system are not remembered *here*, but `DrmCompositor`
 ///   remembers any failure for as long as it shows the element.
 /// - A wanted opaque substitute that does not exist falls back to the format itself, as smithay's exporters do.
+/// - In the table's ledger a client buffer is held by `client PID`, the others by `swapchain`.
 /// - A buffer without modifier is taken as linear if its exporter cannot have tiled it ([`LinearExporters`]), else refused.
 #[derive(Clone)]
 pub struct PrimeExporter(Arc<Shared>);
@@ -225,7 +226,12 @@ impl PrimeExporter {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn client_framebuffer(&self, dmabuf: &Dmabuf, opaque: bool) -> Result<PrimeFramebuffer, Refusal> {
+    fn client_framebuffer(
+        &self,
+        buffer: &WlBuffer,
+        dmabuf: &Dmabuf,
+        opaque: bool,
+    ) -> Result<PrimeFramebuffer, Refusal> {
         let key = (dmabuf.weak(), opaque);
         let mut state = self.state();
         match state.outcomes.get(&key) {
@@ -239,7 +245,7 @@ impl PrimeExporter {
         }
         // Buffers that are gone; asked for here because this is where the map grows.
         state.outcomes.retain(|(dmabuf, _), _| !dmabuf.is_gone());
-        match make(&self.0.table, &state.exporters, dmabuf, opaque) {
+        match make(&self.0.table.owned_by(client_of(buffer)), &state.exporters, dmabuf, opaque) {
             Ok(framebuffer) => {
                 let framebuffer = Arc::new(framebuffer);
                 state.outcomes.insert(key, Outcome::Made(Arc::downgrade(&framebuffer)));
@@ -263,6 +269,13 @@ impl State {
             Outcome::Made(_) => None,
         }
     }
+}
+
+/// The label of a buffer's client in the ledger.
+fn client_of(buffer: &WlBuffer) -> Owner {
+    let display = buffer.handle().upgrade().map(DisplayHandle::from);
+    let credentials = display.and_then(|display| buffer.client()?.get_credentials(&display).ok());
+    credentials.map_or_else(|| Owner::new("client"), |client| Owner::new(format!("client {}", client.pid)))
 }
 
 /// Imports a buffer and makes a framebuffer, with a modifier that is known.
@@ -316,12 +329,13 @@ impl<B: Buffer + AsDmabuf> ExportFramebuffer<B> for PrimeExporter {
         }
         match buffer {
             ExportBuffer::Wayland(buffer) => match get_dmabuf(buffer) {
-                Ok(dmabuf) => Ok(Some(self.client_framebuffer(dmabuf, use_opaque)?)),
+                Ok(dmabuf) => Ok(Some(self.client_framebuffer(buffer, dmabuf, use_opaque)?)),
                 Err(_) => Ok(None),
             },
             ExportBuffer::Allocator(buffer) => {
                 let dmabuf = buffer.export().map_err(ExportError::Export)?;
-                let framebuffer = make(&self.0.table, &self.state().exporters, &dmabuf, use_opaque)?;
+                let table = self.0.table.owned_by("swapchain");
+                let framebuffer = make(&table, &self.state().exporters, &dmabuf, use_opaque)?;
                 Ok(Some(PrimeFramebuffer::new(Arc::new(framebuffer), &self.0.table)))
             }
         }

@@ -203,6 +203,24 @@ fn a_refusal_is_remembered_with_its_reason_until_the_buffer_is_gone() {
 }
 
 #[test]
+fn the_ledger_tells_clients_and_swapchain_apart() {
+    let bench = Bench::new();
+    let mut allocator = PrimeAllocator::new(bench.exporter.table().clone());
+    let own = allocator.create_buffer(16, 16, DrmFourcc::Xrgb8888, &[DrmModifier::Linear]).unwrap();
+    let own = bench.exporter.add_framebuffer(&bench.master, ExportBuffer::Allocator(&own), true);
+    let buffer = bench.wl_buffer(linear(DrmFourcc::Xrgb8888));
+    let made = bench.try_client(&buffer, false).unwrap().unwrap();
+    let client = format!("client {}", std::process::id());
+    let ledger = bench.exporter.table().ledger();
+    let framebuffers: Vec<_> = ledger.framebuffers.iter().map(|entry| entry.owner.as_str()).collect();
+    assert_eq!(framebuffers, ["swapchain", &client]);
+    let holders = ledger.handles.iter().flat_map(|entry| &entry.holders);
+    let holders: Vec<_> = holders.map(|holder| holder.owner.as_str()).collect();
+    assert_eq!(holders, ["swapchain", &client]);
+    drop((own.unwrap(), made));
+}
+
+#[test]
 fn a_failure_of_the_system_is_tried_again() {
     let bench = Bench::new();
     let buffer = bench.wl_buffer(linear(DrmFourcc::Xrgb8888));
