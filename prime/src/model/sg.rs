@@ -306,7 +306,7 @@ impl Iommu {
         let whole =
             |entry: &ScatterList| align(u64::from(entry.offset % PAGE_SIZE) + u64::from(entry.length));
         let need: u64 = entries.iter().map(whole).sum();
-        let Some(end) = self.next.checked_add(need).filter(|end| need > 0 && *end <= self.end) else {
+        let Some(end) = self.next.checked_add(need).filter(|end| *end <= self.end) else {
             return 0;
         };
         let mut address = std::mem::replace(&mut self.next, end);

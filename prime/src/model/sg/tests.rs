@@ -224,7 +224,10 @@ fn s25_a_failed_allocation_is_the_errno() {
     let one: Vec<_> = run(5, 300).collect();
     // 300 segments take three arrays: 127 + 127 + 46, for each array but the last holds the link to the next.
     let many: Vec<_> = (0..300).map(|n| Page(2 * n)).collect();
-    for (pages, allocations) in [(one, 2), (many, 4)] {
+    let some = |count: usize| many[..count].to_vec();
+    for (pages, allocations) in
+        [(one, 2), (some(128), 2), (some(129), 3), (some(255), 3), (some(256), 4), (many.clone(), 4)]
+    {
         for seed in [false, true] {
             let attempt = |fail_at: usize| {
                 let mut asked = 0;
@@ -243,7 +246,7 @@ fn s25_a_failed_allocation_is_the_errno() {
             for nth in 1..=allocations {
                 assert_eq!(attempt(nth), (Err(Errno::NOMEM), nth));
             }
-            assert_eq!(attempt(0), (Ok(300 << PAGE_SHIFT), allocations));
+            assert_eq!(attempt(0), (Ok((pages.len() as u64) << PAGE_SHIFT), allocations));
         }
     }
 }
@@ -261,6 +264,13 @@ fn s25_a_limit_below_one_page_is_einval() {
     assert_eq!(limited(u64::MAX), Ok(vec![12288]));
     let half = SgTable::from_pages(&pages, 512, 8192, u32::MAX, &mut freely).unwrap();
     assert_eq!(half.entries(), [ScatterList::new(Page(5), 512, 8192)]);
+    let mut two =
+        SgTable::from_pages(&[Page(5), Page(6), Page(20)], 512, 11776, u32::MAX, &mut freely).unwrap();
+    assert_eq!(two.entries(), [ScatterList::new(Page(5), 512, 7680), ScatterList::new(Page(20), 0, 4096)]);
+    // The device sees the same bytes, the first of them inside of its page.
+    two.map(&mut DmaDevice::Direct).unwrap();
+    let mapped = two.entries().iter().map(|entry| (entry.dma_address, entry.dma_length));
+    assert_eq!(mapped.collect::<Vec<_>>(), [(5 * 4096 + 512, 7680), (20 * 4096, 4096)]);
     assert_eq!(SgTable::from_pages(&pages, 4096, 4096, u32::MAX, &mut freely), Err(Errno::INVAL));
 }
 
@@ -368,6 +378,38 @@ fn c14_address_array_overflow_is_still_minus_one() {
     assert_eq!(result, Err(MinusOne));
     assert_eq!(addrs, [5 << PAGE_SHIFT, 6 << PAGE_SHIFT]);
     assert!(bugs == [SgBug::ArrayTooSmall { entries: 2 }] && bugs[0].is_warning());
+}
+
+#[test]
+fn an_iommu_merges_only_what_meets_page_to_page() {
+    let entries = [(5, 0, 4096), (9, 0, 100), (20, 0, 4096), (30, 64, 4032), (40, 0, 4096)];
+    let entries = entries.map(|(page, offset, length)| ScatterList::new(Page(page), offset, length));
+    let mut table = SgTable::from_entries(entries.to_vec());
+    table.map(&mut iommu(u32::MAX)).unwrap();
+    let mapped =
+        table.entries()[..table.nents()].iter().map(|it| (it.dma_address - 0x8000_0000, it.dma_length));
+    // The second ends within its page, the fourth starts within one and ends with it.
+    assert_eq!(mapped.collect::<Vec<_>>(), [(0, 4196), (0x2000, 4096), (0x3040, 8128)]);
+}
+
+#[test]
+fn contiguous_on_the_bus_ends_at_the_first_gap() {
+    let pages: Vec<_> = run(5, 2).chain(run(20, 3)).collect();
+    let mut table = pages_to_sg(&pages, 0, &mut freely).unwrap();
+    assert_eq!(table.contiguous_size(), 0);
+    table.map(&mut DmaDevice::Direct).unwrap();
+    assert_eq!(table.contiguous_size(), 2 * 4096);
+    table.map(&mut iommu(u32::MAX)).unwrap();
+    assert_eq!(table.contiguous_size(), 5 * 4096);
+    // Split by a limit, and contiguous all the same.
+    let mut split = pages_to_sg(&pages, 4096, &mut freely).unwrap();
+    split.map(&mut iommu(4096)).unwrap();
+    assert_eq!((split.nents(), split.contiguous_size()), (5, 5 * 4096));
+    let empty = ScatterList::new(Page(7), 0, 0);
+    let mut holed = SgTable::from_entries(vec![ScatterList::new(Page(5), 0, 4096), empty]);
+    holed.map(&mut iommu(u32::MAX)).unwrap();
+    assert_eq!((holed.nents(), holed.contiguous_size()), (1, 4096));
+    assert_eq!(SgTable::default().contiguous_size(), 0);
 }
 
 #[test]
