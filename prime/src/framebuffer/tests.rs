@@ -190,3 +190,68 @@ fn dumb_buffers_become_framebuffers_within_their_size() {
     drop((framebuffer, nv12));
     assert!(device.is_clean());
 }
+
+/// A handle that the table believes to have was closed by somebody else; the device says so when it is used.
+#[test]
+fn a_lost_handle_is_noticed_and_imported_anew() {
+    let (device, table) = table();
+    let fd = memory(1024);
+    let lost = table.import(fd.as_fd()).unwrap();
+    device.inner().gem_close(lost.raw().get()).unwrap();
+    let framebuffer = Framebuffer::new(&table, &argb(&fd, DrmModifier::Linear), false).unwrap();
+    assert_eq!((device.uses(Call::AddFramebuffer), device.uses(Call::FdToHandle)), (2, 2));
+    assert_eq!(device.named(&framebuffer.handles()[0]), Some(crate::DmabufId::of(fd.as_fd()).unwrap()));
+    drop((framebuffer, lost));
+    assert!(device.is_clean());
+}
+
+/// virtio-gpu says `ENOENT` of formats that it does not take: asked twice, and then refused.
+#[test]
+fn an_unknown_object_that_is_none_of_the_handles_is_a_refusal() {
+    let (device, table) = table();
+    let fd = memory(1024);
+    for errno in [Errno::NOENT, Errno::NOENT, Errno::INVAL] {
+        device.fail(Call::AddFramebuffer, 1, errno);
+    }
+    let refused = |uses: u64| {
+        let error = Framebuffer::new(&table, &argb(&fd, DrmModifier::Linear), false).unwrap_err();
+        assert!(matches!(error, FramebufferError::Refused { .. }), "{error:?}");
+        assert_eq!(device.uses(Call::AddFramebuffer), uses);
+    };
+    refused(2);
+    refused(3);
+    assert!(device.is_clean());
+    assert_eq!(table.stats().violations, 0);
+}
+
+#[test]
+fn the_ledger_lists_framebuffers_with_owner_and_age() {
+    let told = crate::ToldClock::default();
+    let device = Arc::new(device(0xe200));
+    let table = HandleTable::with_clock(device.clone(), crate::Clock::from(&told));
+    let fd = memory(1024);
+    let at = |seconds| told.tell(std::time::Duration::from_secs(seconds));
+    at(10);
+    let first = Framebuffer::new(&table.owned_by("client 7"), &argb(&fd, DrmModifier::Linear), true).unwrap();
+    at(12);
+    let second = Framebuffer::new(&table, &argb(&fd, DrmModifier::Invalid), false).unwrap();
+    at(15);
+    let listed = table.ledger().framebuffers;
+    let entry = |framebuffer: &Framebuffer, owner: crate::Owner, age| FramebufferEntry {
+        name: framebuffer.name(),
+        owner,
+        age: std::time::Duration::from_secs(age),
+        width: 16,
+        height: 16,
+        format: framebuffer.format(),
+        modifier: framebuffer.modifier(),
+        unclosed: false,
+    };
+    assert_eq!(listed, [entry(&first, "client 7".into(), 5), entry(&second, crate::Owner::default(), 3)]);
+    assert_eq!((listed[0].format, listed[1].modifier), (DrmFourcc::Xrgb8888, DrmModifier::Invalid));
+    drop(first);
+    assert_eq!(table.ledger().framebuffers.len(), 1);
+    second.remove().unwrap();
+    assert_eq!((table.ledger().framebuffers.len(), table.stats().framebuffers), (0, 0));
+    assert!(device.is_clean());
+}

@@ -323,3 +323,129 @@ impl State {
         entries
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::HashSet, hash::BuildHasher};
+
+    use drm_fourcc::{DrmFourcc, DrmModifier};
+
+    use super::*;
+
+    fn number(n: u32) -> NonZeroU32 {
+        NonZeroU32::new(n).unwrap()
+    }
+
+    fn framebuffer(owner: &str) -> FramebufferEntry {
+        FramebufferEntry {
+            name: FramebufferName(number(5)),
+            owner: owner.into(),
+            age: Duration::ZERO,
+            width: 1,
+            height: 2,
+            format: DrmFourcc::Nv12,
+            modifier: DrmModifier::Linear,
+            unclosed: false,
+        }
+    }
+
+    /// A table takes the lowest bits for the place and the highest for a tag: neighbours must differ in both.
+    #[test]
+    fn neighbouring_numbers_are_spread() {
+        let hash = BuildHasherDefault::<NumberHasher>::default();
+        let spread = |hashes: &mut dyn Iterator<Item = u64>| {
+            let hashes: Vec<_> = hashes.take(128).collect();
+            let different = |part: &dyn Fn(u64) -> u64| {
+                hashes.iter().map(|hash| part(*hash)).collect::<HashSet<_>>().len()
+            };
+            (different(&|hash| hash), different(&|hash| hash & 127), different(&|hash| hash >> 57))
+        };
+        let (all, low, high) = spread(&mut (1..).map(|n| hash.hash_one(number(n))));
+        assert!(all == 128 && low > 64 && high > 64, "handles: {all} {low} {high}");
+        let (all, low, high) = spread(&mut (1..).map(|ino| hash.hash_one(DmabufId { dev: 14, ino })));
+        assert!(all == 128 && low > 64 && high > 64, "inodes: {all} {low} {high}");
+        let (all, low, high) = spread(&mut (1..).map(|dev| hash.hash_one(DmabufId { dev, ino: 14 })));
+        assert!(all == 128 && low > 64 && high > 64, "devices: {all} {low} {high}");
+        let (all, ..) = spread(&mut (0..128_u8).map(|byte| hash.hash_one([byte, 1])));
+        assert_eq!(all, 128);
+    }
+
+    /// The number of a framebuffer can be the next one's by the time its close is booked.
+    #[test]
+    fn a_late_booking_leaves_the_next_framebuffer_alone() {
+        let mut state = State::new(true);
+        let first = state.insert_framebuffer(number(5), framebuffer("first"), Duration::ZERO);
+        let second = state.insert_framebuffer(number(5), framebuffer("second"), Duration::from_secs(1));
+        assert_ne!(first, second);
+        state.remove_framebuffer(number(5), first);
+        state.keep_framebuffer(number(5), first);
+        assert!(!state.has_unclosed());
+        let listed = state.framebuffers(Duration::from_secs(4));
+        assert_eq!(listed, [FramebufferEntry { age: Duration::from_secs(3), ..framebuffer("second") }]);
+        state.keep_framebuffer(number(5), second);
+        state.keep_framebuffer(number(5), second);
+        assert_eq!((state.has_unclosed(), state.stats().unclosed), (true, 1), "counted once");
+        assert!(state.framebuffers(Duration::ZERO)[0].unclosed);
+        assert_eq!(state.take_unclosed_framebuffers(), [(number(5), second)]);
+        assert_eq!((state.take_unclosed_framebuffers(), state.has_unclosed()), (vec![], false));
+        state.remove_framebuffer(number(5), second);
+        assert_eq!(state.stats().framebuffers, 0);
+    }
+
+    #[test]
+    fn a_handle_that_would_not_close_is_revived_or_taken_out() {
+        let (owner, ino) = (Owner::default(), DmabufId { dev: 1, ino: 9 });
+        let mut state = State::new(true);
+        let insert =
+            |state: &mut State| state.insert(number(3), Seen::Owned, Some(ino), &owner, Duration::ZERO);
+        let generation = insert(&mut state);
+        assert!(!state.give_back(number(3), generation + 1, &owner), "another generation counts nothing");
+        assert!(state.give_back(number(3), generation, &owner));
+        let entry = state.remove(number(3)).unwrap();
+        assert_eq!((state.of_dmabuf(ino), state.stats().handles), (None, 0));
+        state.put_back(number(3), entry);
+        assert_eq!((state.of_dmabuf(ino), state.has_unclosed()), (Some(number(3)), true));
+        assert_eq!(
+            state.take(number(3), &owner, Duration::ZERO).map(|entry| entry.generation),
+            Some(generation)
+        );
+        assert!(!state.has_unclosed());
+        assert!(state.take_unclosed().is_empty());
+        assert!(state.give_back(number(3), generation, &owner));
+        let entry = state.remove(number(3)).unwrap();
+        state.put_back(number(3), entry);
+        let stuck = state.take_unclosed();
+        assert_eq!((stuck.len(), stuck[0].0, state.has_unclosed()), (1, number(3), false));
+        assert_eq!((state.of_dmabuf(ino), state.get(number(3)).is_none()), (None, true));
+        // One that is struck while it is unclosed is not counted any more either.
+        let generation = insert(&mut state);
+        assert!(state.give_back(number(3), generation, &owner));
+        let entry = state.remove(number(3)).unwrap();
+        state.put_back(number(3), entry);
+        assert!(state.remove(number(3)).is_some());
+        assert!(!state.has_unclosed());
+    }
+
+    #[test]
+    fn an_identity_belongs_to_the_last_handle_that_had_it() {
+        let owner = Owner::default();
+        let (one, two) = (DmabufId { dev: 1, ino: 1 }, DmabufId { dev: 1, ino: 2 });
+        let mut state = State::new(true);
+        state.insert(number(1), Seen::Foreign(one), Some(one), &owner, Duration::ZERO);
+        state.insert(number(2), Seen::Owned, None, &owner, Duration::ZERO);
+        assert_eq!((state.of_dmabuf(one), state.of_dmabuf(two)), (Some(number(1)), None));
+        state.identify(number(2), two);
+        assert_eq!(
+            (state.of_dmabuf(two), state.get(number(2)).unwrap().dmabuf),
+            (Some(number(2)), Some(two))
+        );
+        state.identify(number(2), one);
+        state.remove(number(1));
+        assert_eq!(state.of_dmabuf(one), Some(number(2)), "it was another's already");
+        let mut asking = State::new(false);
+        asking.insert(number(1), Seen::Foreign(one), Some(one), &owner, Duration::ZERO);
+        asking.identify(number(1), two);
+        assert_eq!((asking.of_dmabuf(one), asking.of_dmabuf(two)), (None, None));
+        assert_eq!(asking.get(number(1)).unwrap().dmabuf, Some(two));
+    }
+}
