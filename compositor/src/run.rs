@@ -104,7 +104,9 @@ pub fn start(
     let handle = event_loop.handle();
     let display = &owner.handle();
     let (mut backend, notifier) = match cli.backend {
-        BackendKind::Headless => (Backend::Headless(headless::Headless::new(handle.clone(), cli.size)), None),
+        BackendKind::Headless => {
+            (Backend::Headless(Box::new(headless::Headless::new(handle.clone(), cli.size)?)), None)
+        }
         BackendKind::Kms => {
             let (session, notifier) =
                 LibSeatSession::new().map_err(|err| StartError::NoSeat(err.to_string()))?;

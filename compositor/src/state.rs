@@ -306,7 +306,7 @@ impl State {
         self.dmabuf.dying.retain(|dmabuf| {
             let gone = dmabuf.is_gone();
             if gone {
-                backend.forget(dmabuf);
+                backend.buffers_mut().forget(dmabuf);
                 painter.forget(dmabuf);
             }
             !gone

@@ -171,6 +171,14 @@ pub struct HandleEntry {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FramebufferName(pub(crate) NonZeroU32);
 
+impl FramebufferName {
+    /// The number, for comparing with what debugfs says.
+    #[must_use]
+    pub fn number(self) -> u32 {
+        self.0.get()
+    }
+}
+
 impl fmt::Display for FramebufferName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&self.0, f)

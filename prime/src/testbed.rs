@@ -31,7 +31,7 @@ pub(crate) fn device_with(change: impl FnOnce(&mut Driver)) -> TestDevice {
     let mut driver = Driver { width: (1, 8192), height: (1, 8192), formats: &FORMATS, ..Driver::vkms() };
     change(&mut driver);
     let machine = Machine::new(Profile::MODERN);
-    machine.accept_memfds(true);
+    machine.accept_foreign(true);
     Faulty::new(machine.add_device(driver).open(Node::Primary).unwrap())
 }
 

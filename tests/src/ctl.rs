@@ -41,9 +41,9 @@ pub struct Stats {
 /// The display device.
 #[derive(Debug, Clone, Default, Deserialize)]
 pub struct Device {
-    /// Card node.
+    /// Card node; none for the embedded device.
     #[serde(default)]
-    pub node: PathBuf,
+    pub node: Option<PathBuf>,
     /// Driver name.
     #[serde(default)]
     pub driver: String,
@@ -175,6 +175,17 @@ pub struct Resources {
     /// File descriptors.
     #[serde(default)]
     pub fds: u64,
+}
+
+impl Device {
+    /// The card's node.
+    ///
+    /// # Errors
+    ///
+    /// When it is no card.
+    pub fn card(&self) -> Result<&Path> {
+        self.node.as_deref().context("primeway drives no card")
+    }
 }
 
 impl Stats {

@@ -77,12 +77,9 @@ pub fn run(user: Option<u32>) -> Result<bool> {
 fn scanned_out_part(user: Option<u32>) -> Result<bool> {
     let mut compositor = Compositor::start_as(user, "demo", &[])?;
     let stats = compositor.ctl.stats()?;
-    println!(
-        "1. primeway drives {} and imports buffers by {}.",
-        stats.device.node.display(),
-        stats.device.acquisition
-    );
-    let mut clients = start_clients(&compositor.display, &stats.device.node)?;
+    let node = stats.device.card()?;
+    println!("1. primeway drives {} and imports buffers by {}.", node.display(), stats.device.acquisition);
+    let mut clients = start_clients(&compositor.display, node)?;
     wait_for_all(&mut compositor, &mut clients)?;
     println!(
         "   Four clients draw for {} seconds, each into memory of another origin or format:",

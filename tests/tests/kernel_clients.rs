@@ -85,7 +85,7 @@ fn version_3_with_invalid_modifier_is_zero_copy() -> Result<()> {
 
 fn weston_simple_dmabuf_egl_is_zero_copy() -> Result<()> {
     let mut compositor = Compositor::start("weston-client", &[])?;
-    let card = format!("-d{}", compositor.ctl.stats()?.device.node.display());
+    let card = format!("-d{}", compositor.ctl.stats()?.device.card()?.display());
     let program = std::path::Path::new("/usr/bin/weston-simple-dmabuf-egl");
     let client = RunningClient::start(&compositor.display, "simple-dmabuf-egl", program, &[&card])?;
     let pid = client.pid();

@@ -83,7 +83,7 @@ fn simple_dmabuf_feedback_follows_the_tranches() -> Result<()> {
     let text = client.output();
     let version = bound_version(&text).context("it did not bind linux-dmabuf")?;
     ensure!(version >= 4, "it bound linux-dmabuf at version {version}");
-    let node = compositor.ctl.stats()?.device.node.display().to_string();
+    let node = compositor.ctl.stats()?.device.card()?.display().to_string();
     let scanout = format!("tranche: target device {node}, scanout");
     let (first, later) = text.split_once(END).context("it read no feedback")?;
     ensure!(!first.contains(&scanout), "a scanout tranche at first:\n{first}");

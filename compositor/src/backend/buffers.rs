@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::sync::Arc;
 
-use drm_fourcc::DrmFourcc;
+use drm_fourcc::{DrmFourcc, DrmModifier};
 use drm_prime::scanout::{FramebufferRefusal, Refusal};
 use drm_prime::{
     Acquisition, BufferPlane, DeviceError, Dmabuf as PrimeDmabuf, DumbBuffer, Framebuffer, FramebufferCache,
@@ -88,8 +88,17 @@ impl Buffers {
         }
     }
 
-    /// Tells whether a buffer of unspecified layout is known to be laid out in plain rows.
+    /// Tells whether the device may take a descriptor for a buffer.
+    pub fn is_dmabuf(&self, fd: BorrowedFd<'_>) -> bool {
+        self.table.device().is_dmabuf(fd).unwrap_or(false)
+    }
+
+    /// Tells whether a buffer of unspecified layout is known to be laid out in plain rows. What no driver of the kernel
+    /// exported is.
     pub fn is_linear(&self, fd: BorrowedFd<'_>) -> bool {
+        if !drm_prime::is_dmabuf(fd).unwrap_or(true) {
+            return true;
+        }
         match self.exporters.judge(fd) {
             Ok(linearity) => linearity.is_linear(),
             Err(err) => {
@@ -115,6 +124,11 @@ impl Buffers {
     /// # Errors
     /// Why there is none, remembered unless the system was at fault.
     pub fn framebuffer(&mut self, dmabuf: &Dmabuf, opaque: bool) -> Result<SharedFramebuffer, Refusal> {
+        let format = dmabuf.format();
+        if format.modifier == DrmModifier::Invalid {
+            // A layout that only the GPU's driver knows, which an AddFB without a modifier would have to guess.
+            return Err(Refusal::Format { format: format.code, modifier: format.modifier.into() });
+        }
         let key = dmabuf.weak();
         if let Some(known) = self.framebuffers.get(&key, opaque) {
             return known.map_err(|err| Refusal::Framebuffer(FramebufferRefusal(err)));

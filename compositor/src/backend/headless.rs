@@ -1,28 +1,35 @@
-//! Outputs in memory: no device, no root. Planes are buffers in memory, the vertical blank is a timer.
+//! Outputs in memory: no DRM, no root. Its device is the software model of the kernel's
+//! ([`drm_prime::model`]), with buffers in memfds; the vertical blank is a timer.
 //!
-//! It owns the memory outputs and what they "show". The in-process tests run on it, with memfds as client buffers:
-//! they pass through the same planner and the same frames as on KMS.
+//! ```text
+//!  client's dma-buf or memfd ──> PRIME file ──> handle, framebuffer     [super::buffers]
+//!                                                   │ shown by number
+//!                          display file (master) ──> planes ──> picture
+//! ```
+//!
+//! It owns the model, its planes and the two files on it. The in-process tests run on it: clients' buffers pass through the
+//! same table, planner and frames as on KMS, and what is shown is read from the planes' framebuffers.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
 use std::num::NonZeroU32;
-use std::rc::Rc;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use calloop::LoopHandle;
 use calloop::timer::{TimeoutAction, Timer};
 use drm_fourcc::{DrmFourcc, DrmModifier};
-use drm_prime::FramebufferError;
-use drm_prime::scanout::{FramebufferRefusal, PlaneCaps, PlaneType, Refusal};
+use drm_prime::model::{Driver, File, Machine, Node, Profile};
+use drm_prime::scanout::{PlaneCaps, PlaneType};
+use drm_prime::{PlaneFramebuffers, SharedFramebuffer};
 use pixman::{FormatCode, Image, Operation};
 use rustix::io::Errno;
-use smithay::backend::allocator::Buffer as _;
-use smithay::backend::allocator::dmabuf::{Dmabuf, WeakDmabuf};
+use smithay::backend::allocator::dmabuf::{Dmabuf, DmabufFlags};
 
+use super::buffers::Buffers;
+use super::canvas::DumbCanvas;
 use super::swapchain::Swapchain;
 use super::{Canvas, Flip, FrameSpec, OutputId, SubmitError};
-use crate::render::{DmabufView, Target, image, yuv};
+use crate::render::{DmabufView, RenderError, Target, image, yuv};
 use crate::state::State;
 
 /// The one output's number.
@@ -30,42 +37,37 @@ pub const OUTPUT: OutputId = 1;
 /// Its refresh interval.
 pub const REFRESH: Duration = Duration::from_nanos(16_666_667);
 
+/// What the embedded device is called where drivers are named.
+pub const DRIVER: &str = "headless";
+
 /// Planes of the output, lowest first.
 const PLANES: [(u32, PlaneType); 3] =
     [(1, PlaneType::Primary), (2, PlaneType::Overlay), (3, PlaneType::Overlay)];
 /// What every plane takes, LINEAR only.
 const FORMATS: [DrmFourcc; 4] = [DrmFourcc::Xrgb8888, DrmFourcc::Argb8888, DrmFourcc::Nv12, DrmFourcc::P010];
+/// Widest and highest framebuffer in pixels, as in Pixman's images.
+const LARGEST: u32 = 32767;
 
-/// Memory that a plane can show.
-#[derive(Debug)]
-pub struct MemoryBuffer {
-    id: NonZeroU32,
-    format: DrmFourcc,
-    content: Content,
+/// Why the backend did not start, or has no picture.
+#[derive(Debug, thiserror::Error)]
+pub enum HeadlessError {
+    /// A call on the embedded device failed.
+    #[error("the embedded device: {what}")]
+    Device {
+        /// What was attempted.
+        what: &'static str,
+        /// Its errno.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A buffer that is shown cannot be read.
+    #[error("a buffer on screen cannot be read")]
+    Render(#[from] RenderError),
 }
 
-#[derive(Debug)]
-enum Content {
-    /// Kept by the frame that shows it.
-    Client(WeakDmabuf),
-    Target(RefCell<Target>),
-}
-
-impl MemoryBuffer {
-    fn target(id: NonZeroU32, (width, height): (u32, u32)) -> Result<Rc<Self>, Errno> {
-        let image = Image::new(FormatCode::X8R8G8B8, width as usize, height as usize, true);
-        let content = Content::Target(RefCell::new(Target::new(image.map_err(|_| Errno::NOMEM)?)));
-        Ok(Rc::new(Self { id, format: DrmFourcc::Xrgb8888, content }))
-    }
-
-    /// A number that no other buffer of the backend ever had.
-    pub fn id(&self) -> NonZeroU32 {
-        self.id
-    }
-
-    /// The format it is shown in.
-    pub fn format(&self) -> DrmFourcc {
-        self.format
+impl HeadlessError {
+    fn device<E: Into<std::io::Error>>(what: &'static str) -> impl FnOnce(E) -> Self {
+        move |source| Self::Device { what, source: source.into() }
     }
 }
 
@@ -75,9 +77,14 @@ pub struct Headless {
     handle: LoopHandle<'static, State>,
     size: (u32, u32),
     planes: Vec<PlaneCaps>,
-    clients: HashMap<(WeakDmabuf, bool), Rc<MemoryBuffer>>,
-    targets: Swapchain<Rc<MemoryBuffer>>,
-    next_id: u32,
+    /// Client buffers and their framebuffers.
+    pub buffers: Buffers,
+    display: File,
+    targets: Swapchain<DumbCanvas>,
+    /// Keeps the framebuffers on screen and those about to be.
+    framebuffers: PlaneFramebuffers,
+    /// What each plane shows from the next vertical blank on.
+    latched: [Option<u32>; PLANES.len()],
     pending: bool,
     sequence: u32,
     shown: FrameSpec,
@@ -85,7 +92,22 @@ pub struct Headless {
 
 impl Headless {
     /// One output of `size` pixels.
-    pub fn new(handle: LoopHandle<'static, State>, size: (u32, u32)) -> Self {
+    ///
+    /// # Errors
+    /// When the embedded device does not open.
+    pub fn new(handle: LoopHandle<'static, State>, size: (u32, u32)) -> Result<Self, HeadlessError> {
+        let machine = Machine::new(Profile::MODERN);
+        machine.accept_foreign(true);
+        let device = machine.add_device(Driver {
+            name: DRIVER.into(),
+            planes: PLANES.len(),
+            width: (1, LARGEST),
+            height: (1, LARGEST),
+            rdev: 0,
+            ..Driver::vkms()
+        });
+        let open = || device.open(Node::Primary).map_err(HeadlessError::device("opening it"));
+        let (display, file) = (open()?, open()?);
         let formats = || FORMATS.iter().map(|f| (*f, DrmModifier::Linear)).collect();
         let planes = PLANES
             .iter()
@@ -100,17 +122,19 @@ impl Headless {
                 })
             })
             .collect();
-        Self {
+        Ok(Self {
             handle,
             size,
             planes,
-            clients: HashMap::new(),
+            buffers: Buffers::new(Arc::new(file), "embedded"),
+            display,
             targets: Swapchain::default(),
-            next_id: 1,
+            framebuffers: PlaneFramebuffers::new(),
+            latched: [None; PLANES.len()],
             pending: false,
             sequence: 0,
             shown: FrameSpec::default(),
-        }
+        })
     }
 
     /// The output's size in pixels.
@@ -123,52 +147,14 @@ impl Headless {
         if output == OUTPUT { &self.planes } else { &[] }
     }
 
-    /// Number of client buffers that a plane can show.
-    pub fn buffers(&self) -> usize {
-        self.clients.len()
-    }
-
-    fn new_id(&mut self) -> NonZeroU32 {
-        let id = NonZeroU32::new(self.next_id).unwrap_or(NonZeroU32::MIN);
-        self.next_id = self.next_id.wrapping_add(1).max(1);
-        id
-    }
-
-    /// See [`super::Backend::framebuffer`].
-    ///
-    /// # Errors
-    /// When the format has no layout.
-    pub fn framebuffer(&mut self, dmabuf: &Dmabuf, opaque: bool) -> Result<Rc<MemoryBuffer>, Refusal> {
-        let key = (dmabuf.weak(), opaque);
-        if let Some(buffer) = self.clients.get(&key) {
-            return Ok(buffer.clone());
-        }
-        let code = dmabuf.format().code;
-        let info = drm_prime::format::info(code).ok_or_else(|| {
-            Refusal::Framebuffer(FramebufferRefusal(Arc::new(FramebufferError::UnknownFormat {
-                format: code,
-            })))
-        })?;
-        let substitute = info.opaque.and_then(|f| DrmFourcc::try_from(f).ok());
-        let format = substitute.filter(|_| opaque).unwrap_or(code);
-        let buffer =
-            Rc::new(MemoryBuffer { id: self.new_id(), format, content: Content::Client(dmabuf.weak()) });
-        self.clients.insert(key, buffer.clone());
-        Ok(buffer)
-    }
-
-    /// See [`super::Backend::forget`].
-    pub fn forget(&mut self, dmabuf: &WeakDmabuf) {
-        self.clients.retain(|(key, _), _| key != dmabuf);
-    }
-
     /// See [`super::Backend::any_target`].
     ///
     /// # Errors
     /// When there is no memory.
-    pub fn any_target(&mut self, _output: OutputId) -> Result<Rc<MemoryBuffer>, Errno> {
-        let (id, size) = (self.new_id(), self.size);
-        self.targets.any(|| MemoryBuffer::target(id, size)).cloned()
+    pub fn any_target(&mut self, _output: OutputId) -> Result<SharedFramebuffer, Errno> {
+        let (size, buffers) = (self.size, &self.buffers);
+        let target = self.targets.any(|| DumbCanvas::new(buffers, size, DrmFourcc::Xrgb8888))?;
+        Ok(target.framebuffer.clone())
     }
 
     /// See [`super::Backend::compose`]. There is no cursor plane: the pointer is composited.
@@ -180,20 +166,17 @@ impl Headless {
         _output: OutputId,
         canvas: Canvas,
         draw: &mut dyn FnMut(&mut Target, usize) -> bool,
-    ) -> Result<Rc<MemoryBuffer>, SubmitError> {
+    ) -> Result<SharedFramebuffer, SubmitError> {
         if canvas == Canvas::Cursor {
             return Err(SubmitError::Failed(Errno::NODEV));
         }
-        let (id, size) = (self.new_id(), self.size);
+        let (size, buffers) = (self.size, &self.buffers);
         let drawn = self.targets.compose(
-            |target| Rc::strong_count(target) == 1,
-            || MemoryBuffer::target(id, size),
-            |target, age| match &target.content {
-                Content::Target(target) => draw(&mut target.borrow_mut(), age),
-                Content::Client(_) => false,
-            },
+            DumbCanvas::is_free,
+            || DumbCanvas::new(buffers, size, DrmFourcc::Xrgb8888),
+            |canvas, age| draw(&mut canvas.target, age),
         );
-        drawn.cloned()
+        drawn.map(|canvas| canvas.framebuffer.clone())
     }
 
     /// Planes in memory neither scale nor mirror.
@@ -216,19 +199,34 @@ impl Headless {
         if self.pending {
             return Err(SubmitError::Busy);
         }
-        let next = frame.clone();
-        self.handle
-            .insert_source(Timer::from_duration(REFRESH), move |_, (), state| {
-                state.headless_vblank(next.clone());
-                TimeoutAction::Drop
-            })
-            .map_err(|_| SubmitError::Failed(Errno::NOMEM))?;
+        let (handle, latched, next) = (&self.handle, &mut self.latched, frame.clone());
+        self.framebuffers.commit(|staging| {
+            let timer = Timer::from_duration(REFRESH);
+            handle
+                .insert_source(timer, move |_, (), state| {
+                    state.headless_vblank(next.clone());
+                    TimeoutAction::Drop
+                })
+                .map_err(|_| SubmitError::Failed(Errno::NOMEM))?;
+            staging.turn_all_off();
+            *latched = PLANES.map(|(id, _)| {
+                let update = frame.planes.iter().find(|update| update.plane.get() == id)?;
+                Some(staging.show(update.plane, &update.buffer).get())
+            });
+            Ok(())
+        })?;
         self.pending = true;
         Ok(())
     }
 
     /// The timer fired: `frame` is shown.
     pub fn vblank(&mut self, frame: FrameSpec) -> Flip {
+        for (plane, framebuffer) in self.latched.iter().enumerate() {
+            if let Err(err) = self.display.set_plane(plane, *framebuffer) {
+                tracing::error!(%err, plane, fb = ?framebuffer, "plane not set");
+            }
+        }
+        self.framebuffers.flipped();
         self.pending = false;
         self.shown = frame;
         self.sequence = self.sequence.wrapping_add(1);
@@ -240,39 +238,61 @@ impl Headless {
     /// What the planes show together, blended lowest first.
     ///
     /// # Errors
-    /// When a client's memory cannot be read.
-    pub fn picture(&self) -> Result<image::Picture, crate::render::RenderError> {
+    /// When memory on screen cannot be read.
+    pub fn picture(&self) -> Result<image::Picture, HeadlessError> {
         let (width, height) = self.size;
-        let failed = || crate::render::RenderError::NoMode;
+        let failed = || RenderError::NoMode;
         let mut out =
             Image::new(FormatCode::X8R8G8B8, width as usize, height as usize, true).map_err(|_| failed())?;
-        let mut planes: Vec<_> = self.shown.planes.iter().collect();
-        planes.sort_by_key(|p| p.plane);
-        for plane in planes {
-            let super::ScanoutBuffer::Memory(buffer) = &plane.buffer else { continue };
+        for (index, (id, _)) in PLANES.iter().enumerate() {
+            let update = self.shown.planes.iter().find(|update| update.plane.get() == *id);
+            let shown = self.display.device().plane_framebuffer(index);
+            let (Some(update), Some(framebuffer)) = (update, shown) else { continue };
             let place = |out: &mut Image<'static, 'static>, image: &Image<'static, 'static>| {
-                let (src, dst) = (plane.src, plane.dst);
+                let (src, dst) = (update.src, update.dst);
                 let at = ((src.x >> 16) as i32, (src.y >> 16) as i32);
                 let size = (dst.w as i32, dst.h as i32);
                 out.composite32(Operation::Over, image, None, at, (0, 0), (dst.x, dst.y), size);
             };
-            match &buffer.content {
-                Content::Target(target) => place(&mut out, &target.borrow().image),
-                Content::Client(dmabuf) => {
-                    let dmabuf = &dmabuf.upgrade().ok_or(crate::render::ViewError::Sync)?;
-                    let view = DmabufView::new(dmabuf)?;
-                    let (code, size) = (buffer.format, dmabuf.size());
-                    if yuv::supports(code) {
-                        let pixels = view.read(|planes| yuv::to_xrgb(code, size, planes))??;
-                        place(&mut out, &image::from_xrgb(&pixels, size.w, size.h).ok_or_else(failed)?);
-                    } else {
-                        let code = FormatCode::try_from(code)
-                            .map_err(|_| crate::render::RenderError::Format(code))?;
-                        view.with_image(code, |image| place(&mut out, image))?;
-                    }
-                }
+            let dmabuf = self.read_back(framebuffer)?;
+            let view = DmabufView::new(&dmabuf).map_err(RenderError::from)?;
+            let (code, size) = (update.buffer.format(), (update.buffer.width(), update.buffer.height()));
+            if yuv::supports(code) {
+                let size = (size.0 as i32, size.1 as i32).into();
+                let read = view.read(|planes| yuv::to_xrgb(code, size, planes));
+                let pixels = read.map_err(RenderError::from)?.map_err(RenderError::from)?;
+                place(&mut out, &image::from_xrgb(&pixels, size.w, size.h).ok_or_else(failed)?);
+            } else {
+                let code = FormatCode::try_from(code).map_err(|_| RenderError::Format(code))?;
+                view.with_image(code, |image| place(&mut out, image)).map_err(RenderError::from)?;
             }
         }
         Ok(image::Picture { width, height, pixels: image::to_xrgb(&mut out) })
+    }
+
+    /// The memory of a framebuffer on screen, by its number alone (`GETFB2`).
+    fn read_back(&self, framebuffer: u32) -> Result<Dmabuf, HeadlessError> {
+        let fb = self.display.getfb2(framebuffer).map_err(HeadlessError::device("reading a framebuffer"))?;
+        let mut handles: Vec<u32> = fb.handles.into_iter().filter(|handle| *handle != 0).collect();
+        let export = |handle: &u32| -> Result<OwnedFd, HeadlessError> {
+            let fd = self.display.handle_to_fd(*handle, drm_prime::model::DRM_CLOEXEC);
+            let fd = fd.map_err(HeadlessError::device("exporting a handle"))?;
+            fd.into_owned().map_err(HeadlessError::device("making a descriptor"))
+        };
+        let fds: Result<Vec<_>, _> = handles.iter().map(export).collect();
+        handles.sort_unstable();
+        handles.dedup();
+        for handle in handles {
+            self.display.gem_close(handle).map_err(HeadlessError::device("closing a handle"))?;
+        }
+        let format = DrmFourcc::try_from(fb.pixel_format).map_err(|_| RenderError::NoMode)?;
+        let size = (fb.width as i32, fb.height as i32);
+        let mut builder = Dmabuf::builder(size, format, DrmModifier::Linear, DmabufFlags::empty());
+        for ((fd, index), (offset, stride)) in
+            fds?.into_iter().zip(0..).zip(fb.offsets.into_iter().zip(fb.pitches))
+        {
+            builder.add_plane(fd, index, offset, stride);
+        }
+        Ok(builder.build().ok_or(RenderError::NoMode)?)
     }
 }

@@ -7,9 +7,9 @@
 //! - [`Backend::submit`] shows a frame at the next vertical blank and then calls
 //!   [`State::frame_shown`](crate::state::State::frame_shown) exactly once, later, never from inside `submit`. Until
 //!   then the output takes no other frame.
-//! - A [`ScanoutBuffer`] held in a frame keeps its memory and its framebuffer; the caller holds every frame until
+//! - A framebuffer held in a frame keeps its memory and its framebuffer; the caller holds every frame until
 //!   another one has replaced it on screen.
-//! - [`Backend::import`] and [`Backend::framebuffer`] work at any time, also while the session is inactive.
+//! - [`Backend::buffers`] import and make framebuffers at any time, also while the session is inactive.
 
 pub mod buffers;
 mod canvas;
@@ -18,16 +18,14 @@ pub mod kms;
 mod swapchain;
 
 use std::num::NonZeroU32;
-use std::rc::Rc;
 use std::time::Duration;
 
-use drm_fourcc::{DrmFourcc, DrmModifier};
-use drm_prime::scanout::{PlaneCaps, Rect, Refusal, SourceRect};
-use drm_prime::{Ledger, Owner, SharedFramebuffer};
-use smithay::backend::allocator::Buffer as _;
-use smithay::backend::allocator::dmabuf::{Dmabuf, WeakDmabuf};
+use drm_fourcc::DrmFourcc;
+use drm_prime::SharedFramebuffer;
+use drm_prime::scanout::{PlaneCaps, Rect, SourceRect};
 use smithay::backend::renderer::utils::CommitCounter;
 
+use self::buffers::Buffers;
 use crate::render::Target;
 
 /// Pixels of the buffer with which sharing is tried.
@@ -36,58 +34,13 @@ const SHARE_EXAMPLE: (u32, u32) = (64, 64);
 /// Names an output for its whole life: the CRTC's object id, or a number of the backend's own.
 pub type OutputId = u32;
 
-/// A buffer that a plane can show.
-#[derive(Clone, Debug)]
-pub enum ScanoutBuffer {
-    /// A KMS framebuffer.
-    Kms(SharedFramebuffer),
-    /// Memory of the headless backend.
-    Memory(Rc<headless::MemoryBuffer>),
-}
-
-impl ScanoutBuffer {
-    /// What debugfs calls the framebuffer (headless: a number of the backend's own); for comparing, not for committing.
-    pub fn number(&self) -> Option<u32> {
-        match self {
-            Self::Kms(fb) => fb.name().to_string().parse().ok(),
-            Self::Memory(buffer) => Some(buffer.id().get()),
-        }
-    }
-
-    /// The format as scanned out (an opaque substitute for an opaque layer).
-    pub fn format(&self) -> DrmFourcc {
-        match self {
-            Self::Kms(fb) => fb.format(),
-            Self::Memory(buffer) => buffer.format(),
-        }
-    }
-
-    /// The modifier, never INVALID.
-    pub fn modifier(&self) -> DrmModifier {
-        match self {
-            Self::Kms(fb) => fb.modifier(),
-            Self::Memory(_) => DrmModifier::Linear,
-        }
-    }
-}
-
-impl PartialEq for ScanoutBuffer {
-    fn eq(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Kms(a), Self::Kms(b)) => a == b,
-            (Self::Memory(a), Self::Memory(b)) => Rc::ptr_eq(a, b),
-            _ => false,
-        }
-    }
-}
-
 /// What one plane shows.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PlaneUpdate {
     /// The plane.
     pub plane: NonZeroU32,
     /// The buffer it scans out.
-    pub buffer: ScanoutBuffer,
+    pub buffer: SharedFramebuffer,
     /// The part of the buffer, 16.16 fixed point.
     pub src: SourceRect,
     /// Where on the CRTC, in pixels.
@@ -145,7 +98,7 @@ pub enum Backend {
     /// Real planes.
     Kms(Box<kms::Kms>),
     /// Planes in memory.
-    Headless(headless::Headless),
+    Headless(Box<headless::Headless>),
 }
 
 impl Backend {
@@ -165,43 +118,19 @@ impl Backend {
         }
     }
 
-    /// Takes a client's buffer in when the client creates it. A refusal means that it cannot be scanned out; the
-    /// buffer may still be composited. `owner` is who it is for, in the ledger.
-    ///
-    /// # Errors
-    /// The driver's, or the system's.
-    pub fn import(&mut self, dmabuf: &Dmabuf, owner: Owner) -> Result<(), drm_prime::ImportError> {
+    /// The buffers of its device, which take a client's buffer in when the client creates it.
+    pub fn buffers(&self) -> &Buffers {
         match self {
-            Self::Kms(kms) => kms.buffers.import(dmabuf, owner),
-            Self::Headless(_) => Ok(()),
+            Self::Kms(kms) => &kms.buffers,
+            Self::Headless(headless) => &headless.buffers,
         }
     }
 
-    /// The framebuffer of a buffer, made at first use; `opaque` asks for the format without alpha.
-    ///
-    /// # Errors
-    /// The reason, remembered for the buffer.
-    pub fn framebuffer(&mut self, dmabuf: &Dmabuf, opaque: bool) -> Result<ScanoutBuffer, Refusal> {
-        let format = dmabuf.format();
-        let refusal = Refusal::Format { format: format.code, modifier: format.modifier.into() };
-        match (&*self, format.modifier) {
-            // A layout that only the GPU's driver knows, which an AddFB without a modifier would have to guess.
-            (Self::Kms(_), DrmModifier::Invalid) => return Err(refusal),
-            // Planes in memory read plain rows.
-            (Self::Headless(_), modifier) if modifier != DrmModifier::Linear => return Err(refusal),
-            _ => {}
-        }
+    /// See [`Backend::buffers`].
+    pub fn buffers_mut(&mut self) -> &mut Buffers {
         match self {
-            Self::Kms(kms) => kms.buffers.framebuffer(dmabuf, opaque).map(ScanoutBuffer::Kms),
-            Self::Headless(headless) => headless.framebuffer(dmabuf, opaque).map(ScanoutBuffer::Memory),
-        }
-    }
-
-    /// Forgets a buffer that is gone.
-    pub fn forget(&mut self, dmabuf: &WeakDmabuf) {
-        match self {
-            Self::Kms(kms) => kms.buffers.forget(dmabuf),
-            Self::Headless(headless) => headless.forget(dmabuf),
+            Self::Kms(kms) => &mut kms.buffers,
+            Self::Headless(headless) => &mut headless.buffers,
         }
     }
 
@@ -231,10 +160,10 @@ impl Backend {
     ///
     /// # Errors
     /// When the memory cannot be had.
-    pub fn any_target(&mut self, output: OutputId) -> Result<ScanoutBuffer, rustix::io::Errno> {
+    pub fn any_target(&mut self, output: OutputId) -> Result<SharedFramebuffer, rustix::io::Errno> {
         match self {
-            Self::Kms(kms) => kms.any_target(output).map(ScanoutBuffer::Kms),
-            Self::Headless(headless) => headless.any_target(output).map(ScanoutBuffer::Memory),
+            Self::Kms(kms) => kms.any_target(output),
+            Self::Headless(headless) => headless.any_target(output),
         }
     }
 
@@ -248,10 +177,10 @@ impl Backend {
         output: OutputId,
         canvas: Canvas,
         draw: &mut dyn FnMut(&mut Target, usize) -> bool,
-    ) -> Result<ScanoutBuffer, SubmitError> {
+    ) -> Result<SharedFramebuffer, SubmitError> {
         match self {
-            Self::Kms(kms) => kms.compose(output, canvas, draw).map(ScanoutBuffer::Kms),
-            Self::Headless(headless) => headless.compose(output, canvas, draw).map(ScanoutBuffer::Memory),
+            Self::Kms(kms) => kms.compose(output, canvas, draw),
+            Self::Headless(headless) => headless.compose(output, canvas, draw),
         }
     }
 
@@ -268,38 +197,6 @@ impl Backend {
         match self {
             Self::Kms(kms) => kms.submit(output, frame, before),
             Self::Headless(headless) => headless.submit(output, frame),
-        }
-    }
-
-    /// The number of live GEM handles and framebuffers, as (handles, framebuffers).
-    pub fn resources(&self) -> (usize, usize) {
-        match self {
-            Self::Kms(kms) => kms.buffers.resources(),
-            Self::Headless(headless) => (0, headless.buffers()),
-        }
-    }
-
-    /// Everything that is open on the device's file, with owners and ages; `None` without a device.
-    pub fn ledger(&self) -> Option<Ledger> {
-        match self {
-            Self::Kms(kms) => Some(kms.buffers.ledger()),
-            Self::Headless(_) => None,
-        }
-    }
-
-    /// Tells whether a buffer without a modifier is laid out in plain rows.
-    pub fn is_linear(&self, fd: std::os::fd::BorrowedFd<'_>) -> bool {
-        match self {
-            Self::Kms(kms) => kms.buffers.is_linear(fd),
-            Self::Headless(_) => true,
-        }
-    }
-
-    /// Where a buffer comes from, for people.
-    pub fn origin(&self, dmabuf: &Dmabuf) -> Option<String> {
-        match self {
-            Self::Kms(kms) => kms.buffers.origin(dmabuf),
-            Self::Headless(_) => None,
         }
     }
 }

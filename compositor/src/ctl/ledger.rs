@@ -51,7 +51,7 @@ pub struct HolderReport {
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub struct FramebufferReport {
     /// Its number, as debugfs has it.
-    pub fb: Option<u32>,
+    pub fb: u32,
     /// For whom it was made.
     pub owner: String,
     /// Milliseconds since it was made.
@@ -117,7 +117,7 @@ impl From<HolderEntry> for HolderReport {
 impl From<FramebufferEntry> for FramebufferReport {
     fn from(entry: FramebufferEntry) -> Self {
         Self {
-            fb: entry.name.to_string().parse().ok(),
+            fb: entry.name.number(),
             owner: entry.owner.to_string(),
             age_ms: millis(entry.age),
             width: entry.width,

@@ -59,8 +59,8 @@ pub enum Answer {
 /// Figures of everything.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Stats {
-    /// The display device; `None` headless.
-    pub device: Option<DeviceStats>,
+    /// The device that shows the outputs.
+    pub device: DeviceStats,
     /// What composites.
     pub renderer: RendererStats,
     /// Left to right.
@@ -74,8 +74,8 @@ pub struct Stats {
 /// The display device.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct DeviceStats {
-    /// Its node.
-    pub node: PathBuf,
+    /// Its node; none for the embedded device of the headless backend.
+    pub node: Option<PathBuf>,
     /// Its kernel driver.
     pub driver: String,
     /// How the PRIME file was got.

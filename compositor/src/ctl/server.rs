@@ -22,7 +22,7 @@ use super::{
     Answer, ClientStats, DeviceStats, LedgerReport, OutputStats, PlaneStats, RendererStats, Request,
     ResourceStats, Stats, SurfaceReport,
 };
-use crate::backend::Backend;
+use crate::backend::{Backend, headless};
 use crate::clients::ClientState;
 use crate::output::SurfaceStats;
 use crate::output::layers::SurfaceLayer;
@@ -132,10 +132,10 @@ fn answer(line: &[u8], stream: UnixStream, state: &mut State) {
             let value = serde_json::to_value(stats(state));
             Ok(Box::new(move || Ok(value?)))
         }
-        Ok(Request::Ledger) => match state.backend.ledger() {
-            Some(ledger) => Ok(Box::new(move || Ok(serde_json::to_value(LedgerReport::from(ledger))?))),
-            None => Err(anyhow!("there is no device: nothing is open on it")),
-        },
+        Ok(Request::Ledger) => {
+            let ledger = state.backend.buffers().ledger();
+            Ok(Box::new(move || Ok(serde_json::to_value(LedgerReport::from(ledger))?)))
+        }
         Ok(Request::Capture { file, source: _, output }) => {
             picture(state, output.as_deref()).map(|picture| {
                 let rest: Rest = Box::new(move || {
@@ -208,12 +208,12 @@ fn save(file: &Path, picture: &Picture) -> anyhow::Result<()> {
 
 /// Collects the figures.
 pub fn stats(state: &mut State) -> Stats {
-    let device = state.backend.kms().map(|kms| DeviceStats {
-        node: kms.node().to_path_buf(),
-        driver: kms.driver().to_owned(),
-        acquisition: kms.buffers.acquisition().to_owned(),
-        active: kms.is_active(),
-    });
+    let (node, driver, active) = match &state.backend {
+        Backend::Kms(kms) => (Some(kms.node().to_path_buf()), kms.driver(), kms.is_active()),
+        Backend::Headless(_) => (None, headless::DRIVER, true),
+    };
+    let acquisition = state.backend.buffers().acquisition().to_owned();
+    let device = DeviceStats { node, driver: driver.to_owned(), acquisition, active };
     let mut clients: Vec<ClientStats> = Vec::new();
     let mut outputs = Vec::new();
     for index in 0..state.outputs.len() {
@@ -236,7 +236,7 @@ pub fn stats(state: &mut State) -> Stats {
         }
         outputs.push(output_stats(state, index, &layers));
     }
-    let (gem_handles, framebuffers) = state.backend.resources();
+    let (gem_handles, framebuffers) = state.backend.buffers().resources();
     let fds = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
     let mapped = state.painter.mapped();
     let renderer = renderer(&state.painter);
@@ -283,7 +283,7 @@ fn output_stats(state: &mut State, index: usize, layers: &[SurfaceLayer]) -> Out
         PlaneStats {
             id: caps.id.get(),
             r#type: format!("{:?}", caps.kind),
-            fb: shown.and_then(|p| p.buffer.number()),
+            fb: shown.map(|p| p.buffer.name().number()),
             content: content.to_owned(),
             surface,
         }
@@ -317,7 +317,7 @@ fn report(layer: &SurfaceLayer, backend: &Backend) -> SurfaceReport {
             0 => "LINEAR".to_owned(),
             other => format!("{other:#x}"),
         }),
-        origin: dmabuf.and_then(|d| backend.origin(d)),
+        origin: dmabuf.and_then(|d| backend.buffers().origin(d)),
         size: (layer.dst.size.w, layer.dst.size.h),
         position: (layer.dst.loc.x, layer.dst.loc.y),
         plane: stats.plane,

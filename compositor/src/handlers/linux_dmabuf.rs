@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use drm_fourcc::{DrmFourcc, DrmModifier};
 use primeway_protocols::delegate_linux_dmabuf;
 use primeway_protocols::linux_dmabuf::{
-    DmabufFeedback, DmabufParams, ImportError, LinuxDmabufHandler, LinuxDmabufState, fd_size, is_dmabuf,
+    DmabufFeedback, DmabufParams, ImportError, LinuxDmabufHandler, LinuxDmabufState, fd_size,
 };
 use smithay::backend::allocator::dmabuf::{Dmabuf, DmabufFlags};
 use smithay::reexports::wayland_server::backend::ClientId;
@@ -15,7 +15,6 @@ use smithay::reexports::wayland_server::protocol::wl_surface::WlSurface;
 use smithay::reexports::wayland_server::{Client, DataInit, Dispatch, DisplayHandle, Resource};
 use smithay::wayland::buffer::BufferHandler;
 
-use crate::backend::Backend;
 use crate::clients::{ClientState, FileId};
 use crate::output::SurfaceStats;
 use crate::state::State;
@@ -28,15 +27,16 @@ impl LinuxDmabufHandler for State {
     }
 
     fn accepts_fd(&self, fd: BorrowedFd<'_>) -> bool {
-        // Without a device a memfd is as good, if it cannot shrink under our reads.
-        is_dmabuf(fd) || (matches!(self.backend, Backend::Headless(_)) && is_fixed_memfd(fd))
+        self.backend.buffers().is_dmabuf(fd)
     }
 
     fn import(&mut self, client: &Client, params: DmabufParams) -> Result<Dmabuf, ImportError> {
         let format = DrmFourcc::try_from(params.format).map_err(|_| ImportError::InvalidFormat)?;
         let modifier = match DrmModifier::from(params.modifier) {
             // No modifier, from an exporter that knows nothing but plain rows.
-            DrmModifier::Invalid if params.planes.iter().all(|p| self.backend.is_linear(p.fd.as_fd())) => {
+            DrmModifier::Invalid
+                if params.planes.iter().all(|p| self.backend.buffers().is_linear(p.fd.as_fd())) =>
+            {
                 DrmModifier::Linear
             }
             modifier => modifier,
@@ -72,7 +72,7 @@ impl LinuxDmabufHandler for State {
             Ok(credentials) => format!("client {}", credentials.pid),
             Err(_) => format!("{:?}", client.id()),
         };
-        if let Err(err) = self.backend.import(&dmabuf, label.into()) {
+        if let Err(err) = self.backend.buffers_mut().import(&dmabuf, label.into()) {
             tracing::debug!(%err, "buffer will not be scanned out");
         }
         let mut usage = data.usage();
@@ -96,10 +96,6 @@ impl LinuxDmabufHandler for State {
 fn memory(fd: BorrowedFd<'_>) -> Option<(FileId, u64)> {
     let stat = rustix::fs::fstat(fd).ok()?;
     Some(((stat.st_dev, stat.st_ino), fd_size(fd)?))
-}
-
-fn is_fixed_memfd(fd: BorrowedFd<'_>) -> bool {
-    rustix::fs::fcntl_get_seals(fd).is_ok_and(|seals| seals.contains(rustix::fs::SealFlags::SHRINK))
 }
 
 impl Dispatch<WlBuffer, Dmabuf> for State {

@@ -18,6 +18,7 @@ mod stats;
 
 use std::time::Duration;
 
+use drm_prime::SharedFramebuffer;
 use drm_prime::scanout::{
     self, Layer, Plan, PlaneType, PrimaryContent, Rect, Refusal, Scannable, SourceRect,
 };
@@ -31,7 +32,7 @@ use smithay::reexports::wayland_server::protocol::wl_surface::WlSurface;
 use smithay::utils::{Logical, Physical, Point, Rectangle, Size, Transform};
 use smithay::wayland::presentation::PresentationFeedbackCallback;
 
-use crate::backend::{Backend, Canvas, FrameSpec, OutputId, PlaneUpdate, ScanoutBuffer, SubmitError};
+use crate::backend::{Backend, Canvas, FrameSpec, OutputId, PlaneUpdate, SubmitError};
 use crate::cursor::{CursorLayer, PLANE_SIZE};
 use crate::render::Painter;
 
@@ -123,7 +124,7 @@ pub struct OutputState {
     current: Frame,
     pending: Option<Frame>,
     /// What composition drew last, while it is up to date.
-    composed: Option<ScanoutBuffer>,
+    composed: Option<SharedFramebuffer>,
 }
 
 /// What came of a redraw.
@@ -306,7 +307,7 @@ impl OutputState {
     fn show(
         &mut self,
         layers: &[SurfaceLayer],
-        buffers: &[Option<ScanoutBuffer>],
+        buffers: &[Option<SharedFramebuffer>],
         cursor_plane: Option<PlaneUpdate>,
         plan: &Plan,
         claimed: &Plan,
@@ -387,7 +388,7 @@ impl OutputState {
         &self,
         requests: &[Layer],
         layers: &[SurfaceLayer],
-        buffers: &[Option<ScanoutBuffer>],
+        buffers: &[Option<SharedFramebuffer>],
         output: Rect,
         cursor: Option<&PlaneUpdate>,
         parts: &mut RedrawParts<'_>,
@@ -417,8 +418,8 @@ impl OutputState {
         &self,
         plan: &Plan,
         layers: &[SurfaceLayer],
-        buffers: &[Option<ScanoutBuffer>],
-        composed: Option<&ScanoutBuffer>,
+        buffers: &[Option<SharedFramebuffer>],
+        composed: Option<&SharedFramebuffer>,
         backend: &Backend,
     ) -> Option<FrameSpec> {
         let mut spec = FrameSpec::default();
@@ -488,7 +489,7 @@ impl OutputState {
         plan: &Plan,
         with_cursor: bool,
         parts: &mut RedrawParts<'_>,
-    ) -> Result<ScanoutBuffer, SubmitError> {
+    ) -> Result<SharedFramebuffer, SubmitError> {
         let mut elements = Vec::new();
         if let (true, Some(cursor)) = (with_cursor, parts.cursor.take()) {
             elements.extend(cursor.placed());
@@ -520,14 +521,14 @@ impl OutputState {
 }
 
 /// What each layer asks of the planner, and the buffer a plane would show for it.
-fn requests(layers: &[SurfaceLayer], backend: &mut Backend) -> (Vec<Layer>, Vec<Option<ScanoutBuffer>>) {
+fn requests(layers: &[SurfaceLayer], backend: &mut Backend) -> (Vec<Layer>, Vec<Option<SharedFramebuffer>>) {
     let mut requests = Vec::with_capacity(layers.len());
     let mut buffers = Vec::with_capacity(layers.len());
     for layer in layers {
         let buffer = match &layer.dmabuf {
             None => Err(Refusal::NotDmabuf),
             Some(_) if layer.transform != Transform::Normal => Err(Refusal::Transform),
-            Some(dmabuf) => backend.framebuffer(dmabuf, layer.opaque),
+            Some(dmabuf) => backend.buffers_mut().framebuffer(dmabuf, layer.opaque),
         };
         let content = buffer.as_ref().map_err(Clone::clone).map(|b| Scannable {
             format: b.format(),

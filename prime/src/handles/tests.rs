@@ -374,19 +374,20 @@ fn an_export_notices_that_the_handle_is_gone_or_anothers() {
 #[test]
 fn failures_name_their_fault() {
     let (device, table) = table();
-    let fd = memory(4096);
-    let fail = |errno| {
+    let fail_with = |fd: BorrowedFd<'_>, errno| {
         device.fail(Call::FdToHandle, 1, errno);
-        let error = table.import(fd.as_fd()).unwrap_err();
+        let error = table.import(fd).unwrap_err();
         assert_eq!(table.stats(), TableStats::default());
         error
     };
-    // It is no dma-buf yet, so EINVAL means what it says.
+    let null = std::fs::File::open("/dev/null").unwrap();
     for errno in [Errno::INVAL, Errno::BADF] {
-        let error = fail(errno);
+        let error = fail_with(null.as_fd(), errno);
         assert!(matches!(error, ImportError::NotDmabuf { .. }), "{error:?}");
         assert_eq!(error.fault(), Fault::Client);
     }
+    let fd = memory(4096);
+    let fail = |errno| fail_with(fd.as_fd(), errno);
     let error = fail(Errno::NODEV);
     assert!(matches!(error, ImportError::NotImportable { device: 0xe200, .. }), "{error:?}");
     assert_eq!(error.fault(), Fault::CannotScanOut);

@@ -1,4 +1,4 @@
-//! dma-bufs and the world outside: real descriptors of a machine's buffers, how they come back, and foreign memfds taken for
+//! dma-bufs and the world outside: real descriptors of a machine's buffers, how they come back, and foreign memory taken for
 //! dma-bufs. Whether one that left is still alive is found out by [`super::memory`]; here its reference is counted.
 //!
 //! The model keeps the description it handed out while it holds the dma-buf itself, so that all descriptors of the
@@ -23,9 +23,9 @@ use super::{
 };
 use crate::DmabufId;
 
-/// Somebody else's memfd.
-static MEMFD_OPS: DmabufOps = DmabufOps {
-    exp_name: "memfd",
+/// Somebody else's memory: a memfd, or a dma-buf of the real kernel.
+static FOREIGN_OPS: DmabufOps = DmabufOps {
+    exp_name: "foreign",
     attach: None,
     detach: None,
     map: attachment::map_pages,
@@ -43,14 +43,14 @@ static MEMFD_OPS: DmabufOps = DmabufOps {
 const SWEEP_FROM: usize = 64;
 
 impl Machine {
-    /// Takes a memfd that cannot shrink for a dma-buf of exporter `memfd`, where a descriptor is imported or received. Off at
-    /// first; then, as always for other files, importing one is `EINVAL`.
-    pub fn accept_memfds(&self, accept: bool) {
-        self.state().accept_memfds = accept;
+    /// Takes a memfd that cannot shrink, and a dma-buf of the real kernel, for a dma-buf of exporter `foreign`, where a descriptor
+    /// is imported or received. Off at first; then, as always for other files, importing one is `EINVAL`.
+    pub fn accept_foreign(&self, accept: bool) {
+        self.state().accept_foreign = accept;
     }
 
-    /// Takes a real descriptor into the machine: a buffer of its own that comes back, or a memfd (see
-    /// [`Machine::accept_memfds`]).
+    /// Takes a real descriptor into the machine: a buffer of its own that comes back, or foreign memory (see
+    /// [`Machine::accept_foreign`]).
     ///
     /// # Errors
     /// `EBADF` for `O_PATH`; `EINVAL` for a file that is no buffer; `EMFILE`.
@@ -64,6 +64,13 @@ impl Machine {
     }
 }
 
+/// Whether [`find`] would find or take it.
+pub(super) fn is_buffer(machine: &Machine, fd: BorrowedFd<'_>) -> io::Result<bool> {
+    let id = DmabufId::of(fd)?;
+    let state = machine.state();
+    Ok(state.escaped.contains_key(&id) || state.accept_foreign && Memory::is_adoptable(fd))
+}
+
 /// The dma-buf behind a real descriptor, with one more reference (`dma_buf_get`).
 pub(super) fn find(call: &Syscall<'_>, fd: BorrowedFd<'_>) -> Result<DmaBufKey, Errno> {
     if rustix::fs::fcntl_getfl(fd)?.contains(OFlags::PATH) {
@@ -73,7 +80,7 @@ pub(super) fn find(call: &Syscall<'_>, fd: BorrowedFd<'_>) -> Result<DmaBufKey, 
     if let Some(key) = known(&mut call.state(), id) {
         return Ok(key);
     }
-    if !call.state().accept_memfds {
+    if !call.state().accept_foreign {
         return Err(Errno::INVAL);
     }
     let memory = {
@@ -81,7 +88,7 @@ pub(super) fn find(call: &Syscall<'_>, fd: BorrowedFd<'_>) -> Result<DmaBufKey, 
         Memory::adopt(fd, &state.frames).map_err(|_| Errno::INVAL)?
     };
     let (size, writable) = (memory.size(), memory.access() == Access::ReadWrite);
-    let key = dmabuf::export(call, &MEMFD_OPS, None, size, writable, Resv::new())?;
+    let key = dmabuf::export(call, &FOREIGN_OPS, None, size, writable, Resv::new())?;
     let mut state = call.state();
     // Another thread may have been faster.
     if let Some(first) = known(&mut state, id) {
@@ -117,7 +124,7 @@ impl DmabufFd {
             let mut state = self.machine().state();
             let memory = dmabuf::memory_of(&state, key).ok_or(Errno::BADF)?;
             let dmabuf = state.dmabufs.get_mut(key).ok_or(Errno::BADF)?;
-            if dmabuf.ops.is(&MEMFD_OPS) {
+            if dmabuf.ops.is(&FOREIGN_OPS) {
                 drop(state);
                 return memory.file()?.try_clone_to_owned();
             }

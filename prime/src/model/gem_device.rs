@@ -9,9 +9,9 @@ use std::{
 
 use rustix::io::Errno;
 
-use super::{DRM_CLOEXEC, DRM_RDWR, Fb2Request, FdArg, File, MODIFIERS, SeedTrait};
+use super::{DRM_CLOEXEC, DRM_RDWR, Fb2Request, FdArg, File, MODIFIERS, SeedTrait, escape};
 use crate::{
-    DmabufId, Mapping,
+    Mapping,
     device::{DumbAllocation, FramebufferRequest, GemDevice},
 };
 
@@ -31,8 +31,7 @@ impl GemDevice for File {
     }
 
     fn is_dmabuf(&self, fd: BorrowedFd<'_>) -> io::Result<bool> {
-        let id = DmabufId::of(fd)?;
-        Ok(self.device().machine().state().escaped.contains_key(&id))
+        escape::is_buffer(self.device().machine(), fd)
     }
 
     fn prime_fd_to_handle(&self, fd: BorrowedFd<'_>) -> io::Result<NonZeroU32> {

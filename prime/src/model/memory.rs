@@ -29,7 +29,11 @@ use rustix::{
 };
 
 use super::sg::{PAGE_SIZE, Page};
-use crate::{DmabufId, Mapping, sys};
+use crate::{
+    DmabufId, Mapping,
+    dmabuf::{is_dmabuf, real_size},
+    sys,
+};
 
 /// Longest run of contiguous frames of a scattered buffer.
 const LONGEST_RUN: u64 = 8;
@@ -101,28 +105,25 @@ impl Memory {
         }
     }
 
-    /// Takes somebody else's memfd as memory, through a duplicate of its descriptor.
+    /// Takes somebody else's memfd, or a dma-buf of the real kernel, as memory, through a duplicate of its descriptor.
     ///
     /// # Errors
-    /// `EINVAL` for what is no memfd, can still shrink (its reader would get SIGBUS), has no bytes or cannot be read;
+    /// `EINVAL` for what is neither, can still shrink (its reader would get SIGBUS), has no bytes or cannot be read;
     /// `EBADF` for an `O_PATH` descriptor; the errno of the duplication.
     pub fn adopt(fd: BorrowedFd<'_>, frames: &Frames) -> Result<Self, Errno> {
-        let seals = rustix::fs::fcntl_get_seals(fd)?;
-        if !seals.contains(SealFlags::SHRINK) {
-            return Err(Errno::INVAL);
-        }
-        let size = u64::try_from(rustix::fs::fstat(fd)?.st_size).unwrap_or(0);
-        let mode = rustix::fs::fcntl_getfl(fd)? & OFlags::ACCMODE;
-        if size == 0 || mode == OFlags::WRONLY {
-            return Err(Errno::INVAL);
-        }
-        let writable = mode == OFlags::RDWR && !seals.intersects(SealFlags::WRITE | SealFlags::FUTURE_WRITE);
+        let (size, writable) = adoptable(fd)?;
         let own = rustix::io::fcntl_dupfd_cloexec(fd, 0)?;
         Ok(Self {
             access: if writable { Access::ReadWrite } else { Access::ReadOnly },
             file: OnceLock::from(Arc::new(own)),
             ..Self::new(size, Placement::default(), frames)
         })
+    }
+
+    /// Whether [`Memory::adopt`] would take it.
+    #[must_use]
+    pub fn is_adoptable(fd: BorrowedFd<'_>) -> bool {
+        adoptable(fd).is_ok()
     }
 
     /// Size in bytes; a page multiple unless it was adopted with another size.
@@ -207,6 +208,26 @@ impl Memory {
         }
         Mapping::of_fd(self.file()?, offset, len, writable)
     }
+}
+
+/// Size in bytes, and whether it may be written.
+fn adoptable(fd: BorrowedFd<'_>) -> Result<(u64, bool), Errno> {
+    let mode = rustix::fs::fcntl_getfl(fd)?;
+    if mode.contains(OFlags::PATH) {
+        return Err(Errno::BADF);
+    }
+    let errno = |err: io::Error| Errno::from_io_error(&err).unwrap_or(Errno::IO);
+    // A dma-buf has its size for life.
+    let seals = match is_dmabuf(fd).map_err(errno)? {
+        true => SealFlags::SHRINK,
+        false => rustix::fs::fcntl_get_seals(fd)?,
+    };
+    let (mode, size) = (mode & OFlags::ACCMODE, real_size(fd).map_err(errno)?);
+    if !seals.contains(SealFlags::SHRINK) || size == 0 || mode == OFlags::WRONLY {
+        return Err(Errno::INVAL);
+    }
+    let sealed = seals.intersects(SealFlags::WRITE | SealFlags::FUTURE_WRITE);
+    Ok((size, mode == OFlags::RDWR && !sealed))
 }
 
 fn pages_of(size: u64) -> u64 {

@@ -123,7 +123,7 @@ struct State {
     sweep_at: usize,
     /// dma-bufs that have real descriptors.
     escaped: HashMap<DmabufId, DmaBufKey>,
-    accept_memfds: bool,
+    accept_foreign: bool,
     no_sync_files: bool,
     framebuffers: Slab<Framebuffer>,
     events: Vec<Event>,

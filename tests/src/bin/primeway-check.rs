@@ -39,7 +39,7 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> Result<bool> {
     let ctl = Ctl::of_display(&cli.display)?;
     let stats = ctl.stats()?;
-    let device = DebugDevice::of_node(&stats.device.node).context("the compositor's device")?;
+    let device = DebugDevice::of_node(stats.device.card()?).context("the compositor's device")?;
     let pids = if cli.pid.is_empty() {
         stats.clients.iter().map(|client| client.pid).collect()
     } else {

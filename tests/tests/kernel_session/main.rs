@@ -8,6 +8,7 @@ mod desktop;
 mod endings;
 mod frames;
 mod input;
+mod memory;
 mod refusals;
 mod seat_client;
 mod terminals;
@@ -28,6 +29,7 @@ const CASES: &[Case] = &[
     ("a_killed_compositor_leaves_nothing", endings::a_killed_compositor_leaves_nothing),
     ("a_terminated_compositor_ends_cleanly", endings::a_terminated_compositor_ends_cleanly),
     ("a_session_ended_while_away_leaves_nothing", endings::a_session_ended_while_away_leaves_nothing),
+    ("headless_takes_real_dmabufs", memory::headless_takes_real_dmabufs),
     ("keyboard_and_pointer_reach_clients", input::keyboard_and_pointer_reach_clients),
     ("the_keyboard_switches_terminals", input::the_keyboard_switches_terminals),
 ];

@@ -26,7 +26,7 @@ pub fn as_an_unprivileged_user() -> Result<()> {
     let _modes = NodeModes::set(0o600)?;
     let mut desktop = Launch::new("user")?.user(USER).arguments(&["--writeback"]).start()?;
     let stats = desktop.stats()?;
-    let node = &stats.device.node;
+    let node = stats.device.card()?;
     let mode = std::fs::metadata(node).context("no card node")?.permissions().mode() & 0o777;
     ensure!(mode == 0o600, "{} has mode {mode:o}", node.display());
     ensure!(!may_open(USER, node)?, "user {USER} may open {}", node.display());
@@ -100,7 +100,7 @@ pub fn ordinary_clients_start_and_draw() -> Result<()> {
 
 /// Starts one client, looks at its window on the display and ends it.
 fn draws(desktop: &mut Desktop, ordinary: &Ordinary) -> Result<String> {
-    let card = format!("-d{}", desktop.stats()?.device.node.display());
+    let card = format!("-d{}", desktop.stats()?.device.card()?.display());
     let mut arguments = ordinary.arguments.to_vec();
     if ordinary.needs_node {
         arguments.push(&card);

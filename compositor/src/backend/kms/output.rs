@@ -17,7 +17,7 @@ use super::writeback::Writeback;
 use crate::backend::buffers::Buffers;
 use crate::backend::canvas::DumbCanvas;
 use crate::backend::swapchain::Swapchain;
-use crate::backend::{Canvas, FrameSpec, PlaneUpdate, ScanoutBuffer, SubmitError};
+use crate::backend::{Canvas, FrameSpec, PlaneUpdate, SubmitError};
 use crate::cursor::PLANE_SIZE;
 use crate::render::Target;
 
@@ -255,8 +255,8 @@ impl Pipe {
     }
 
     fn show(&self, req: &mut AtomicModeReq, staging: &mut Staging<'_>, update: &PlaneUpdate) {
-        if let (ScanoutBuffer::Kms(framebuffer), Some(plane)) = (&update.buffer, self.plane(update.plane)) {
-            let id = staging.show(update.plane, framebuffer);
+        if let Some(plane) = self.plane(update.plane) {
+            let id = staging.show(update.plane, &update.buffer);
             show(req, plane.handle.into(), &plane.props, self.crtc.into(), id, update);
         }
     }

@@ -251,5 +251,6 @@ fn faults_come_at_their_use_and_once() {
     device.gem_close(NonZeroU32::MIN).unwrap();
     assert_eq!((device.dev_id(), device.driver(), device.descriptors()), (7, "", vec![]));
     assert!(device.supports_modifiers() && device.identifies_dmabufs());
-    assert!(!device.is_dmabuf(memory(1).as_fd()).unwrap());
+    let null = std::fs::File::open("/dev/null").unwrap();
+    assert!(device.is_dmabuf(memory(1).as_fd()).unwrap() && !device.is_dmabuf(null.as_fd()).unwrap());
 }

@@ -83,7 +83,7 @@ fn a_memfd_is_a_buffer_only_where_it_is_accepted_and_sealed() {
     let bench = Bench::new(Profile::MODERN);
     let sealed = memfd(8192, SealFlags::SHRINK);
     assert_eq!(real(&bench.b, &sealed), Err(Errno::INVAL));
-    bench.machine.accept_memfds(true);
+    bench.machine.accept_foreign(true);
     assert_eq!(real(&bench.b, &memfd(8192, SealFlags::GROW)), Err(Errno::INVAL));
     let null = std::fs::File::open("/dev/null").unwrap().into();
     assert_eq!(real(&bench.b, &null), Err(Errno::INVAL));
@@ -92,7 +92,7 @@ fn a_memfd_is_a_buffer_only_where_it_is_accepted_and_sealed() {
     let handle = real(&bench.b, &sealed).unwrap();
     assert_eq!(real(&bench.b, &sealed.try_clone().unwrap()), Ok(handle));
     let fd = bench.b.handle_to_fd(handle, 0).unwrap();
-    assert_eq!((fd.size(), fd.exporter_name()), (8192, "memfd"));
+    assert_eq!((fd.size(), fd.exporter_name()), (8192, "foreign"));
     let back = fd.into_owned().unwrap();
     assert!(crate::sys::same_file(sealed.as_fd(), back.as_fd()).unwrap_or(true));
     bench.b.gem_close(handle).unwrap();
