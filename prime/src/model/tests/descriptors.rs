@@ -47,6 +47,24 @@ fn a_descriptor_that_comes_back_is_known() {
 }
 
 #[test]
+fn descriptors_are_one_file_while_the_model_holds_the_buffer() {
+    let bench = Bench::new(Profile::MODERN);
+    let (handle, fd) = bench.exported();
+    let first = fd.into_owned().unwrap();
+    let second = bench.a.handle_to_fd(handle, 0).unwrap().into_owned().unwrap();
+    // kcmp may be filtered where the tests run; then nobody can ask.
+    assert!(crate::sys::same_file(first.as_fd(), second.as_fd()).unwrap_or(true));
+    let token = bench.a.handle_to_fd(handle, 0).unwrap();
+    assert_eq!(token.count(), 4, "one for all that left");
+    drop((first, second));
+    assert_eq!(token.count(), 4, "not seen to die while kept");
+    bench.a.gem_close(handle).unwrap();
+    assert_eq!(token.count(), 1, "let go of, and seen");
+    drop(token);
+    assert_eq!(bench.close(), []);
+}
+
+#[test]
 fn the_bytes_are_the_buffers() {
     let bench = Bench::new(Profile::MODERN);
     let handle = dumb(&bench.a);
