@@ -5,7 +5,7 @@ use rustix::io::Errno;
 
 use super::{
     DmaBufKey, FileKey, ObjectKey, dmabuf, event::EventKind, fault::FaultPoint, lock::Held, names, object,
-    profile::SeedTrait, syscall::Syscall,
+    prime, profile::SeedTrait, syscall::Syscall,
 };
 
 /// What stands behind a number: nothing yet or any more, or an object.
@@ -167,6 +167,7 @@ pub(super) fn delete(call: &Syscall<'_>, file: FileKey, handle: u32) -> Result<(
         }
         key
     };
+    let linked = if call.has(SeedTrait::UnlockedLookup) { prime::existing(call, key) } else { None };
     release(call, file, handle, key);
     if !one_phase {
         let _table = call.lock(&locks.table);
@@ -180,24 +181,30 @@ pub(super) fn delete(call: &Syscall<'_>, file: FileKey, handle: u32) -> Result<(
         {
             file.closing.remove(at);
         }
-        report_orphan(call, file, handle, key);
+        // An export may have linked one meanwhile; an import had its own before.
+        if let Some(dmabuf) = prime::existing(call, key).or(linked) {
+            report_orphan(call, file, handle, key, dmabuf);
+        }
     }
     Ok(())
 }
 
-/// C3b: reports an entry of a handle that is closed, and which no close under way will remove: nobody ever will.
-pub(super) fn report_orphan(call: &Syscall<'_>, file: FileKey, handle: u32, key: ObjectKey) {
+/// C3b: reports the dma-buf's cache entry of a handle that is closed, and which no close under way will remove: nobody
+/// ever will.
+pub(super) fn report_orphan(
+    call: &Syscall<'_>,
+    file: FileKey,
+    handle: u32,
+    key: ObjectKey,
+    dmabuf: DmaBufKey,
+) {
     let mut state = call.state();
-    let imported = state.objects.get(key).and_then(|object| object.import_attach);
-    let imported = imported.and_then(|attach| state.attachments.get(attach)).map(|attach| attach.dmabuf);
     let Some(it) = state.files.get(file) else { return };
-    if it.handles.get(handle).copied().flatten() == Some(key) || it.closing.contains(&(handle, key)) {
+    let alive = it.handles.get(handle).copied().flatten() == Some(key);
+    if alive || it.closing.contains(&(handle, key)) || it.orphans.contains(&(handle, key)) {
         return;
     }
-    let of_object = |dmabuf: &DmaBufKey| {
-        imported == Some(*dmabuf) || state.dmabufs.get(*dmabuf).is_some_and(|it| it.object == Some(key))
-    };
-    if !it.members.dmabufs_of(handle).iter().any(of_object) || it.orphans.contains(&(handle, key)) {
+    if !it.members.dmabufs_of(handle).contains(&dmabuf) {
         return;
     }
     state.report("C3b", EventKind::WouldLeak, format!("cache entry of handle {handle}, which is closed"));

@@ -365,7 +365,9 @@ fn handle_to_dmabuf(
             let _prime = call.lock(&locks.prime);
             known_or_link(call, file, device, key, handle, writable)
         };
-        handles::report_orphan(call, file, handle, key);
+        if let Ok(dmabuf) = exported {
+            handles::report_orphan(call, file, handle, key, dmabuf);
+        }
         return exported;
     }
     let _prime = call.lock(&locks.prime);
@@ -429,7 +431,7 @@ pub(super) fn link(
 }
 
 /// The dma-buf an object came from, or else is exported as.
-fn existing(call: &Syscall<'_>, key: ObjectKey) -> Option<DmaBufKey> {
+pub(super) fn existing(call: &Syscall<'_>, key: ObjectKey) -> Option<DmaBufKey> {
     let state = call.state();
     let object = state.objects.get(key)?;
     match object.import_attach {
@@ -482,7 +484,9 @@ pub(super) fn weak_export(
         let _prime = call.lock(&locks.prime);
         weak_export_locked(call, file, key, handle, writable, reserve)
     };
-    handles::report_orphan(call, file, handle, key);
+    if let Ok(dmabuf) = exported {
+        handles::report_orphan(call, file, handle, key, dmabuf);
+    }
     exported
 }
 

@@ -50,6 +50,7 @@ impl Bench {
         let Self { machine, a, b, .. } = self;
         drop((a, b));
         assert_eq!(machine.census(), Census::default());
+        assert!(machine.state().escaped.is_empty());
         noted(&machine)
     }
 }

@@ -273,3 +273,36 @@ fn s29_a_buffer_is_found_under_its_handle() {
         assert_eq!(bench.close(), []);
     }
 }
+
+#[test]
+fn s22_a_dangling_handle_takes_the_count_of_another() {
+    let bench = Bench::new(Profile::SEED);
+    let (handle, fd) = bench.exported();
+    let twin = bench.vgem.open(Node::Primary).unwrap();
+    bench.machine.fail(FaultPoint::MemberAlloc, 1, Errno::NOMEM);
+    assert_eq!(import(&twin, &fd), Err(Errno::NOMEM));
+    assert_eq!(rows(&noted(&bench.machine)), [("S22", EventKind::Warn)]);
+    bench.a.gem_close(handle).unwrap();
+    // Its own handle is the last, and the object lives in its dma-buf: the second close finds no count to drop.
+    twin.gem_close(1).unwrap();
+    assert_eq!(rows(&noted(&bench.machine)), [("S22", EventKind::Warn)]);
+    drop((fd, twin));
+    assert_eq!(bench.close(), []);
+}
+
+#[test]
+fn a_name_goes_with_the_last_handle() {
+    for profile in BOTH {
+        let bench = Bench::new(profile);
+        let (handle, fd) = bench.exported();
+        let name = bench.a.gem_flink(handle).unwrap();
+        let second = bench.a.gem_open(name).unwrap();
+        bench.a.gem_close(handle).unwrap();
+        let third = bench.a.gem_open(name).unwrap();
+        bench.a.gem_close(second).unwrap();
+        bench.a.gem_close(third).unwrap();
+        assert_eq!(bench.a.gem_open(name), Err(Errno::NOENT), "{profile:?}");
+        drop(fd);
+        assert_eq!(bench.close(), []);
+    }
+}

@@ -49,6 +49,64 @@ fn s33_an_inversion_is_reported() {
     assert_eq!(rows(&noted(&machine)), [("S33", EventKind::LockOrder)]);
 }
 
+/// Whether a call waits while somebody else has one of the locks. What is expected only tells how long to look.
+fn waits(profile: Profile, class: LockClass, call: fn(&File, u32, &DmabufFd), expected: bool) -> bool {
+    use std::{sync::mpsc, time::Duration};
+    let bench = Bench::new(profile);
+    let (_, fd) = bench.exported();
+    let own = dumb(&bench.a);
+    let (device, file) = {
+        let state = bench.machine.state();
+        let file = state.files.get(bench.a.key()).unwrap().locks.clone();
+        (state.devices[bench.vgem.key].locks.clone(), file)
+    };
+    let lock = match class {
+        LockClass::Prime => &file.prime,
+        LockClass::ObjectName => &device.object_name,
+        LockClass::Struct => &device.struct_mutex,
+        LockClass::Table => &file.table,
+        other => panic!("{other:?} is not asked for"),
+    };
+    let (done, wait) = mpsc::channel();
+    let machine = bench.machine.clone();
+    std::thread::scope(|scope| {
+        let waited = machine.call(|held| {
+            let _held = held.lock(lock);
+            scope.spawn(|| {
+                call(&bench.a, own, &fd);
+                done.send(()).unwrap();
+            });
+            let patience = if expected { Duration::from_millis(20) } else { Duration::from_secs(20) };
+            wait.recv_timeout(patience).is_err()
+        });
+        if waited {
+            wait.recv_timeout(Duration::from_secs(20)).unwrap();
+        }
+        waited
+    })
+}
+
+#[test]
+fn s33_each_call_takes_the_locks_of_its_kernel() {
+    type Op = fn(&File, u32, &DmabufFd);
+    let export: Op = |file, own, _| drop(file.handle_to_fd(own, 0));
+    let hit: Op = |file, _, fd| assert!(import(file, fd).is_ok());
+    let close: Op = |file, own, _| file.gem_close(own).unwrap();
+    use LockClass::{ObjectName, Prime, Struct, Table};
+    for (what, op, modern, seed) in [
+        ("export", export, [true, true, false, true], [true, false, false, true]),
+        ("hit", hit, [true, false, false, false], [true, false, false, false]),
+        // The seed only looks for an entry where a dma-buf is linked, and this object has none.
+        ("close", close, [true, true, false, true], [false, false, true, true]),
+    ] {
+        for (profile, expected) in [(Profile::MODERN, modern), (Profile::SEED, seed)] {
+            for (class, expected) in [Prime, ObjectName, Struct, Table].into_iter().zip(expected) {
+                assert_eq!(waits(profile, class, op, expected), expected, "{what} {profile:?} {class:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn s33_four_threads_leak_nothing_in_7_2() {
     let bench = Bench::new(Profile::MODERN);
@@ -73,6 +131,27 @@ fn c3b_a_handle_closed_under_an_export_leaks_in_the_seed() {
     drop((a, b));
     assert_eq!(rows(&noted(&machine)), [("S28", EventKind::Warn), ("S28", EventKind::WouldLeak)]);
     assert_eq!(machine.census().dmabufs, 1, "member, dma-buf and object hold each other up");
+}
+
+#[test]
+fn c3b_an_imports_handle_closed_under_an_export_leaks_without_the_lock() {
+    let bench = Bench::new(Profile::MODERN.with(SeedTrait::UnlockedLookup));
+    let (_, fd) = bench.exported();
+    let handle = import(&bench.b, &fd).unwrap();
+    let (file, device) = (bench.b.key(), bench.vkms.key);
+    bench.machine.call(|call| {
+        let key = handles::lookup(call, file, handle).unwrap();
+        handles::delete(call, file, handle).unwrap();
+        let exported = prime::link(call, file, device, key, handle, false).unwrap();
+        object::put(call, key);
+        handles::report_orphan(call, file, handle, key, exported);
+        handles::report_orphan(call, file, handle, key, exported);
+        dmabuf::put(call, exported);
+    });
+    assert_eq!(rows(&noted(&bench.machine)), [("C3b", EventKind::WouldLeak)], "once");
+    drop((bench.b, fd, bench.a));
+    assert_eq!(rows(&noted(&bench.machine)), [("S28", EventKind::Warn), ("S28", EventKind::WouldLeak)]);
+    assert_eq!(bench.machine.census().dmabuf_references, 1, "the entry's");
 }
 
 #[test]
