@@ -63,6 +63,25 @@
 //! advertised for ever once it was sent to anyone, so that a client which answers old feedback lives on, and it
 //! does not matter which kind of tranche it was in.
 //!
+//! # Errors, rules and tests
+//!
+//! Every error of the XML, when a client gets it, and the tests that show that it gets this code and that another
+//! client goes on. What else may come of a bad buffer stands below it. A test checks this table: each error is in it,
+//! each test exists.
+//!
+//! | error | rule | tests |
+//! |---|---|---|
+//! | already_used | anything but `destroy` after `create` or `create_immed`, whatever came of it | `a_used_params_object_can_only_be_destroyed`, `after_any_attempt_everything_is_already_used` |
+//! | plane_idx | `add`: an index above 3 | `a_plane_index_of_four_is_out_of_range`, `an_index_is_below_four_and_set_once` |
+//! | plane_set | `add`: an index for the second time | `a_plane_is_set_once`, `adding_agrees_with_a_list` |
+//! | incomplete | no planes; a gap; not as many as the format has (more only with a modifier that has planes of its own) | `wrong_plane_counts_are_incomplete`, `gaps_are_incomplete`, `a_modifier_of_its_own_may_bring_planes_of_its_own` |
+//! | invalid_format | a fourcc that is unknown or was never advertised; from version 4 a pair that never was; from version 5 planes of different modifiers | `unknown_and_unadvertised_formats_are_invalid`, `an_unadvertised_modifier_is_invalid_since_version_four`, `mixed_modifiers_are_an_invalid_format_since_version_five` |
+//! | invalid_dimensions | a width or height below 1 | `negative_and_empty_sizes_are_invalid_dimensions`, `sizes_are_positive` |
+//! | out_of_bounds | stride 0; a row longer than its stride; offset + stride * rows behind the end of the file | `a_stride_of_zero_is_out_of_bounds`, `a_row_wider_than_its_stride_is_out_of_bounds`, `an_offset_near_u32_max_is_out_of_bounds`, `a_plane_that_ends_behind_its_file_is_out_of_bounds`, `linear_buffers_agree_with_the_oracle` |
+//! | invalid_wl_buffer | `create_immed` of what no other error fits: not a dma-buf, unknown flags, before version 4 an unadvertised pair | `a_memfd_is_no_dmabuf`, `unknown_flags_are_not_dropped`, `import_errors_have_their_codes` |
+//! | invalid_dev_t_size | `set_sampling_device`: an array that is not 8 bytes long | `a_dev_t_of_another_size_is_an_error`, `a_dev_t_has_eight_bytes` |
+//! | (`failed`) | `create` of what would be invalid_wl_buffer; an import that fails for reasons which the client could not know; over a quota | `a_memfd_is_no_dmabuf`, `an_unforeseeable_failure_ends_nobody`, `a_client_cannot_hoard_planes`, `params_objects_are_limited` |
+//!
 //! Versions 1 and 2 have no modifiers: what their clients send is ignored and the modifier is implicit
 //! ([`MOD_INVALID`]).
 

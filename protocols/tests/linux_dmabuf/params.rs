@@ -399,6 +399,27 @@ fn a_client_cannot_hoard_planes() {
 }
 
 #[test]
+fn params_objects_are_limited() {
+    let mut server = Server::new(Some(feedback()));
+    server.state.dmabuf.set_quotas(3, MAX_PENDING_PLANES);
+    let mut client = server.connect(6);
+    let mut bystander = server.connect(6);
+    let all: Vec<_> = (0..5).map(|_| client.params_with(&[good(0)])).collect();
+    for params in &all {
+        params.create(16, 16, XRGB, Flags::empty());
+    }
+    client.roundtrip(&mut server).unwrap();
+    assert_eq!((client.log.created.len(), client.log.failed), (3, 2));
+    // Those that are gone count no more.
+    all.iter().for_each(ZwpLinuxBufferParamsV1::destroy);
+    let params = client.params_with(&[good(0)]);
+    params.create(16, 16, XRGB, Flags::empty());
+    client.roundtrip(&mut server).unwrap();
+    assert_eq!((client.log.created.len(), client.log.failed), (4, 2));
+    bystander.assert_alive(&mut server);
+}
+
+#[test]
 fn unknown_flags_are_not_dropped() {
     let unknown = Flags::from_bits_retain(8 | 1);
     let mut server = Server::new(Some(feedback()));

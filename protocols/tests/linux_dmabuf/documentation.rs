@@ -1,0 +1,63 @@
+//! The table of errors in the documentation: whole, and its tests exist.
+
+use std::path::{Path, PathBuf};
+
+use wayland_protocols::wp::linux_dmabuf::zv1::client::zwp_linux_buffer_params_v1::Error;
+
+fn read(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap_or_else(|err| panic!("{}: {err}", path.display()))
+}
+
+fn sources(folder: &Path, out: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, out);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            out.push(path);
+        }
+    }
+}
+
+/// The XML's name of an error: as the enum's, in its own spelling.
+fn name(error: Error) -> String {
+    let mut name = String::new();
+    for letter in format!("{error:?}").chars() {
+        if letter.is_uppercase() && !name.is_empty() {
+            name.push('_');
+        }
+        name.extend(letter.to_lowercase());
+    }
+    name
+}
+
+#[test]
+fn every_error_is_documented_with_tests_that_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = read(&root.join("src/linux_dmabuf/mod.rs"));
+    let mut files = Vec::new();
+    sources(root, &mut files);
+    let code: String = files.iter().map(|path| read(path)).collect();
+    let rows: Vec<Vec<&str>> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("//! | "))
+        .map(|line| line.trim_end_matches('|').split(" | ").map(str::trim).collect())
+        .collect();
+    let mut errors = Vec::new();
+    for row in rows.iter().filter(|row| row[0] != "error") {
+        let [error, _, tests] = row[..] else { panic!("not three cells: {row:?}") };
+        errors.push(error.to_owned());
+        let tests: Vec<&str> = tests.split('`').skip(1).step_by(2).collect();
+        assert!(!tests.is_empty(), "{error} has no test");
+        for test in tests {
+            let found = code.match_indices(&format!("fn {test}(")).any(|(at, _)| {
+                let before = code[..at].lines().rev().map(str::trim).filter(|line| !line.is_empty());
+                before.take_while(|line| line.starts_with("#[")).any(|line| line == "#[test]")
+            });
+            assert!(found, "{error}: there is no test {test}");
+        }
+    }
+    let expected =
+        (0..).map_while(|code| Error::try_from(code).ok()).map(name).chain(["(`failed`)".to_owned()]);
+    assert_eq!(errors, expected.collect::<Vec<_>>());
+}
