@@ -373,8 +373,15 @@ impl State {
         let Some(connection) = self.runtime.clients.connections.get(&key) else { return };
         let (id, display) = (connection.client.id(), self.runtime.clients.display.clone());
         let result = display.borrow_mut().backend().dispatch_single_client(self, id);
-        if let Err(err) = result {
-            tracing::trace!(%err, "dispatching a client");
+        let Err(err) = result else { return };
+        tracing::trace!(%err, "dispatching a client");
+        // The library gives up a client whose request names no object, or no request, without telling it why.
+        if err.raw_os_error() == Some(rustix::io::Errno::PROTO.raw_os_error())
+            && let Some(connection) = self.runtime.clients.connections.get_mut(&key)
+            && let Err(err) =
+                connection.relay.say_error(DisplayError::InvalidMethod as u32, "invalid request")
+        {
+            tracing::trace!(%err, "client not reached");
         }
     }
 

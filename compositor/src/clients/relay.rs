@@ -28,6 +28,8 @@ const FILES_AT_ONCE: usize = 28;
 const MAX_FILES: usize = 253;
 /// Read at once of what the library sends.
 const OUTPUT_AT_ONCE: usize = 32 * 1024;
+/// wl_display, whose event 0 is error.
+const DISPLAY: u32 = 1;
 /// Bytes of a message's header: object, then length and opcode.
 const HEADER: usize = 8;
 
@@ -237,6 +239,25 @@ impl Relay {
                 Err(err) => return Err(err.into()),
             }
         }
+    }
+
+    /// Tells the client of an error of wl_display, after everything that the library has to say.
+    ///
+    /// # Errors
+    ///
+    /// When the client cannot be reached any more.
+    pub(super) fn say_error(&mut self, code: u32, text: &str) -> Result<()> {
+        match self.pump() {
+            Err(err) if err.kind() == std::io::ErrorKind::UnexpectedEof => {}
+            other => other?,
+        }
+        let padded = (text.len() + 1).next_multiple_of(4);
+        let len = (HEADER + 12 + padded) as u32;
+        let words = [DISPLAY, len << 16, DISPLAY, code, text.len() as u32 + 1];
+        let mut message = words.map(u32::to_ne_bytes).concat();
+        message.extend(text.as_bytes());
+        message.resize(len as usize, 0);
+        self.say(&message)
     }
 
     /// Sends new output, without a detour if nothing waits before it.

@@ -1,13 +1,17 @@
 //! wl_compositor and wl_subcompositor: commits, and the wait for a buffer's fences before them.
 
 use calloop::Interest;
+use smithay::backend::renderer::buffer_dimensions;
 use smithay::backend::renderer::utils::{RendererSurfaceStateUserData, on_commit_buffer_handler};
+use smithay::reexports::wayland_server::backend::ClientId;
 use smithay::reexports::wayland_server::protocol::wl_buffer::WlBuffer;
 use smithay::reexports::wayland_server::protocol::wl_callback::WlCallback;
 use smithay::reexports::wayland_server::protocol::wl_compositor::WlCompositor;
 use smithay::reexports::wayland_server::protocol::wl_region::WlRegion;
-use smithay::reexports::wayland_server::protocol::wl_surface::WlSurface;
-use smithay::reexports::wayland_server::{Client, Resource, delegate_dispatch, delegate_global_dispatch};
+use smithay::reexports::wayland_server::protocol::wl_surface::{self, WlSurface};
+use smithay::reexports::wayland_server::{
+    Client, DataInit, Dispatch, DisplayHandle, Resource, delegate_dispatch, delegate_global_dispatch,
+};
 use smithay::wayland::buffer::BufferHandler;
 use smithay::wayland::compositor::{
     BufferAssignment, CompositorClientState, CompositorHandler, CompositorState, RegionUserData,
@@ -15,6 +19,7 @@ use smithay::wayland::compositor::{
     with_states,
 };
 use smithay::wayland::dmabuf::get_dmabuf;
+use smithay::wayland::seat::CURSOR_IMAGE_ROLE;
 
 use super::guard::{self, guarded_dispatch};
 use crate::clients::{ClientState, over_quota};
@@ -49,7 +54,10 @@ impl CompositorHandler for State {
                 over_quota(&self.runtime.display, client, format!("{surfaces} surfaces"));
             }
         }
-        add_pre_commit_hook::<Self, _>(surface, |state, _, surface| state.wait_for_fences(surface));
+        add_pre_commit_hook::<Self, _>(surface, |state, _, surface| {
+            check_scale(surface);
+            state.wait_for_fences(surface);
+        });
     }
 
     fn commit(&mut self, surface: &WlSurface) {
@@ -63,6 +71,7 @@ impl CompositorHandler for State {
         while let Some(parent) = get_parent(&root) {
             root = parent;
         }
+        self.check_limits(&root);
         self.root_committed(&root);
     }
 
@@ -103,6 +112,23 @@ impl State {
     }
 }
 
+/// A buffer is a whole number of times its scale in size. Of cursors that is not demanded: clients use what their
+/// themes have.
+fn check_scale(surface: &WlSurface) {
+    let wrong = with_states(surface, |states| {
+        let mut guard = states.cached_state.get::<SurfaceAttributes>();
+        let pending = guard.pending();
+        let Some(BufferAssignment::NewBuffer(buffer)) = &pending.buffer else { return None };
+        let (scale, size) = (pending.buffer_scale, buffer_dimensions(buffer)?);
+        let whole = scale > 0 && size.w % scale == 0 && size.h % scale == 0;
+        (!whole && states.role != Some(CURSOR_IMAGE_ROLE)).then_some((size, scale))
+    });
+    if let Some((size, scale)) = wrong {
+        let text = format!("a buffer of {}x{} at scale {scale}", size.w, size.h);
+        surface.post_error(wl_surface::Error::InvalidSize, text);
+    }
+}
+
 /// Tells whether the surface shows a buffer.
 pub(super) fn has_buffer(surface: &WlSurface) -> bool {
     with_states(surface, |states| {
@@ -123,6 +149,37 @@ impl BufferHandler for State {
 // As delegate_compositor!, but guarded, and without what is in subcompositor.rs.
 delegate_global_dispatch!(State: [WlCompositor: ()] => CompositorState);
 delegate_dispatch!(State: [WlCompositor: ()] => CompositorState);
-guarded_dispatch!(WlSurface, SurfaceUserData => CompositorState, guard::surface);
+
+impl Dispatch<WlSurface, SurfaceUserData> for State {
+    fn request(
+        state: &mut Self,
+        client: &Client,
+        surface: &WlSurface,
+        request: wl_surface::Request,
+        data: &SurfaceUserData,
+        display: &DisplayHandle,
+        init: &mut DataInit<'_, Self>,
+    ) {
+        // Version 6 has an error for it.
+        let has_role = matches!(request, wl_surface::Request::Destroy)
+            && surface.version() >= 6
+            && state.has_live_role(surface);
+        if has_role {
+            surface.post_error(wl_surface::Error::DefunctRoleObject, "destroyed before its role object");
+            return;
+        }
+        let Some(request) = guard::surface(surface, request, data) else { return };
+        <CompositorState as Dispatch<WlSurface, SurfaceUserData, Self>>::request(
+            state, client, surface, request, data, display, init,
+        );
+    }
+
+    fn destroyed(state: &mut Self, client: ClientId, surface: &WlSurface, data: &SurfaceUserData) {
+        <CompositorState as Dispatch<WlSurface, SurfaceUserData, Self>>::destroyed(
+            state, client, surface, data,
+        );
+    }
+}
+
 guarded_dispatch!(WlRegion, RegionUserData => CompositorState, guard::region);
 delegate_dispatch!(State: [WlCallback: ()] => CompositorState);

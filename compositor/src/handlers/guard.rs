@@ -157,6 +157,14 @@ pub(super) fn subcompositor(
     (): &(),
 ) -> Option<wl_subcompositor::Request> {
     if let wl_subcompositor::Request::GetSubsurface { surface, parent, .. } = &request
+        && surface != parent
+        && std::iter::successors(get_parent(parent), get_parent).take(MAX_DEPTH + 1).any(|s| s == *surface)
+    {
+        let text = "the parent is a descendant of the surface";
+        subcompositor.post_error(wl_subcompositor::Error::BadParent, text);
+        return None;
+    }
+    if let wl_subcompositor::Request::GetSubsurface { surface, parent, .. } = &request
         && depth(parent) + height(surface) > MAX_DEPTH
     {
         let text = format!("subsurfaces nested deeper than {MAX_DEPTH}");
@@ -263,6 +271,15 @@ pub(super) fn xdg_positioner(
             width: width.min(LIMIT),
             height: height.min(LIMIT),
         },
+        Request::SetAnchor { anchor: WEnum::Unknown(value) } => {
+            positioner.post_error(xdg_positioner::Error::InvalidInput, format!("there is no anchor {value}"));
+            return None;
+        }
+        Request::SetGravity { gravity: WEnum::Unknown(value) } => {
+            positioner
+                .post_error(xdg_positioner::Error::InvalidInput, format!("there is no gravity {value}"));
+            return None;
+        }
         Request::SetOffset { x, y } => Request::SetOffset { x: coordinate(x), y: coordinate(y) },
         Request::SetParentSize { parent_width, parent_height } => Request::SetParentSize {
             parent_width: length(parent_width),

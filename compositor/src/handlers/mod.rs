@@ -12,3 +12,4 @@ mod shm;
 mod subcompositor;
 mod viewporter;
 mod xdg_shell;
+mod xdg_surface;

@@ -5,7 +5,7 @@ use smithay::reexports::wayland_server::protocol::wl_buffer::WlBuffer;
 use smithay::reexports::wayland_server::protocol::wl_shm::{self, WlShm};
 use smithay::reexports::wayland_server::protocol::wl_shm_pool::{self, WlShmPool};
 use smithay::reexports::wayland_server::{
-    Client, DataInit, Dispatch, DisplayHandle, Resource as _, delegate_global_dispatch,
+    Client, DataInit, Dispatch, DisplayHandle, Resource as _, WEnum, delegate_global_dispatch,
 };
 use smithay::wayland::shm::{ShmBufferUserData, ShmHandler, ShmPoolUserData, ShmState};
 
@@ -56,6 +56,10 @@ impl Dispatch<WlShmPool, ShmPoolUserData> for State {
         init: &mut DataInit<'_, Self>,
     ) {
         match &request {
+            wl_shm_pool::Request::CreateBuffer { format: WEnum::Unknown(format), .. } => {
+                pool.post_error(wl_shm::Error::InvalidFormat, format!("there is no format {format:#010x}"));
+                return;
+            }
             wl_shm_pool::Request::CreateBuffer { .. } => {
                 let Some(kept) = ClientState::of(client) else { return };
                 let mut usage = kept.usage();

@@ -5,21 +5,21 @@ use smithay::input::Seat;
 use smithay::input::pointer::Focus;
 use smithay::reexports::wayland_protocols::xdg::shell::server::xdg_popup::XdgPopup;
 use smithay::reexports::wayland_protocols::xdg::shell::server::xdg_positioner::XdgPositioner;
-use smithay::reexports::wayland_protocols::xdg::shell::server::xdg_surface::XdgSurface;
 use smithay::reexports::wayland_protocols::xdg::shell::server::xdg_toplevel::XdgToplevel;
 use smithay::reexports::wayland_protocols::xdg::shell::server::xdg_wm_base::{self, XdgWmBase};
 use smithay::reexports::wayland_server::protocol::wl_output::WlOutput;
 use smithay::reexports::wayland_server::protocol::wl_seat::WlSeat;
 use smithay::reexports::wayland_server::protocol::wl_surface::WlSurface;
-use smithay::reexports::wayland_server::{Resource as _, delegate_dispatch, delegate_global_dispatch};
+use smithay::reexports::wayland_server::{delegate_dispatch, delegate_global_dispatch};
 use smithay::utils::{Logical, Rectangle, Serial};
 use smithay::wayland::compositor::get_role;
 use smithay::wayland::shell::xdg::{
     PopupSurface, PositionerState, ToplevelSurface, XdgPositionerUserData, XdgShellHandler, XdgShellState,
-    XdgShellSurfaceUserData, XdgSurfaceUserData, XdgWmBaseUserData,
+    XdgShellSurfaceUserData,
 };
 
 use super::guard::{self, guarded_dispatch};
+use super::xdg_surface::post_on_base;
 use crate::shell::Sizing;
 use crate::state::State;
 
@@ -29,6 +29,7 @@ impl XdgShellHandler for State {
     }
 
     fn new_toplevel(&mut self, surface: ToplevelSurface) {
+        self.constructed(surface.wl_surface());
         let bounds = self.work_area().size;
         surface.with_pending_state(|state| state.bounds = Some(bounds));
         self.shell.add(surface);
@@ -62,11 +63,17 @@ impl XdgShellHandler for State {
     }
 
     fn new_popup(&mut self, surface: PopupSurface, positioner: PositionerState) {
+        self.constructed(surface.wl_surface());
         // A parent without a role could become a descendant of its own: walks to the root would never end.
         let parent = surface.get_parent_surface();
         if parent.is_some_and(|p| p == *surface.wl_surface() || get_role(&p).is_none()) {
             let text = "the parent of a popup is a toplevel or popup that exists already";
-            surface.xdg_popup().post_error(xdg_wm_base::Error::InvalidPopupParent, text);
+            post_on_base(surface.wl_surface(), xdg_wm_base::Error::InvalidPopupParent, text);
+            return;
+        }
+        if positioner.rect_size.is_empty() || positioner.anchor_rect.size.is_empty() {
+            let text = "a positioner needs a size and an anchor rectangle";
+            post_on_base(surface.wl_surface(), xdg_wm_base::Error::InvalidPositioner, text);
             return;
         }
         self.constrain(&surface, positioner);
@@ -149,27 +156,14 @@ impl State {
         }
     }
 
-    /// Checks that a role that shows a buffer has been configured; if not, the client gets the protocol's error.
-    pub(crate) fn is_configured(&self, root: &WlSurface) -> bool {
-        if let Some(toplevel) = self.shell.find(root).and_then(|w| w.window.toplevel()) {
-            return toplevel.ensure_configured();
-        }
-        match self.shell.popups.find_popup(root) {
-            Some(PopupKind::Xdg(popup)) => popup.ensure_configured(),
-            _ => true,
-        }
-    }
-
     /// Tells whether the surface shows a buffer.
     pub(crate) fn is_mapped(root: &WlSurface) -> bool {
         super::compositor::has_buffer(root)
     }
 }
 
-// As delegate_xdg_shell!, but guarded.
+// As delegate_xdg_shell!, but guarded; the rest is in xdg_surface.rs.
 delegate_global_dispatch!(State: [XdgWmBase: ()] => XdgShellState);
-delegate_dispatch!(State: [XdgWmBase: XdgWmBaseUserData] => XdgShellState);
 delegate_dispatch!(State: [XdgPopup: XdgShellSurfaceUserData] => XdgShellState);
 guarded_dispatch!(XdgPositioner, XdgPositionerUserData => XdgShellState, guard::xdg_positioner);
-guarded_dispatch!(XdgSurface, XdgSurfaceUserData => XdgShellState, guard::xdg_surface);
 guarded_dispatch!(XdgToplevel, XdgShellSurfaceUserData => XdgShellState, guard::xdg_toplevel);

@@ -5,9 +5,12 @@
 
 mod place;
 
+use std::collections::HashMap;
+
 use smithay::backend::renderer::Color32F;
 use smithay::desktop::{PopupManager, Window, WindowSurfaceType};
 use smithay::reexports::wayland_protocols::xdg::shell::server::xdg_toplevel;
+use smithay::reexports::wayland_server::backend::ObjectId;
 use smithay::reexports::wayland_server::protocol::wl_surface::WlSurface;
 use smithay::utils::{IsAlive, Logical, Physical, Point, Rectangle, Size};
 use smithay::wayland::shell::xdg::ToplevelSurface;
@@ -89,6 +92,10 @@ pub struct Shell {
     windows: Vec<WindowEntry>,
     /// Popups of all windows.
     pub popups: PopupManager,
+    /// The surfaces of xdg_surfaces that have had a role object.
+    pub(crate) constructed: HashMap<ObjectId, WlSurface>,
+    /// The xdg_surface that is getting its role object.
+    pub(crate) constructing: Option<ObjectId>,
 }
 
 impl Shell {

@@ -9,6 +9,7 @@ pub mod bad;
 mod churn;
 pub mod connection;
 pub mod link;
+pub mod malformed;
 pub mod raw;
 
 use std::path::PathBuf;

@@ -245,10 +245,19 @@ impl Raw {
     ///
     /// When no answer comes or the socket fails.
     pub fn roundtrip(&mut self) -> Result<std::result::Result<Vec<Event>, End>> {
+        self.roundtrip_within(PATIENCE)
+    }
+
+    /// [`Raw::roundtrip`] with a limit of its own.
+    ///
+    /// # Errors
+    ///
+    /// As [`Raw::roundtrip`].
+    pub fn roundtrip_within(&mut self, limit: Duration) -> Result<std::result::Result<Vec<Event>, End>> {
         let callback = self.id();
         self.request(DISPLAY, 0, &[Arg::U(callback)])?;
         let mut all = Vec::new();
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + limit;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             ensure!(!left.is_zero(), "no answer to a round trip; so far {} events", all.len());

@@ -74,7 +74,7 @@ fn a_surface_is_no_sibling_of_itself() {
 
 #[test]
 fn a_popup_is_not_its_own_parent() {
-    attack(Some(("xdg_popup", 3)), |client, _| {
+    attack(Some(("xdg_wm_base", 3)), |client, _| {
         let positioner = client.positioner().unwrap();
         client.popup_of_itself(&positioner).unwrap();
     });

@@ -5,9 +5,12 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod fuzz;
+mod grammar;
 #[allow(dead_code, reason = "the other headless cases use the rest")]
 #[path = "../headless_support/mod.rs"]
 mod headless_support;
+mod malformed;
 mod quotas;
 
 use std::os::fd::OwnedFd;

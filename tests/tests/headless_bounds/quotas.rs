@@ -465,3 +465,55 @@ fn damage_without_end_is_damage_everywhere() {
         assert_eq!(screen.at(x as u32 + at.0, y as u32 + at.1), [pixel.b, pixel.g, pixel.r], "{at:?}");
     }
 }
+
+/// The compositor counts the files that requests take. A new protocol with such a request must be counted too, in its
+/// handler, or in `clients` if the library handles it.
+#[test]
+fn every_request_that_takes_a_file_is_known() {
+    use smithay::reexports::wayland_protocols::wp::linux_dmabuf::zv1::server::zwp_linux_dmabuf_v1::ZwpLinuxDmabufV1;
+    use smithay::reexports::wayland_protocols::wp::presentation_time::server::wp_presentation::WpPresentation;
+    use smithay::reexports::wayland_protocols::wp::viewporter::server::wp_viewporter::WpViewporter;
+    use smithay::reexports::wayland_protocols::xdg::shell::server::xdg_wm_base::XdgWmBase;
+    use smithay::reexports::wayland_protocols::xdg::xdg_output::zv1::server::zxdg_output_manager_v1::ZxdgOutputManagerV1;
+    use smithay::reexports::wayland_server::Resource as _;
+    use smithay::reexports::wayland_server::backend::protocol::{ArgumentType, Interface};
+    use smithay::reexports::wayland_server::protocol as wl;
+    let globals: Vec<&'static Interface> = vec![
+        wl::wl_compositor::WlCompositor::interface(),
+        wl::wl_subcompositor::WlSubcompositor::interface(),
+        wl::wl_shm::WlShm::interface(),
+        wl::wl_seat::WlSeat::interface(),
+        wl::wl_output::WlOutput::interface(),
+        wl::wl_data_device_manager::WlDataDeviceManager::interface(),
+        ZwpLinuxDmabufV1::interface(),
+        WpPresentation::interface(),
+        WpViewporter::interface(),
+        XdgWmBase::interface(),
+        ZxdgOutputManagerV1::interface(),
+    ];
+    let _alone = alone();
+    let server = Server::start(OUTPUT).unwrap();
+    let raw = server.connect_raw().unwrap();
+    for name in raw.globals.keys() {
+        assert!(globals.iter().any(|interface| interface.name == name), "{name}: does it take files?");
+    }
+    let mut all = globals;
+    let mut at = 0;
+    let mut taking = Vec::new();
+    while at < all.len() {
+        let interface = all[at];
+        for message in interface.requests {
+            if message.signature.iter().any(|argument| matches!(argument, ArgumentType::Fd)) {
+                taking.push(format!("{}.{}", interface.name, message.name));
+            }
+        }
+        for child in interface.requests.iter().chain(interface.events).filter_map(|m| m.child_interface) {
+            if !all.iter().any(|known| known.name == child.name) {
+                all.push(child);
+            }
+        }
+        at += 1;
+    }
+    taking.sort_unstable();
+    assert_eq!(taking, ["wl_data_offer.receive", "wl_shm.create_pool", "zwp_linux_buffer_params_v1.add"]);
+}
