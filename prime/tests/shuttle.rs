@@ -556,7 +556,7 @@ fn comes_back() -> Findings {
 /// Four threads import one foreign memfd that the machine has never seen.
 fn adopted_at_once() -> Findings {
     let pair = Pair::new(Profile::MODERN);
-    pair.machine.accept_memfds(true);
+    pair.machine.accept_foreign(true);
     let memfd = rustix::fs::memfd_create("foreign", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
     rustix::fs::ftruncate(&memfd, 4096).unwrap();
     rustix::fs::fcntl_add_seals(&memfd, SealFlags::SHRINK).unwrap();

@@ -124,6 +124,9 @@ fn free(call: &Syscall<'_>, key: ObjectKey) {
     if object.dma_buf.is_some() && !call.has(SeedTrait::WeakExportLink) {
         state.report("C1", EventKind::Warn, "object freed with a dma-buf linked");
     }
+    if object.vmap_count > 0 {
+        state.report("S11", EventKind::Warn, "object freed while mapped into the kernel");
+    }
     if object.pin_count > 0 && object.import_attach.is_none() {
         state.report("S06", EventKind::Warn, "object freed while pinned");
     }
