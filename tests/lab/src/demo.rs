@@ -16,8 +16,13 @@ use crate::{layout, progress};
 /// When the build fails or the run cannot start.
 pub fn run(linux: &Path) -> Result<i32> {
     progress::say("building primeway and its test clients");
-    // The whole workspace, so that the dependencies' features are those that any other build uses.
-    if !cargo().args(["build", "--workspace", "--bins"]).status().context("cannot run cargo")?.success() {
+    // The whole workspace with its examples: the dependencies' features are then those of the tests, and nothing is built twice.
+    if !cargo()
+        .args(["build", "--workspace", "--bins", "--examples"])
+        .status()
+        .context("cannot run cargo")?
+        .success()
+    {
         bail!("the build failed");
     }
     let program = layout::target().join("debug/primeway-demo");
