@@ -110,6 +110,13 @@ pub(super) fn is_current_master(state: &super::State, file: FileKey) -> bool {
     })
 }
 
+/// `drm_master_check_perm`: who was master by itself may become and stop being it. A lessee never was.
+fn check_permission(state: &super::State, file: FileKey) -> Result<(), Errno> {
+    let file = state.files.get(file).ok_or(Errno::BADF)?;
+    let was_master = file.master.is_some() && !file.lessee;
+    if state.unprivileged && !was_master { Err(Errno::ACCESS) } else { Ok(()) }
+}
+
 /// `open` of a node.
 pub(super) fn open(call: &Syscall<'_>, device: DeviceKey, node: Node) -> Result<FileKey, Errno> {
     let list = call.has(SeedTrait::ListCache);
@@ -439,19 +446,16 @@ impl File {
     /// `SET_MASTER`.
     ///
     /// # Errors
-    /// `EACCES` without privileges unless it was master; `EBUSY` while another is; `EINVAL` for a lessee.
+    /// `EACCES` without privileges unless it was master by itself, which a lessee never was; `EBUSY` while another is; `EINVAL` for a lessee.
     pub fn set_master(&self) -> Result<(), Errno> {
         self.ioctl(Permit::Primary, |call| {
             let mut state = call.state();
+            check_permission(&state, self.key)?;
             if is_current_master(&state, self.key) {
                 return Ok(());
             }
-            let unprivileged = state.unprivileged;
             let file = state.files.get(self.key).ok_or(Errno::BADF)?;
             let (was, lessee) = (file.master, file.lessee);
-            if unprivileged && was.is_none() {
-                return Err(Errno::ACCESS);
-            }
             if state.devices[self.device.key].master.is_some() {
                 return Err(Errno::BUSY);
             }
@@ -471,15 +475,12 @@ impl File {
     /// `DROP_MASTER`.
     ///
     /// # Errors
-    /// `EACCES` without privileges unless it was master; `EINVAL` if it is not master, or a lessee.
+    /// `EACCES` without privileges unless it was master by itself; `EINVAL` if it is not master, or a lessee.
     pub fn drop_master(&self) -> Result<(), Errno> {
         self.ioctl(Permit::Primary, |call| {
             let mut state = call.state();
-            let file = state.files.get(self.key).ok_or(Errno::BADF)?;
-            if state.unprivileged && file.master.is_none() {
-                return Err(Errno::ACCESS);
-            }
-            let lessee = file.lessee;
+            check_permission(&state, self.key)?;
+            let lessee = state.files.get(self.key).is_some_and(|file| file.lessee);
             if lessee || !is_current_master(&state, self.key) {
                 return Err(Errno::INVAL);
             }
