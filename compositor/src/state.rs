@@ -224,6 +224,14 @@ impl State {
         }
     }
 
+    /// Does the redraws that wait for the end of this turn of the event loop: after the return of the session, the first
+    /// frame is what sets the mode.
+    pub fn redraw_queued(&mut self) {
+        let queued = |o: &OutputEntry| (o.state.redraw == Redraw::Queued).then_some(o.state.id);
+        let ids: Vec<OutputId> = self.outputs.iter().filter_map(queued).collect();
+        ids.into_iter().for_each(|id| self.redraw(id, None));
+    }
+
     /// Draws an output that wants it. `now`, if it is known already, saves asking for it.
     fn redraw(&mut self, id: OutputId, now: Option<Duration>) {
         let Some(entry) = self.outputs.iter_mut().find(|o| o.state.id == id) else { return };

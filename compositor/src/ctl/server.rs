@@ -168,6 +168,8 @@ fn answer(line: &[u8], stream: UnixStream, state: &mut State) {
 }
 
 fn picture(state: &mut State, output: Option<&str>) -> anyhow::Result<Picture> {
+    // A display that is not lit yet never delivers a picture.
+    state.redraw_queued();
     Ok(match &mut state.backend {
         Backend::Kms(kms) => kms.capture(output)?,
         Backend::Headless(headless) => {
