@@ -89,6 +89,18 @@ fn s17_a_fresh_export_is_in_the_files_cache() {
 }
 
 #[test]
+fn s17_a_known_buffer_is_added_once() {
+    for profile in [Profile::MODERN, Profile::SEED, Profile::SEED.without(SeedTrait::ExportSkipsCache)] {
+        let bench = Bench::new(profile);
+        let (handle, fd) = bench.exported();
+        let again = bench.a.handle_to_fd(handle, 0).unwrap();
+        assert_eq!(bench.machine.census().members, 1, "{profile:?}");
+        drop((fd, again));
+        assert_eq!(bench.close(), []);
+    }
+}
+
+#[test]
 fn s18_export_errno_drops_the_lookups_reference() {
     for profile in BOTH {
         for point in [FaultPoint::DriverExport, FaultPoint::DmabufAlloc] {

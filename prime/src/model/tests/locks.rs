@@ -91,10 +91,15 @@ fn s33_each_call_takes_the_locks_of_its_kernel() {
     type Op = fn(&File, u32, &DmabufFd);
     let export: Op = |file, own, _| drop(file.handle_to_fd(own, 0));
     let hit: Op = |file, _, fd| assert!(import(file, fd).is_ok());
+    let miss: Op = |file, _, _| {
+        let fd = file.device().machine().udmabuf(4096).unwrap();
+        assert!(import(file, &fd).is_ok());
+    };
     let close: Op = |file, own, _| file.gem_close(own).unwrap();
     use LockClass::{ObjectName, Prime, Struct, Table};
     for (what, op, modern, seed) in [
         ("export", export, [true, true, false, true], [true, false, false, true]),
+        ("miss", miss, [true, true, false, true], [true, false, false, true]),
         ("hit", hit, [true, false, false, false], [true, false, false, false]),
         // The seed only looks for an entry where a dma-buf is linked, and this object has none.
         ("close", close, [true, true, false, true], [false, false, true, true]),
