@@ -75,6 +75,8 @@ fn numbers_are_the_files_own_and_never_come_again() {
     assert_eq!(vgem.signal(1, 0), Err(Errno::NOENT));
     assert_eq!(attach(&mut vgem, &mut a, READ), Ok(3));
     assert_eq!((vgem.len(), vgem.is_empty()), (2, false));
+    assert_eq!((vgem.signal(2, 0), vgem.signal(3, 0)), (Ok(()), Ok(())));
+    assert!(vgem.is_empty());
 }
 
 #[test]
@@ -233,6 +235,7 @@ fn a_fence_is_promoted_and_never_degraded() {
 fn merging_keeps_each_pending_fence_once() {
     let fences: Vec<_> = (0..3).map(|_| Fence::new()).collect();
     let set = |at: usize| FenceSet::one(fences[at].clone());
+    assert_ne!(set(0), set(1));
     let all = set(2).merge(&set(0)).merge(&set(1)).merge(&set(0));
     assert_eq!(all.fences(), fences);
     fences[1].signal();
