@@ -91,6 +91,7 @@ fn bytes_are_shared_zero_and_of_fixed_size() {
     let memory = memory(2);
     assert!(!memory.is_materialised());
     let mut one = memory.map(0, 2 * PAGE, Access::ReadWrite).unwrap();
+    assert!(memory.is_materialised());
     let other = memory.map(PAGE as u64, PAGE, Access::ReadOnly).unwrap();
     let mut byte = [9];
     assert!(other.read(0, &mut byte) && byte == [0]);
@@ -292,6 +293,10 @@ fn what_could_shrink_or_is_no_memfd_is_refused() {
         let path = format!("/proc/self/fd/{}", sealed.as_raw_fd());
         rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty()).unwrap()
     };
+    for seal in [SealFlags::WRITE, SealFlags::FUTURE_WRITE] {
+        let sealed = Memory::adopt(memfd(4096, SealFlags::SHRINK | seal).as_fd(), &frames).unwrap();
+        assert_eq!(sealed.access(), Access::ReadOnly);
+    }
     assert_eq!(refused(reopen(OFlags::WRONLY).as_fd()), Err(Errno::INVAL));
     assert_eq!(refused(reopen(OFlags::PATH).as_fd()), Err(Errno::BADF));
     let readable = Memory::adopt(reopen(OFlags::RDONLY).as_fd(), &frames).unwrap();
