@@ -24,19 +24,32 @@ pub type Outcome = Result<SharedFramebuffer, Arc<FramebufferError>>;
 /// What is lent can be shown without fear of [`remove`](Self::remove): its number is to be had from
 /// [`PlaneFramebuffers`](crate::PlaneFramebuffers) only, which keeps it open.
 ///
-/// ```no_run
-/// use drm_prime::{Dmabuf, FramebufferCache, HandleTable, PlaneFramebuffers};
-///
+/// ```
+/// use std::{num::NonZeroU32, os::fd::AsFd, sync::Arc};
+/// use drm_fourcc::{DrmFourcc, DrmModifier};
+/// use drm_prime::model::{Driver, Machine, Node, Profile};
+/// use drm_prime::{BufferPlane, Dmabuf, FramebufferCache, HandleTable, PlaneFramebuffers};
 /// # fn atomic_commit(_fb_id: u32) -> std::io::Result<()> { Ok(()) }
-/// # fn demo(table: HandleTable, buffer: Dmabuf<'_>, plane: std::num::NonZeroU32)
-/// # -> Result<(), Box<dyn std::error::Error>> {
-/// let mut cache: FramebufferCache<u32> = FramebufferCache::new(table);
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let machine = Machine::new(Profile::MODERN);
+/// let memory = machine.udmabuf(64 * 64 * 4)?.into_owned()?;
+/// let plane = BufferPlane { fd: memory.as_fd(), offset: 0, stride: 256 };
+/// let buffer = Dmabuf::new(64, 64, DrmFourcc::Argb8888, DrmModifier::Linear, &[plane])?;
+///
+/// let table = HandleTable::new(Arc::new(machine.add_device(Driver::vkms()).open(Node::Primary)?));
+/// let mut cache = FramebufferCache::new(table);
 /// let mut planes = PlaneFramebuffers::new();
 /// let wl_buffer = 7;
 /// let framebuffer = cache.get_or_import(wl_buffer, &buffer, true)?;
-/// planes.commit(|staging| atomic_commit(staging.show(plane, &framebuffer).get()))?;
-/// cache.remove(&wl_buffer); // the client destroyed it: it stays on screen
+/// planes.commit(|staging| atomic_commit(staging.show(NonZeroU32::MIN, &framebuffer).get()))?;
+/// drop(framebuffer);
+/// cache.remove(&wl_buffer); // the client destroyed it: it stays open, and goes on screen
+/// assert_eq!(machine.census().framebuffers, 1);
 /// planes.flipped();
+/// planes.commit(|staging| { staging.turn_off(NonZeroU32::MIN); atomic_commit(0) })?;
+/// planes.flipped(); // now it has left the screen
+/// assert_eq!(machine.census().framebuffers, 0);
 /// # Ok(())
 /// # }
 /// ```

@@ -310,6 +310,22 @@ impl std::fmt::Display for DmabufId {
 /// A descriptor, and what one look at it (`fstat`) told: whose it is and how large.
 ///
 /// It borrows the descriptor, which keeps the dma-buf alive and its identity valid.
+///
+/// ```
+/// use std::{os::fd::AsFd, sync::Arc};
+/// use drm_prime::{DmabufStat, HandleTable, model::{Driver, Machine, Node, Profile}};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let machine = Machine::new(Profile::MODERN);
+/// let buffer = machine.udmabuf(4096)?.into_owned()?;
+/// let table = HandleTable::new(Arc::new(machine.add_device(Driver::vgem()).open(Node::Primary)?));
+/// let stat = DmabufStat::of(buffer.as_fd())?; // one system call for the check of the size and the import
+/// assert_eq!(stat.size()?, 4096);
+/// let handle = table.import_stat(&stat)?;
+/// assert_eq!(table.ledger().handles[0].dmabuf, Some(stat.id()));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy)]
 pub struct DmabufStat<'a> {
     fd: BorrowedFd<'a>,

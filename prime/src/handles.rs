@@ -147,19 +147,22 @@ impl Shared {
 /// The table owns every handle of its file, lends them as counted [`GemHandle`]s, and closes each at the last one's drop. It
 /// owns no descriptor: [`import`](Self::import) borrows one, [`export`](Self::export) gives a new one away.
 ///
-/// ```no_run
-/// use std::{os::fd::{AsFd, OwnedFd}, sync::Arc};
-/// use drm_prime::{HandleTable, KernelDevice};
+/// ```
+/// use std::{os::fd::AsFd, sync::Arc};
+/// use drm_prime::{HandleTable, model::{Driver, Machine, Node, Profile}};
 ///
-/// # fn demo(vgem: OwnedFd, buffer: OwnedFd) -> Result<(), Box<dyn std::error::Error>> {
-/// let table = HandleTable::new(Arc::new(KernelDevice::from_own_file(vgem)?));
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let machine = Machine::new(Profile::MODERN);
+/// let buffer = machine.udmabuf(4096)?.into_owned()?;
+/// let table = HandleTable::new(Arc::new(machine.add_device(Driver::vgem()).open(Node::Primary)?));
 /// let first = table.owned_by("client 7").import(buffer.as_fd())?;
 /// let second = table.owned_by("screen capture").import(buffer.as_fd())?;
 /// assert_eq!(first.raw(), second.raw());
 /// drop(first); // the handle stays open for the second
-/// for entry in table.ledger().handles {
-///     println!("handle {} for {:?} since {:?}", entry.handle, entry.holders, entry.age);
-/// }
+/// let ledger = table.ledger();
+/// assert_eq!(ledger.handles[0].holders[0].owner.as_str(), "screen capture");
+/// drop(second); // and is closed with it
+/// assert_eq!((table.stats().handles, machine.census().handles), (0, 0));
 /// # Ok(())
 /// # }
 /// ```

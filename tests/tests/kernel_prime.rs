@@ -14,11 +14,12 @@ use anyhow::{Context, Result, bail, ensure};
 use drm::Device as _;
 use drm::control::{Device as _, Mode, connector, crtc, framebuffer};
 use drm_fourcc::{DrmFourcc, DrmModifier};
+use drm_prime::device::faults::{Call, Faulty};
 use drm_prime::device::kernel::DeviceError;
 use drm_prime::{
-    Acquisition, BufferPlane, Denials, Dmabuf, Fault, Framebuffer, FramebufferError, FramebufferRequest,
-    GemDevice, HandleTable, ImportError, KernelDevice, LinearExporters, Origin, SizeError, exporter,
-    is_dmabuf,
+    Acquisition, BufferPlane, Denials, Dmabuf, DumbBuffer, Fault, Framebuffer, FramebufferError,
+    FramebufferRequest, GemDevice, HandleTable, ImportError, KernelDevice, LinearExporters, Origin,
+    SizeError, exporter, is_dmabuf,
 };
 use primeway_tests::buffer::{Allocator, ClientBuffer};
 use primeway_tests::crc::{Layer, Scene};
@@ -53,6 +54,8 @@ const CASES: &[Case] = &[
     ("old_kernel_turns_the_plane_off", old_kernel_turns_the_plane_off),
     ("self_import_leaves_the_original_alive", self_import_leaves_the_original_alive),
     ("an_export_of_this_process_is_known", an_export_of_this_process_is_known),
+    ("a_known_buffer_is_not_asked_about", a_known_buffer_is_not_asked_about),
+    ("a_handle_closed_by_somebody_else_is_noticed", a_handle_closed_by_somebody_else_is_noticed),
     ("alpha_is_ignored_by_the_opaque_substitute", alpha_is_ignored_by_the_opaque_substitute),
     ("nv12_shares_one_handle", nv12_shares_one_handle),
     ("closefb_keeps_the_plane_on", closefb_keeps_the_plane_on),
@@ -368,6 +371,55 @@ fn self_import_leaves_the_original_alive() -> Result<()> {
     let raw = dumb.handle().raw();
     drop(dumb);
     expect_errno("export after the last close", table.device().prime_handle_to_fd(raw), Errno::NOENT)
+}
+
+/// A vgem buffer of 64x64 pixels, exported.
+fn vgem_export() -> Result<(DumbBuffer, OwnedFd)> {
+    let node = File::options().read(true).write(true).open(DrmNode::of_driver("vgem")?.path())?;
+    let vgem = HandleTable::new(Arc::new(KernelDevice::from_own_file(node.into())?));
+    let dumb = vgem.create_dumb(64, 64, 32)?;
+    let exported = dumb.export()?;
+    Ok((dumb, exported))
+}
+
+fn a_known_buffer_is_not_asked_about() -> Result<()> {
+    let master = Master::take()?;
+    let device = Arc::new(Faulty::new(master.device(Way::Lease)?));
+    let table = HandleTable::new(device.clone());
+    let (_dumb, exported) = vgem_export()?;
+    let before = references(exported.as_fd())?;
+    let first = table.import(exported.as_fd())?;
+    let imported = references(exported.as_fd())?;
+    let duplicate = exported.try_clone()?;
+    let second = table.import(duplicate.as_fd())?;
+    ensure!((first.raw(), device.uses(Call::FdToHandle)) == (second.raw(), 1), "{:?}", table.stats());
+    drop(duplicate);
+    ensure!(references(exported.as_fd())? == imported, "a known buffer took a reference");
+    drop(first);
+    ensure!(device.uses(Call::GemClose) == 0, "closed under the second import");
+    drop(second);
+    ensure!(references(exported.as_fd())? == before, "the handle is still open");
+    // The identity went with the handle.
+    table.import(exported.as_fd())?;
+    ensure!(device.uses(Call::FdToHandle) == 2 && table.stats().spared == 1, "{:?}", table.stats());
+    Ok(())
+}
+
+fn a_handle_closed_by_somebody_else_is_noticed() -> Result<()> {
+    let master = Master::take()?;
+    let device = Arc::new(Faulty::new(master.device(Way::Lease)?));
+    let table = HandleTable::new(device.clone());
+    let (_dumb, exported) = vgem_export()?;
+    let before = references(exported.as_fd())?;
+    let lost = table.import(exported.as_fd())?;
+    device.inner().gem_close(lost.raw())?;
+    // The table answers by identity, ADDFB2 does not know the handle, and then the kernel is asked.
+    let framebuffer = Framebuffer::new(&table, &single(exported.as_fd(), (64, 64), 0, 256)?, false)?;
+    ensure!(device.uses(Call::AddFramebuffer) == 2 && device.uses(Call::FdToHandle) == 2, "{device:?}");
+    drop((framebuffer, lost));
+    ensure!(table.stats().handles == 0, "{:?}", table.entries());
+    ensure!(references(exported.as_fd())? == before, "something of the import is left");
+    Ok(())
 }
 
 fn an_export_of_this_process_is_known() -> Result<()> {

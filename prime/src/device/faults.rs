@@ -71,17 +71,21 @@ struct Script {
 
 /// A device with a script of failures.
 ///
-/// ```no_run
-/// use std::{os::fd::OwnedFd, sync::Arc};
-/// use drm_prime::{HandleTable, KernelDevice, device::faults::{Call, Faulty}};
+/// ```
+/// use std::sync::Arc;
+/// use drm_prime::device::faults::{Call, Faulty};
+/// use drm_prime::{Fault, HandleTable, model::{Driver, Machine, Node, Profile}};
 /// use rustix::io::Errno;
 ///
-/// # fn demo(vgem: OwnedFd) -> Result<(), Box<dyn std::error::Error>> {
-/// let device = Arc::new(Faulty::new(KernelDevice::from_own_file(vgem)?));
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let machine = Machine::new(Profile::MODERN);
+/// let device = Arc::new(Faulty::new(machine.add_device(Driver::vgem()).open(Node::Primary)?));
 /// let table = HandleTable::new(device.clone());
-/// device.fail(Call::CreateDumb, 2, Errno::NOMEM);
+/// device.fail(Call::MapDumb, 2, Errno::NOMEM);
 /// let first = table.create_dumb(64, 64, 32)?;
-/// assert!(table.create_dumb(64, 64, 32).is_err());
+/// let error = table.create_dumb(64, 64, 32).unwrap_err();
+/// assert_eq!(error.fault(), Fault::System);
+/// assert_eq!(machine.census().handles, 1); // the handle of the second was given back
 /// # Ok(())
 /// # }
 /// ```

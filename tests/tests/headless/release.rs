@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::headless_support::client::Event;
+use primeway::ctl::LedgerReport;
 use primeway_tests::picture::Pattern;
 
 use super::{OUTPUT, assert_shows, present, start};
@@ -160,4 +161,33 @@ fn a_client_that_leaves_leaves_nothing() {
     assert_eq!(server.contents().unwrap(), ["composited", "none", "none"]);
     let picture = server.picture().unwrap();
     super::assert_pixels(&picture, |_, _| super::BACKGROUND);
+}
+
+/// What a client's buffer holds open stands in the ledger under the client's name, and goes with the client.
+#[test]
+fn the_ledger_names_the_client_of_a_buffer_while_it_is_there() {
+    let (server, mut client) = start();
+    let name = format!("client {}", std::process::id());
+    let ledger = || server.ask(|state| LedgerReport::from(state.backend.buffers().ledger())).unwrap();
+    let count = |report: &LedgerReport| {
+        let holders = report.handles.iter().flat_map(|handle| &handle.holders);
+        let references: usize =
+            holders.filter(|holder| holder.owner == name).map(|holder| holder.references).sum();
+        (references, report.framebuffers.iter().filter(|fb| fb.owner == name).count())
+    };
+    assert_eq!(count(&ledger()), (0, 0));
+    let window = client.open_window("ledger").unwrap();
+    let buffer = client.dmabuf("XR24", OUTPUT, Pattern::Noise(1)).unwrap();
+    assert!(present(&mut client, &window.surface, &buffer));
+    let report = ledger();
+    assert_eq!(count(&report), (2, 1), "the import and its framebuffer: {report:?}");
+    let shown = report.framebuffers.iter().find(|fb| fb.owner == name).unwrap();
+    assert_eq!((shown.width, shown.height, shown.format.as_str()), (OUTPUT.0, OUTPUT.1, "XR24"));
+    assert!(report.framebuffers.iter().any(|fb| fb.owner == "composition"), "{report:?}");
+    drop((window, buffer, client));
+    let gone = (0..100).any(|_| {
+        std::thread::sleep(Duration::from_millis(20));
+        count(&ledger()) == (0, 0)
+    });
+    assert!(gone, "left behind: {:?}", ledger());
 }
