@@ -1,6 +1,6 @@
 //! The card: an open device node, its capabilities, and the properties of its objects.
 //!
-//! It owns the file description that is master. GEM handles never live on it ([`super::buffers`] has a file of its
+//! It owns the file description that is master. GEM handles never live on it ([`crate::backend::buffers`] has a file of its
 //! own), and no object of it is dropped behind our back: there is no state capture and no restore.
 
 use std::collections::{HashMap, HashSet};

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! It owns the GL context, what is known of each dma-buf's way into a texture, and the views of those that the GPU does
-//! not take. A node's file is EGL's alone ([`egl`]); which nodes there are is in [`nodes`].
+//! not take. A node's file is EGL's alone (`egl`); which nodes there are is in `nodes`.
 //!
 //! A layer shown 1:1 is sampled with the nearest texel, so its pixels are exact and the chroma of YUV is not smeared; a
 //! scaled one bilinearly.
@@ -485,5 +485,22 @@ fn has_alpha(image: &pixman::Image<'static, 'static>) -> bool {
 fn wait(sync: &SyncPoint) {
     while sync.wait().is_err() {
         // Interrupted.
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_driver_on_the_cpu_offers_no_layouts_and_no_device() {
+        let mut gles = Gles::open(None).unwrap();
+        assert!(gles.is_software() && gles.node().is_none() && gles.device().is_none(), "{gles:?}");
+        assert_eq!((gles.formats().count(), gles.way()), (0, Way::ReadBack));
+        let wide = gles.driver.max_texture + 1;
+        let pixels = vec![0; wide as usize * 4];
+        let refused = gles.upload(&pixels, DrmFourcc::Argb8888, (wide, 1).into());
+        assert!(matches!(refused, Err(RenderError::TooLarge { .. })), "{refused:?}");
+        assert!(gles.upload(&[0; 16], DrmFourcc::Argb8888, (2, 2).into()).is_ok());
     }
 }
