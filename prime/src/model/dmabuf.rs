@@ -220,6 +220,7 @@ pub(super) fn release(call: &Syscall<'_>, key: DmaBufKey) {
         if let Some(id) = id.filter(|id| state.escaped.get(id) == Some(&key)) {
             state.escaped.remove(&id);
         }
+        // Cannot come while each importer holds a reference; the kernel looks all the same.
         if attached > 0 {
             state.report("S10", EventKind::Warn, "dma-buf released while attached to");
         }

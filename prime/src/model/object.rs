@@ -121,6 +121,7 @@ fn free(call: &Syscall<'_>, key: ObjectKey) {
     }
     let mut state = call.state();
     let Some(object) = state.objects.remove(key) else { return };
+    // Cannot come while the last handle drops the link; the kernel looks all the same.
     if object.dma_buf.is_some() && !call.has(SeedTrait::WeakExportLink) {
         state.report("C1", EventKind::Warn, "object freed with a dma-buf linked");
     }
