@@ -11,7 +11,7 @@ use std::{
 use super::TableStats;
 use crate::{
     dmabuf::DmabufId,
-    ledger::{FramebufferEntry, FramebufferName, HandleEntry, HolderEntry, Owner},
+    ledger::{FramebufferEntry, HandleEntry, HolderEntry, Owner},
     origin::Seen,
 };
 
@@ -312,12 +312,8 @@ impl State {
     pub fn framebuffers(&self, now: Duration) -> Vec<FramebufferEntry> {
         let mut entries: Vec<_> = self
             .framebuffers
-            .iter()
-            .map(|(id, record)| FramebufferEntry {
-                name: FramebufferName(*id),
-                age: now.saturating_sub(record.since),
-                ..record.entry.clone()
-            })
+            .values()
+            .map(|record| FramebufferEntry { age: now.saturating_sub(record.since), ..record.entry.clone() })
             .collect();
         entries.sort_unstable_by_key(|entry| entry.name);
         entries
@@ -331,6 +327,7 @@ mod tests {
     use drm_fourcc::{DrmFourcc, DrmModifier};
 
     use super::*;
+    use crate::ledger::FramebufferName;
 
     fn number(n: u32) -> NonZeroU32 {
         NonZeroU32::new(n).unwrap()
