@@ -3,8 +3,10 @@
 //! This crate sees the compositor only as a user does: through Wayland, through its control socket, and
 //! through what the kernel says about it. `client` and `buffer` make the clients, `picture` and `crc` say what
 //! must be seen, `debugfs` and `process` look at the kernel and at other processes, `check` judges and `session`
-//! starts everything. `contract` needs no compositor: it holds the kernel itself to what `drm-prime` relies on. It builds whatever state the compositor is in: nothing here links it. The in-process cases do,
+//! starts everything. It builds whatever state the compositor is in: nothing here links it. The in-process cases do,
 //! and keep what they need for that in `tests/headless_support`.
+//!
+//! `contract` needs no compositor: it holds the kernel, and `drm-prime`'s model of it, to what `drm-prime` relies on.
 
 pub mod buffer;
 pub mod check;

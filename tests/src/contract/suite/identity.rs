@@ -33,6 +33,7 @@ cases! {
     a_duplicated_drm_fd_is_the_same_file,
     c2_every_export_joins_the_files_cache,
     c5_closing_a_second_handle_leaves_the_first_in_the_cache,
+    c4_two_exported_handles_of_one_object_are_both_in_the_cache,
 }
 
 fn i01_one_close_ends_any_number_of_imports(side: &mut dyn Contract) -> Result<()> {
@@ -337,4 +338,31 @@ fn c5_closing_a_second_handle_leaves_the_first_in_the_cache(side: &mut dyn Contr
     fine("GEM_CLOSE of the second", side.gem_close(file, second))?;
     expect_count(side, "one handle again", fd, 3)?;
     expect_equal("the import", import(side, file, fd)?, handle)
+}
+
+/// Which of the two an import finds is nobody's promise: the kernel's tree is ordered by the addresses of dma-bufs. It is one of
+/// them, and no new one, until both are closed.
+fn c4_two_exported_handles_of_one_object_are_both_in_the_cache(side: &mut dyn Contract) -> Result<()> {
+    let file = vgem(side)?;
+    // Others make a tree of it.
+    for _ in 0..8 {
+        exported(side, file)?;
+    }
+    let (first, fd) = exported(side, file)?;
+    let name = fine("GEM_FLINK", side.flink(file, first))?;
+    let second = fine("GEM_OPEN", side.gem_open(file, name))?;
+    let again = export(side, file, second)?;
+    side.close_fd(again);
+    for _ in 0..8 {
+        exported(side, file)?;
+    }
+    expect_count(side, "two entries", fd, 4)?;
+    let found = import(side, file, fd)?;
+    ensure!(found == first || found == second, "handle {found}, neither {first} nor {second}");
+    fine("GEM_CLOSE", side.gem_close(file, found))?;
+    let other = if found == first { second } else { first };
+    expect_equal("the other", import(side, file, fd)?, other)?;
+    expect_count(side, "one entry", fd, 3)?;
+    fine("GEM_CLOSE", side.gem_close(file, other))?;
+    expect_count(side, "no entry", fd, 1)
 }

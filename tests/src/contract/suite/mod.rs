@@ -160,3 +160,31 @@ fn first_byte(side: &mut dyn Contract, fd: Fd) -> Result<u8> {
     side.unmap(map);
     Ok(byte)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::all;
+
+    #[test]
+    fn every_invariant_and_every_ported_test_has_a_case() {
+        let names: Vec<_> = all().iter().map(|case| case.name).collect();
+        let distinct: BTreeSet<_> = names.iter().collect();
+        assert_eq!(distinct.len(), names.len(), "two cases of one name");
+        let invariants = (1..=14).map(|number| format!("i{number:02}_"));
+        let ported = [
+            "prime_self_import",
+            "prime_mmap",
+            "vgem_basic",
+            "dmabuf_sync_file",
+            "kms_addfb_basic",
+            "kms_getfb",
+            "kms_rmfb",
+            "kms_prime",
+        ];
+        for prefix in invariants.chain(ported.map(|test| format!("igt_{test}_"))) {
+            assert!(names.iter().any(|name| name.starts_with(&prefix)), "no case for {prefix}");
+        }
+    }
+}
