@@ -72,7 +72,7 @@ fn stray_files() -> Result<()> {
     let process = Process::open(compositor.pid())?;
     let before = process.open_files()?;
     let null = File::open("/dev/null")?;
-    for turn in 0..3 {
+    for turn in 0..20 {
         let mut raw = connect(&compositor)?;
         for _ in 0..100 {
             let callback = raw.id();
@@ -85,6 +85,7 @@ fn stray_files() -> Result<()> {
     compositor.check_alive()?;
     let after = process.open_files()?;
     println!("stray_files_end_their_sender_alone: {before} files before, {after} after");
-    ensure!(after <= before, "{after} files, {before} before");
+    // The neighbour's own come and go; each of the twenty sent hundreds.
+    ensure!(after < before + 10, "{after} files, {before} before");
     Ok(())
 }

@@ -38,7 +38,7 @@ const MIB: u64 = 1 << 20;
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            surfaces: 2048,
+            surfaces: 1024,
             objects: 65_536,
             buffers: 1024,
             bytes: 16 * 1024 * MIB,

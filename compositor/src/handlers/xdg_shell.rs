@@ -10,18 +10,30 @@ use smithay::reexports::wayland_protocols::xdg::shell::server::xdg_wm_base::{sel
 use smithay::reexports::wayland_server::protocol::wl_output::WlOutput;
 use smithay::reexports::wayland_server::protocol::wl_seat::WlSeat;
 use smithay::reexports::wayland_server::protocol::wl_surface::WlSurface;
-use smithay::reexports::wayland_server::{delegate_dispatch, delegate_global_dispatch};
+use smithay::reexports::wayland_server::{Resource as _, delegate_dispatch, delegate_global_dispatch};
 use smithay::utils::{Logical, Rectangle, Serial};
-use smithay::wayland::compositor::get_role;
+use smithay::wayland::compositor::{get_role, with_states};
 use smithay::wayland::shell::xdg::{
-    PopupSurface, PositionerState, ToplevelSurface, XdgPositionerUserData, XdgShellHandler, XdgShellState,
-    XdgShellSurfaceUserData,
+    PopupSurface, PositionerState, ToplevelSurface, XdgPopupSurfaceData, XdgPositionerUserData,
+    XdgShellHandler, XdgShellState, XdgShellSurfaceUserData,
 };
 
 use super::guard::{self, guarded_dispatch};
 use super::xdg_surface::post_on_base;
+use crate::clients::over_quota;
+use crate::lock;
 use crate::shell::Sizing;
 use crate::state::State;
+
+/// Popups that may be open one above the other: menus have some ten levels.
+const MAX_POPUPS: usize = 64;
+
+/// The parent of a surface that is a popup.
+fn popup_parent(surface: &WlSurface) -> Option<WlSurface> {
+    with_states(surface, |states| {
+        states.data_map.get::<XdgPopupSurfaceData>().and_then(|data| lock(data).parent.clone())
+    })
+}
 
 impl XdgShellHandler for State {
     fn xdg_shell_state(&mut self) -> &mut XdgShellState {
@@ -74,6 +86,14 @@ impl XdgShellHandler for State {
         if positioner.rect_size.is_empty() || positioner.anchor_rect.size.is_empty() {
             let text = "a positioner needs a size and an anchor rectangle";
             post_on_base(surface.wl_surface(), xdg_wm_base::Error::InvalidPositioner, text);
+            return;
+        }
+        // smithay walks the chain for each of its popups, again and again.
+        let ancestors = std::iter::successors(surface.get_parent_surface(), popup_parent);
+        if ancestors.take(MAX_POPUPS + 1).count() > MAX_POPUPS {
+            if let Some(client) = surface.wl_surface().client() {
+                over_quota(&self.runtime.display, &client, format!("{MAX_POPUPS} popups of one another"));
+            }
             return;
         }
         self.constrain(&surface, positioner);

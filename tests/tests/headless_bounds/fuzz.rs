@@ -278,13 +278,13 @@ enum Word {
 }
 
 /// Resident memory of this process in KiB, and the number of its mappings.
-fn memory_and_maps() -> (u64, usize) {
+pub fn memory_and_maps() -> (u64, usize) {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
     let pages: u64 = statm.split(' ').nth(1).unwrap().parse().unwrap();
     (pages * 4, std::fs::read_to_string("/proc/self/maps").unwrap().lines().count())
 }
 
-fn is_long() -> bool {
+pub fn is_long() -> bool {
     std::env::var_os("PRIMEWAY_LONG").is_some()
 }
 

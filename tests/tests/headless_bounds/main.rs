@@ -12,6 +12,7 @@ mod grammar;
 mod headless_support;
 mod malformed;
 mod quotas;
+mod thief;
 
 use std::os::fd::OwnedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
