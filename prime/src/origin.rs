@@ -158,6 +158,30 @@ mod tests {
         assert!(!exports().as_ref().unwrap().contains_key(&dmabuf), "the empty list stays");
     }
 
+    /// One entry for one export, however often it is made; neither the table nor the handle alone makes two the same.
+    #[test]
+    fn an_export_is_listed_once() {
+        let dmabuf = DmabufId { dev: u64::MAX, ino: 7 };
+        let listed = || {
+            let exports = exports();
+            let list = exports.as_ref().and_then(|map| map.get(&dmabuf));
+            let mut listed: Vec<_> =
+                list.into_iter().flatten().map(|export| (export.table, export.handle.get())).collect();
+            listed.sort_unstable();
+            listed
+        };
+        for (table, handle) in [(8, 1), (8, 1), (8, 2), (9, 1), (9, 2), (8, 1), (9, 2)] {
+            register(dmabuf, Export { table, dev: 7, handle: number(handle) });
+        }
+        assert_eq!(listed(), [(8, 1), (8, 2), (9, 1), (9, 2)]);
+        forget(dmabuf, 8, number(1));
+        assert_eq!(listed(), [(8, 2), (9, 1), (9, 2)]);
+        for (table, handle) in [(8, 2), (9, 1), (9, 2)] {
+            forget(dmabuf, table, number(handle));
+        }
+        assert_eq!(listed(), []);
+    }
+
     #[test]
     fn an_exporter_is_asked_for_foreign_memory_only() {
         let dmabuf = DmabufId { dev: u64::MAX, ino: 3 };

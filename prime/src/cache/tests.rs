@@ -47,6 +47,12 @@ fn each_buffer_is_asked_about_once() {
     drop((first, again, opaque));
     assert!(cache.is_empty() && cache.framebuffers() == 0);
     assert!(device.is_clean());
+    for key in 1..4 {
+        cache.get_or_import(key, &buffer, false).unwrap();
+    }
+    assert_eq!((cache.len(), device.framebuffers()), (3, 3));
+    cache.clear();
+    assert!(cache.is_empty() && device.is_clean());
 }
 
 /// Every refusal that says something about the buffer is remembered and answered without asking anybody again.
