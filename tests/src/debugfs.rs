@@ -38,6 +38,8 @@ pub struct PlaneState {
     pub framebuffer: Option<FramebufferState>,
     /// Width, height, x and y on the CRTC.
     pub position: [i32; 4],
+    /// Bits of drm_mode.h; 1 is upright.
+    pub rotation: u32,
 }
 
 /// A framebuffer as the kernel lists it.
@@ -346,6 +348,9 @@ fn parse_planes(text: &str) -> Vec<PlaneState> {
                 (id != 0).then(|| FramebufferState { id, imported: true, ..FramebufferState::default() });
         } else if let Some(position) = after(line, "crtc-pos=").and_then(parse_rect) {
             plane.position = position;
+        } else if let Some(rotation) = after(line, "rotation=") {
+            // Hexadecimal, without a prefix (drm_atomic.c).
+            plane.rotation = u32::from_str_radix(rotation, 16).unwrap_or(0);
         } else if let Some(framebuffer) = &mut plane.framebuffer {
             fill_framebuffer(framebuffer, line);
         }
@@ -403,6 +408,7 @@ mod tests {
     fn state_is_parsed() {
         let planes = parse_planes(STATE);
         assert_eq!(planes.len(), 3);
+        assert_eq!(planes[0].rotation, 1);
         let primary = planes[0].framebuffer.clone().unwrap();
         assert_eq!((primary.id, primary.format.as_str(), primary.imported), (78, "XR24", false));
         assert_eq!(primary.size, [1024, 768]);

@@ -117,6 +117,24 @@ pub fn a_session_ended_while_away_leaves_nothing() -> Result<()> {
     Launch::new("after-away")?.start()?.check_alive()
 }
 
+/// A plane that showed a buffer upside down shows the next master's upright.
+pub fn planes_are_left_upright() -> Result<()> {
+    let device = DebugDevice::of_driver("vkms")?;
+    let turned = || -> Result<Vec<_>> {
+        Ok(device.planes()?.into_iter().filter(|plane| plane.rotation != 1).collect())
+    };
+    let mut desktop = Launch::new("upright")?.start()?;
+    let mut client = desktop.client("inverted", &["--y-invert", "--size", "200x100"])?;
+    desktop.wait_frames(&client, 3)?;
+    ensure!(turned()?.len() == 1, "the inverted buffer is on no plane: {:?}", device.planes()?);
+    desktop.signal(Signal::TERM)?;
+    let status = desktop.wait_end()?;
+    ensure!(status.code() == Some(0), "{status}\n{}", desktop.log());
+    client.wait_end(PATIENCE)?;
+    ensure!(turned()?.is_empty(), "left turned: {:?}", turned()?);
+    Ok(())
+}
+
 fn end_by(signal: Signal, before_the_end: &mut dyn FnMut(&Desktop) -> Result<()>) -> Result<()> {
     let device = DebugDevice::of_driver("vkms")?;
     let list = || -> Result<BTreeSet<_>> {

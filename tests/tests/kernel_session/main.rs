@@ -28,6 +28,7 @@ const CASES: &[Case] = &[
     ("a_killed_client_leaves_nothing", endings::a_killed_client_leaves_nothing),
     ("a_killed_compositor_leaves_nothing", endings::a_killed_compositor_leaves_nothing),
     ("a_terminated_compositor_ends_cleanly", endings::a_terminated_compositor_ends_cleanly),
+    ("planes_are_left_upright", endings::planes_are_left_upright),
     ("a_session_ended_while_away_leaves_nothing", endings::a_session_ended_while_away_leaves_nothing),
     ("headless_takes_real_dmabufs", memory::headless_takes_real_dmabufs),
     ("keyboard_and_pointer_reach_clients", input::keyboard_and_pointer_reach_clients),

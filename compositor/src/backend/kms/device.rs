@@ -132,21 +132,24 @@ impl Card {
     pub fn turn_everything_off(&self) -> Result<(), Errno> {
         let failed = |err: std::io::Error| Errno::from_io_error(&err).unwrap_or(Errno::IO);
         let mut req = AtomicModeReq::new();
-        let mut zero = |object: RawResourceHandle, properties: &Properties, names: &[&str]| {
+        let mut set = |object: RawResourceHandle, properties: &Properties, names: &[&str], value: u64| {
             for id in names.iter().filter_map(|name| properties.id(name)) {
-                req.add_raw_property(object, id, 0);
+                req.add_raw_property(object, id, value);
             }
         };
         let read = |_: CardError| Errno::IO;
         for plane in self.plane_handles().map_err(failed)? {
-            zero(plane.into(), &self.properties(plane).map_err(read)?, &["FB_ID", "CRTC_ID"]);
+            let properties = self.properties(plane).map_err(read)?;
+            set(plane.into(), &properties, &["FB_ID", "CRTC_ID"], 0);
+            // A master who does not know of rotations would show its pictures so.
+            set(plane.into(), &properties, &["rotation"], ROTATE_0);
         }
         let resources = self.resource_handles().map_err(failed)?;
         for &connector in resources.connectors() {
-            zero(connector.into(), &self.properties(connector).map_err(read)?, &["CRTC_ID"]);
+            set(connector.into(), &self.properties(connector).map_err(read)?, &["CRTC_ID"], 0);
         }
         for &crtc in resources.crtcs() {
-            zero(crtc.into(), &self.properties(crtc).map_err(read)?, &["MODE_ID", "ACTIVE"]);
+            set(crtc.into(), &self.properties(crtc).map_err(read)?, &["MODE_ID", "ACTIVE"], 0);
         }
         self.atomic_commit(AtomicCommitFlags::ALLOW_MODESET, req).map_err(failed)
     }
@@ -165,6 +168,10 @@ impl Card {
         Ok(Properties { card: self.clone(), by_name })
     }
 }
+
+/// Bits of the `rotation` property (drm_mode.h).
+pub(super) const ROTATE_0: u64 = 1;
+pub(super) const REFLECT_Y: u64 = 1 << 5;
 
 /// The properties of one object.
 #[derive(Debug)]
@@ -233,6 +240,18 @@ pub struct PlaneProps {
 pub struct KmsPlane {
     pub(super) handle: plane::Handle,
     pub(super) props: PlaneProps,
+}
+
+impl KmsPlane {
+    /// Turns it off, and upright again for a master who does not know of rotations.
+    pub(super) fn turn_off(&self, req: &mut AtomicModeReq) {
+        let plane = self.handle.into();
+        req.add_raw_property(plane, self.props.fb, 0);
+        req.add_raw_property(plane, self.props.crtc, 0);
+        if let Some(rotation) = self.props.rotation {
+            req.add_raw_property(plane, rotation, ROTATE_0);
+        }
+    }
 }
 
 /// Reads the planes that the CRTC numbered `crtc_index` can use.

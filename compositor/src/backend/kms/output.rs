@@ -12,7 +12,7 @@ use drm_prime::scanout::{PlaneCaps, PlaneType};
 use drm_prime::{CommitId, PlaneFramebuffers, SharedFramebuffer, Staging};
 use rustix::io::Errno;
 
-use super::device::{Card, CardError, KmsPlane, PlaneProps, read_planes};
+use super::device::{Card, CardError, KmsPlane, PlaneProps, REFLECT_Y, ROTATE_0, read_planes};
 use super::writeback::Writeback;
 use crate::backend::buffers::Buffers;
 use crate::backend::canvas::DumbCanvas;
@@ -20,10 +20,6 @@ use crate::backend::swapchain::Swapchain;
 use crate::backend::{Canvas, FrameSpec, PlaneUpdate, SubmitError};
 use crate::cursor::PLANE_SIZE;
 use crate::render::Target;
-
-/// Bits of the `rotation` property (drm_mode.h).
-const ROTATE_0: u64 = 1;
-const REFLECT_Y: u64 = 1 << 5;
 
 /// A connected display that is driven.
 #[derive(Debug)]
@@ -154,8 +150,7 @@ impl KmsOutput {
     pub fn disable(&self, card: &Card) {
         let mut req = AtomicModeReq::new();
         for plane in &self.pipe.planes {
-            req.add_raw_property(plane.handle.into(), plane.props.fb, 0);
-            req.add_raw_property(plane.handle.into(), plane.props.crtc, 0);
+            plane.turn_off(&mut req);
         }
         for (connector, crtc_id) in card.connectors_on(self.pipe.crtc) {
             req.add_raw_property(connector, crtc_id, 0);
@@ -246,8 +241,7 @@ impl Pipe {
             let id = NonZeroU32::from(plane.handle);
             let was_on = before.is_none_or(|b| b.planes.iter().any(|p| p.plane == id));
             if was_on && !frame.planes.iter().any(|p| p.plane == id) {
-                req.add_raw_property(plane.handle.into(), plane.props.fb, 0);
-                req.add_raw_property(plane.handle.into(), plane.props.crtc, 0);
+                plane.turn_off(&mut req);
                 staging.turn_off(id);
             }
         }
