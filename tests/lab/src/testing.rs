@@ -2,9 +2,11 @@
 //! Tiers: *host* (no kernel of ours), *lab* (targets `kernel_*`, each in a boot of its own, and `lab_runs`, which boots
 //! guests itself, and ignored host cases whose reason says `in the lab`), *sid* (targets `sid_*`, in the sid guest). Does not own the verdict on their output (see `tally`).
 
+use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -82,71 +84,25 @@ pub fn run(linux: &Path, selection: &Selection, consent: Consent) -> Result<Tall
         |target: &&Target| selection.only.as_ref().is_none_or(|only| target.name.contains(only.as_str()));
     let of = |tier: Tier| targets.iter().filter(chosen).filter(move |target| target.tier() == tier);
 
-    let mut host = Summary::new("host");
-    let mut deferred = Vec::new();
-    for target in of(Tier::Host) {
-        let output = on_host(target, selection, &[])?;
-        let verdict = tally::judge(&output.text, output.succeeded, Skips::Allowed);
-        if !verdict.deferred.is_empty() {
-            deferred.push((target, verdict.deferred.clone()));
-        }
-        host.take(target, verdict, &output);
-    }
+    let mut work: VecDeque<Work> = of(Tier::Host).cloned().map(Work::Host).collect();
     if selection.only.is_none() && selection.arguments.is_empty() {
-        let output = documentation()?;
-        let verdict = tally::judge(&output.text, output.succeeded, Skips::Allowed);
-        host.take(&Target::of_documentation("examples in the documentation"), verdict, &output);
-        let output = reference()?;
-        let held = Tally { passed: output.succeeded.into(), failed: (!output.succeeded).into(), skipped: 0 };
-        let verdict = Verdict { tally: held, ..Verdict::default() };
-        host.take(&Target::of_documentation("drm-prime's documentation has no warning"), verdict, &output);
+        work.extend([Work::Documentation, Work::Reference]);
     }
-
-    let mut lab = Summary::new("lab");
-    for (target, cases) in deferred {
-        let mut arguments = vec!["--ignored".to_owned(), "--exact".to_owned()];
-        arguments.extend(cases.iter().cloned());
-        let output = in_guest(target, linux, None, &arguments)?;
-        let mut verdict = judge_guest(&output, Skips::Forbidden);
-        let ran = verdict.tally.passed + verdict.tally.failed;
-        if ran < cases.len() {
-            verdict.tally.failed += cases.len() - ran;
-            verdict.notes.push(format!("failed: of {} only {ran} ran in the lab", cases.join(", ")));
+    work.extend(of(Tier::Lab).cloned().map(Work::Lab));
+    work.extend(of(Tier::Sid).cloned().map(Work::Sid));
+    let bench =
+        Bench { linux, selection, consent, sid: Mutex::default(), books: Mutex::new(Books::new(work)) };
+    std::thread::scope(|scope| {
+        for _ in 0..AT_A_TIME {
+            scope.spawn(|| bench.work());
         }
-        lab.take(target, verdict, &output);
-    }
-    for target in of(Tier::Lab) {
-        let output = if target.in_guest() {
-            in_guest(target, linux, None, &selection.arguments)?
-        } else {
-            progress::say("starting and ending guests from the host");
-            on_host(target, selection, &[("PRIMEWAY_LAB_RUNS", linux)])?
-        };
-        lab.take(target, judge_lab(&output, Skips::Forbidden, selection), &output);
-    }
-
-    let mut newer = Summary::new("sid");
-    let mut root = None;
-    for target in of(Tier::Sid) {
-        match root.get_or_insert_with(|| sid::ensure(consent)) {
-            Ok(root) => {
-                let output = in_guest(target, linux, Some(root.clone()), &selection.arguments)?;
-                newer.take(target, judge_lab(&output, Skips::WithReason, selection), &output);
-            }
-            Err(Unavailable::Unreachable(err)) => {
-                // apt's own words are many; its first error says enough, the rest is in the log.
-                let text = format!("{err:#}");
-                let cause = text.lines().find(|line| line.starts_with("E: ")).unwrap_or(text.as_str());
-                let reason = format!("the archive of Debian sid cannot be reached ({cause})");
-                newer.skip(target, &list(target)?, &reason);
-            }
-            Err(Unavailable::Failed(err)) => newer.fail(target, &format!("{err:#}")),
-        }
-    }
+    });
+    let books = bench.books.into_inner().unwrap_or_else(PoisonError::into_inner);
+    books.failure.map_or(Ok(()), Err)?;
 
     println!();
     let mut total = Tally::default();
-    for summary in [host, lab, newer] {
+    for summary in books.summaries {
         summary.print();
         total.add(summary.tally);
     }
@@ -154,17 +110,174 @@ pub fn run(linux: &Path, selection: &Selection, consent: Consent) -> Result<Tall
     Ok(total)
 }
 
+/// Targets that run at the same time: most of them wait for frames or for one thread of their own.
+const AT_A_TIME: usize = 2;
+
+/// Something to run.
+enum Work {
+    Host(Target),
+    /// The examples in the documentation.
+    Documentation,
+    /// drm-prime's documentation itself.
+    Reference,
+    Lab(Target),
+    /// Cases of a host target that wait for the lab.
+    Deferred(Target, Vec<String>),
+    Sid(Target),
+}
+
+/// What is still to run, and what came of the rest.
+struct Books {
+    work: VecDeque<Work>,
+    /// Work under way, which may leave more.
+    running: usize,
+    /// By [`Tier`].
+    summaries: [Summary; 3],
+    failure: Option<anyhow::Error>,
+}
+
+impl Books {
+    fn new(work: VecDeque<Work>) -> Self {
+        let summaries = ["host", "lab", "sid"].map(Summary::new);
+        Self { work, running: 0, summaries, failure: None }
+    }
+
+    fn take(&mut self, tier: Tier, target: &Target, verdict: Verdict, output: &Output) {
+        self.summaries[tier as usize].take(target, verdict, output);
+    }
+}
+
+/// Where the work is done.
+struct Bench<'a> {
+    linux: &'a Path,
+    selection: &'a Selection,
+    consent: Consent,
+    /// The root of the sid guests, once one was needed.
+    sid: Mutex<Option<Result<PathBuf, Unavailable>>>,
+    books: Mutex<Books>,
+}
+
+impl Bench<'_> {
+    fn books(&self) -> MutexGuard<'_, Books> {
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does what there is to do, until there is nothing and nothing can come; the first failure ends everybody's work.
+    fn work(&self) {
+        loop {
+            let next = {
+                let mut books = self.books();
+                let next = books.work.pop_front();
+                if next.is_none() && books.running == 0 {
+                    return;
+                }
+                books.running += usize::from(next.is_some());
+                next
+            };
+            let Some(work) = next else {
+                std::thread::sleep(Duration::from_millis(20));
+                continue;
+            };
+            let outcome = self.run(work);
+            let mut books = self.books();
+            books.running -= 1;
+            if let Err(err) = outcome {
+                books.failure.get_or_insert(err);
+                books.work.clear();
+            }
+        }
+    }
+
+    fn run(&self, work: Work) -> Result<()> {
+        let (linux, selection) = (self.linux, self.selection);
+        match work {
+            Work::Host(target) => {
+                let output = on_host(&target, selection, &[])?;
+                let verdict = tally::judge(&output.text, output.succeeded, Skips::Allowed);
+                let cases = verdict.deferred.clone();
+                let mut books = self.books();
+                books.take(Tier::Host, &target, verdict, &output);
+                if !cases.is_empty() {
+                    books.work.push_back(Work::Deferred(target, cases));
+                }
+            }
+            Work::Documentation => {
+                let output = documentation()?;
+                let verdict = tally::judge(&output.text, output.succeeded, Skips::Allowed);
+                let target = Target::of_documentation("examples in the documentation");
+                self.books().take(Tier::Host, &target, verdict, &output);
+            }
+            Work::Reference => {
+                let output = reference()?;
+                let held =
+                    Tally { passed: output.succeeded.into(), failed: (!output.succeeded).into(), skipped: 0 };
+                let verdict = Verdict { tally: held, ..Verdict::default() };
+                let target = Target::of_documentation("drm-prime's documentation has no warning");
+                self.books().take(Tier::Host, &target, verdict, &output);
+            }
+            Work::Deferred(target, cases) => {
+                let mut arguments = vec!["--ignored".to_owned(), "--exact".to_owned()];
+                arguments.extend(cases.iter().cloned());
+                let output = in_guest(&target, linux, None, &arguments)?;
+                let mut verdict = judge_guest(&output, Skips::Forbidden);
+                let ran = verdict.tally.passed + verdict.tally.failed;
+                if ran < cases.len() {
+                    verdict.tally.failed += cases.len() - ran;
+                    verdict.notes.push(format!("failed: of {} only {ran} ran in the lab", cases.join(", ")));
+                }
+                self.books().take(Tier::Lab, &target, verdict, &output);
+            }
+            Work::Lab(target) => {
+                let output = if target.in_guest() {
+                    in_guest(&target, linux, None, &selection.arguments)?
+                } else {
+                    progress::say("starting and ending guests from the host");
+                    on_host(&target, selection, &[("PRIMEWAY_LAB_RUNS", linux)])?
+                };
+                let verdict = judge_lab(&output, Skips::Forbidden, selection);
+                self.books().take(Tier::Lab, &target, verdict, &output);
+            }
+            Work::Sid(target) => self.run_in_sid(&target)?,
+        }
+        Ok(())
+    }
+
+    fn run_in_sid(&self, target: &Target) -> Result<()> {
+        let mut sid = self.sid.lock().unwrap_or_else(PoisonError::into_inner);
+        match sid.get_or_insert_with(|| sid::ensure(self.consent)) {
+            Ok(root) => {
+                let root = root.clone();
+                drop(sid);
+                let output = in_guest(target, self.linux, Some(root), &self.selection.arguments)?;
+                let verdict = judge_lab(&output, Skips::WithReason, self.selection);
+                self.books().take(Tier::Sid, target, verdict, &output);
+            }
+            Err(Unavailable::Unreachable(err)) => {
+                // apt's own words are many; its first error says enough, the rest is in the log.
+                let text = format!("{err:#}");
+                let cause = text.lines().find(|line| line.starts_with("E: ")).unwrap_or(text.as_str());
+                let reason = format!("the archive of Debian sid cannot be reached ({cause})");
+                self.books().summaries[Tier::Sid as usize].skip(target, &list(target)?, &reason);
+            }
+            Err(Unavailable::Failed(err)) => {
+                self.books().summaries[Tier::Sid as usize].fail(target, &format!("{err:#}"));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// One tier's counts.
 struct Summary {
     tier: &'static str,
     tally: Tally,
-    started: Instant,
+    /// Of all its targets together; two of them run at a time.
     taken: Duration,
 }
 
 impl Summary {
     fn new(tier: &'static str) -> Self {
-        Self { tier, tally: Tally::default(), started: Instant::now(), taken: Duration::ZERO }
+        Self { tier, tally: Tally::default(), taken: Duration::ZERO }
     }
 
     fn take(&mut self, target: &Target, verdict: Verdict, output: &Output) {
@@ -189,7 +302,7 @@ impl Summary {
             println!("  everything it said: {}", output.folder.display());
         }
         self.tally.add(tally);
-        self.taken = self.started.elapsed();
+        self.taken += output.taken;
     }
 
     fn skip(&mut self, target: &Target, cases: &[String], reason: &str) {
