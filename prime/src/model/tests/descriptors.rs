@@ -100,8 +100,15 @@ fn i6_a_read_only_export_cannot_be_mapped_for_writing() {
 fn a_memfd_is_a_buffer_only_where_it_is_accepted_and_sealed() {
     let bench = Bench::new(Profile::MODERN);
     let sealed = memfd(8192, SealFlags::SHRINK);
-    assert_eq!(real(&bench.b, &sealed), Err(Errno::INVAL));
+    let is_dmabuf = |fd: &OwnedFd| bench.b.is_dmabuf(fd.as_fd()).unwrap();
+    assert_eq!((real(&bench.b, &sealed), is_dmabuf(&sealed)), (Err(Errno::INVAL), false));
+    let (handle, own) = bench.exported();
+    let own = own.into_owned().unwrap();
+    assert!(is_dmabuf(&own));
+    bench.a.gem_close(handle).unwrap();
+    drop(own);
     bench.machine.accept_foreign(true);
+    assert!(is_dmabuf(&sealed) && !is_dmabuf(&memfd(8192, SealFlags::GROW)));
     assert_eq!(real(&bench.b, &memfd(8192, SealFlags::GROW)), Err(Errno::INVAL));
     let null = std::fs::File::open("/dev/null").unwrap().into();
     assert_eq!(real(&bench.b, &null), Err(Errno::INVAL));
@@ -126,6 +133,13 @@ fn a_received_descriptor_is_a_descriptor() {
     let outside = fd.into_owned().unwrap();
     let received = bench.machine.receive(outside.as_fd()).unwrap();
     assert!(received.same_file(&twin));
+    let elsewhere = Bench::new(Profile::MODERN);
+    let (_, same_key) = elsewhere.exported();
+    assert!(!received.same_file(&same_key), "a dma-buf of another machine");
+    let other = bench.machine.udmabuf(4096).unwrap();
+    assert!(!received.same_file(&other));
+    drop((same_key, other));
+    assert_eq!(elsewhere.close(), []);
     bench.machine.limit_fds(Some(0));
     assert_eq!(bench.machine.receive(outside.as_fd()).unwrap_err(), Errno::MFILE);
     drop((received, twin, outside));

@@ -179,6 +179,7 @@ fn i12_getfb2_gives_equal_handles_for_equal_objects() {
     let handle = dumb(&bench.b);
     let fb = bench.b.addfb2(&nv12(handle)).unwrap();
     let got = bench.b.getfb2(fb).unwrap();
+    assert_eq!((got.flags, got.width, got.height), (MODIFIERS, 64, 64));
     assert_eq!((got.handles, got.pitches, got.offsets), ([2, 2, 0, 0], [64, 64, 0, 0], [0, 4096, 0, 0]));
     assert_eq!(bench.b.getfb(fb), Err(Errno::INVAL), "several planes");
     let again = bench.b.getfb2(fb).unwrap();

@@ -138,6 +138,15 @@ fn s14_only_the_same_table_of_ops_is_ones_own() {
 }
 
 #[test]
+fn a_udmabuf_has_whole_pages_up_to_its_limit() {
+    let bench = Bench::new(Profile::MODERN);
+    let made = |size| bench.machine.udmabuf(size).map(|fd| fd.size());
+    assert_eq!([made(4096), made(64 << 20)], [Ok(4096), Ok(64 << 20)]);
+    assert_eq!([made(0), made(4095), made((64 << 20) + 4096)], [Err(Errno::INVAL); 3]);
+    assert_eq!(bench.close(), []);
+}
+
+#[test]
 fn lseek_finds_both_ends_and_nothing_else() {
     let bench = Bench::new(Profile::MODERN);
     for pages in 0..10 {
