@@ -4,16 +4,17 @@
 use std::{
     num::NonZeroU32,
     os::fd::{AsFd, OwnedFd},
-    sync::LazyLock,
+    sync::{Arc, LazyLock},
 };
 
+use drm_fourcc::{DrmFourcc, DrmModifier};
 use rustix::fs::{MemfdFlags, SealFlags};
 
 use crate::{
-    DmabufId, GemDevice,
+    BufferPlane, Dmabuf, DmabufId, GemDevice,
     device::faults::Faulty,
     format,
-    handles::GemHandle,
+    handles::{GemHandle, HandleTable},
     model::{Driver, File, Machine, Node, Profile},
 };
 
@@ -42,6 +43,22 @@ pub(crate) fn memory(size: u64) -> OwnedFd {
     rustix::fs::ftruncate(&fd, size).unwrap();
     rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK).unwrap();
     fd
+}
+
+/// A table on a device of its own.
+pub(crate) fn table() -> (Arc<TestDevice>, HandleTable) {
+    let device = Arc::new(device(0xe200));
+    (device.clone(), HandleTable::new(device))
+}
+
+/// One plane of a description.
+pub(crate) fn plane(fd: &OwnedFd, offset: u32, stride: u32) -> BufferPlane<'_> {
+    BufferPlane { fd: fd.as_fd(), offset, stride }
+}
+
+/// 16x16 pixels of ARGB8888 in plain rows.
+pub(crate) fn argb(fd: &OwnedFd, modifier: DrmModifier) -> Dmabuf<'_> {
+    Dmabuf::new(16, 16, DrmFourcc::Argb8888, modifier, &[plane(fd, 0, 64)]).unwrap()
 }
 
 impl TestDevice {

@@ -1,31 +1,16 @@
 //! Tests of the cache: what is asked once, what is remembered, what is tried again.
 
-use std::os::fd::{AsFd, OwnedFd};
-
 use drm_fourcc::{DrmFourcc, DrmModifier};
 use rustix::io::Errno;
 
 use super::*;
 use crate::{
     device::faults::Call,
-    dmabuf::{BufferPlane, LayoutError},
+    dmabuf::LayoutError,
     flip::PlaneFramebuffers,
     quirks::Quirk,
-    testbed::{TestDevice, device, device_with, memory},
+    testbed::{TestDevice, argb, device_with, memory, plane, table},
 };
-
-fn table() -> (Arc<TestDevice>, HandleTable) {
-    let device = Arc::new(device(0xe200));
-    (device.clone(), HandleTable::new(device))
-}
-
-fn plane(fd: &OwnedFd, offset: u32, stride: u32) -> BufferPlane<'_> {
-    BufferPlane { fd: fd.as_fd(), offset, stride }
-}
-
-fn argb(fd: &OwnedFd, modifier: DrmModifier) -> Dmabuf<'_> {
-    Dmabuf::new(16, 16, DrmFourcc::Argb8888, modifier, &[plane(fd, 0, 64)]).unwrap()
-}
 
 #[test]
 fn each_buffer_is_asked_about_once() {

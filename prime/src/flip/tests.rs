@@ -11,16 +11,11 @@ use crate::{
     device::faults::Call,
     dmabuf::{BufferPlane, Dmabuf},
     handles::HandleTable,
-    testbed::{TestDevice, device, memory},
+    testbed::{TestDevice, memory, table},
 };
 
 const PLANE: NonZeroU32 = NonZeroU32::new(31).unwrap();
 const OTHER: NonZeroU32 = NonZeroU32::new(32).unwrap();
-
-fn table() -> (Arc<TestDevice>, HandleTable) {
-    let device = Arc::new(device(0xe200));
-    (device.clone(), HandleTable::new(device))
-}
 
 fn shared(table: &HandleTable) -> SharedFramebuffer {
     let fd = memory(1024);

@@ -1,31 +1,14 @@
 //! Tests of framebuffers: what is checked first, what is sent, what is given back.
 
-use std::{
-    os::fd::{AsFd, OwnedFd},
-    sync::Arc,
-};
+use std::{os::fd::AsFd, sync::Arc};
 
 use rustix::io::Errno;
 
 use super::*;
 use crate::{
     device::faults::Call,
-    dmabuf::BufferPlane,
-    testbed::{TestDevice, device, device_with, memory},
+    testbed::{argb, device, device_with, memory, plane, table},
 };
-
-fn table() -> (Arc<TestDevice>, HandleTable) {
-    let device = Arc::new(device(0xe200));
-    (device.clone(), HandleTable::new(device))
-}
-
-fn plane(fd: &OwnedFd, offset: u32, stride: u32) -> BufferPlane<'_> {
-    BufferPlane { fd: fd.as_fd(), offset, stride }
-}
-
-fn argb(fd: &OwnedFd, modifier: DrmModifier) -> Dmabuf<'_> {
-    Dmabuf::new(16, 16, DrmFourcc::Argb8888, modifier, &[plane(fd, 0, 64)]).unwrap()
-}
 
 #[test]
 fn planes_of_one_buffer_share_a_handle_that_is_closed_once() {

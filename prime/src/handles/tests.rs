@@ -9,13 +9,8 @@ use crate::{
     Fault,
     device::faults::Call,
     ledger::ToldClock,
-    testbed::{TestDevice, device, memory},
+    testbed::{TestDevice, device, memory, table},
 };
-
-fn table() -> (Arc<TestDevice>, HandleTable) {
-    let device = Arc::new(device(0xe200));
-    (device.clone(), HandleTable::new(device))
-}
 
 /// A table on a kernel whose inode numbers tell nothing.
 fn asking_table() -> (Arc<TestDevice>, HandleTable) {

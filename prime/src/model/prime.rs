@@ -8,7 +8,7 @@ use super::{
     arena::Key,
     attachment::{self, Direction, PrimeAttachment, SgTableId},
     cache::Member,
-    device::{Import, Pin},
+    device::{Driver, Import, Pin},
     dmabuf::{self, DmabufOps},
     event::EventKind,
     fault::FaultPoint,
@@ -310,6 +310,20 @@ fn add_member(call: &Syscall<'_>, file: FileKey, dmabuf: DmaBufKey, handle: u32)
     Ok(())
 }
 
+/// What both ioctls look at first where PRIME is a feature: the driver's flag, then its callback (S23, S24).
+fn check_feature(
+    call: &Syscall<'_>,
+    device: DeviceKey,
+    callback: impl FnOnce(&Driver) -> bool,
+) -> Result<(), Errno> {
+    let driver = call.driver(device);
+    match call.has(SeedTrait::PrimeIsAFeature) {
+        true if !driver.prime => Err(Errno::INVAL),
+        true if !callback(&driver) => Err(Errno::NOSYS),
+        _ => Ok(()),
+    }
+}
+
 /// `PRIME_HANDLE_TO_FD`: the dma-buf, with a reference and a reserved descriptor (S16, S17, S18, S23).
 pub(super) fn handle_to_fd(
     call: &Syscall<'_>,
@@ -318,15 +332,7 @@ pub(super) fn handle_to_fd(
     flags: u32,
 ) -> Result<DmaBufKey, Errno> {
     let device = call.device_of(file)?;
-    let driver = call.driver(device);
-    if call.has(SeedTrait::PrimeIsAFeature) {
-        if !driver.prime {
-            return Err(Errno::INVAL);
-        }
-        if !driver.handle_to_fd {
-            return Err(Errno::NOSYS);
-        }
-    }
+    check_feature(call, device, |driver| driver.handle_to_fd)?;
     let valid = DRM_CLOEXEC | if call.has(SeedTrait::CloexecOnly) { 0 } else { DRM_RDWR };
     if flags & !valid != 0 {
         return Err(Errno::INVAL);
@@ -546,15 +552,7 @@ pub(super) fn fd_to_handle(
     dmabuf: impl FnOnce() -> Result<DmaBufKey, Errno>,
 ) -> Result<u32, Errno> {
     let device = call.device_of(file)?;
-    let driver = call.driver(device);
-    if call.has(SeedTrait::PrimeIsAFeature) {
-        if !driver.prime {
-            return Err(Errno::INVAL);
-        }
-        if !driver.fd_to_handle {
-            return Err(Errno::NOSYS);
-        }
-    }
+    check_feature(call, device, |driver| driver.fd_to_handle)?;
     let dmabuf = dmabuf()?;
     let handle = import_handle(call, file, device, dmabuf);
     dmabuf::put(call, dmabuf);

@@ -45,6 +45,16 @@ impl Bench {
         (handle, self.a.handle_to_fd(handle, 0).unwrap())
     }
 
+    /// A buffer of file `b` with a descriptor, and its handle and another, both of them in the cache with one dma-buf.
+    fn twins(&self) -> (u32, u32, DmabufFd) {
+        let handle = dumb(&self.b);
+        let fb = self.b.addfb2(&kms::xrgb(64, 64, handle)).unwrap();
+        let fd = self.b.handle_to_fd(handle, 0).unwrap();
+        let twin = self.b.getfb2(fb).unwrap().handles[0];
+        drop(self.b.handle_to_fd(twin, 0).unwrap());
+        (handle, twin, fd)
+    }
+
     /// Closes all, after which nothing may be left; gives what [`noted`] gives.
     fn close(self) -> Vec<Event> {
         let Self { machine, a, b, .. } = self;

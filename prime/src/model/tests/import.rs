@@ -25,14 +25,8 @@ fn s04_add_enomem_leaves_everything_as_it_was() {
 fn s04_the_newest_entry_comes_first_in_the_seeds_list() {
     let newest = |profile: Profile| {
         let bench = Bench::new(profile);
-        let display = &bench.b;
-        let handle = dumb(display);
-        let fb = display.addfb2(&kms::xrgb(64, 64, handle)).unwrap();
-        let fd = display.handle_to_fd(handle, 0).unwrap();
-        let twin = display.getfb2(fb).unwrap().handles[0];
-        // One dma-buf under two handles of one file.
-        drop(display.handle_to_fd(twin, 0).unwrap());
-        let found = import(display, &fd).unwrap();
+        let (_, twin, fd) = bench.twins();
+        let found = import(&bench.b, &fd).unwrap();
         drop(fd);
         bench.close();
         if found == twin { "newest" } else { "oldest" }

@@ -6,14 +6,9 @@ use super::*;
 fn s07_the_seeds_close_removes_every_entry_of_the_dmabuf() {
     let left = |profile: Profile| {
         let bench = Bench::new(profile);
-        let display = &bench.b;
-        let handle = dumb(display);
-        let fb = display.addfb2(&kms::xrgb(64, 64, handle)).unwrap();
-        let fd = display.handle_to_fd(handle, 0).unwrap();
-        let twin = display.getfb2(fb).unwrap().handles[0];
-        drop(display.handle_to_fd(twin, 0).unwrap());
+        let (_, twin, fd) = bench.twins();
         let before = bench.machine.census().members;
-        display.gem_close(twin).unwrap();
+        bench.b.gem_close(twin).unwrap();
         let after = bench.machine.census().members;
         drop(fd);
         bench.close();
