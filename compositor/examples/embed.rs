@@ -175,7 +175,7 @@ impl LinuxDmabufHandler for State {
         if params.flags.intersects(Flags::Interlaced | Flags::BottomFirst) {
             return Err(ImportError::Failed);
         }
-        let Ok([BufferPlane { fd, offset: 0, stride }]) = <[_; 1]>::try_from(params.planes) else {
+        let Ok([BufferPlane { fd, offset: 0, stride, .. }]) = <[_; 1]>::try_from(params.planes) else {
             return Err(ImportError::Failed);
         };
         let linearity = exporter_is_linear(fd.as_fd()).map_err(|_| ImportError::Failed)?;

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use drm_fourcc::{DrmFourcc, DrmModifier};
 use primeway_protocols::delegate_linux_dmabuf;
 use primeway_protocols::linux_dmabuf::{
-    DmabufFeedback, DmabufParams, ImportError, LinuxDmabufHandler, LinuxDmabufState, fd_size,
+    BufferPlane, DmabufFeedback, DmabufParams, ImportError, LinuxDmabufHandler, LinuxDmabufState,
 };
 use smithay::backend::allocator::dmabuf::{Dmabuf, DmabufFlags};
 use smithay::reexports::wayland_server::backend::ClientId;
@@ -41,7 +41,7 @@ impl LinuxDmabufHandler for State {
             }
             modifier => modifier,
         };
-        let files = params.planes.iter().map(|plane| memory(plane.fd.as_fd())).collect::<Option<Vec<_>>>();
+        let files = params.planes.iter().map(memory).collect::<Option<Vec<_>>>();
         let files = files.ok_or(ImportError::Failed)?;
         let data = ClientState::of(client).ok_or(ImportError::Failed)?;
         {
@@ -68,9 +68,10 @@ impl LinuxDmabufHandler for State {
             return Err(ImportError::Failed);
         }
         // A buffer that the device refuses is still composited; the refusal shows up in its surface's reason.
-        let label = match client.get_credentials(&self.runtime.display) {
-            Ok(credentials) => format!("client {}", credentials.pid),
-            Err(_) => format!("{:?}", client.id()),
+        // Not the library's: it is connected to the relay, which is this process.
+        let label = match data.credentials {
+            Some(credentials) => format!("client {}", credentials.pid),
+            None => format!("{:?}", client.id()),
         };
         if let Err(err) = self.backend.buffers_mut().import(&dmabuf, label.into()) {
             tracing::debug!(%err, "buffer will not be scanned out");
@@ -93,9 +94,10 @@ impl LinuxDmabufHandler for State {
 }
 
 /// The file that a buffer plane lies in, and its size.
-fn memory(fd: BorrowedFd<'_>) -> Option<(FileId, u64)> {
-    let stat = rustix::fs::fstat(fd).ok()?;
-    Some(((stat.st_dev, stat.st_ino), fd_size(fd)?))
+fn memory(plane: &BufferPlane) -> Option<(FileId, u64)> {
+    let size = plane.size?;
+    let stat = rustix::fs::fstat(&plane.fd).ok()?;
+    Some(((stat.st_dev, stat.st_ino), size))
 }
 
 impl Dispatch<WlBuffer, Dmabuf> for State {

@@ -19,8 +19,8 @@ use super::params::{
     BufferRequest, ClientFault, FormatFacts, PendingPlane, PendingPlanes, Refusal, Unusable,
 };
 use super::{
-    BufferPlane, DmabufParams, FormatTable, ImportError, LinuxDmabufHandler, LinuxDmabufState, MOD_INVALID,
-    fd_size,
+    BufferPlane, DmabufParams, FormatTable, ImportError, LinuxDmabufHandler, LinuxDmabufState, MAX_PLANES,
+    MOD_INVALID, fd_size,
 };
 
 /// User data of the global and of its objects.
@@ -379,12 +379,14 @@ fn check<D: LinuxDmabufHandler>(
     let WEnum::Value(flags) = flags else {
         return Err(Unusable::Flags.into());
     };
+    let mut sizes = [None; MAX_PLANES];
     for (index, (plane, _)) in checked.planes.iter().enumerate() {
         // First what it is, then its size: a file that is no buffer is not asked for more.
         if !state.accepts_fd(plane.fd.as_fd()) {
             return Err(Unusable::NotADmabuf.into());
         }
-        if let Some(size) = fd_size(plane.fd.as_fd()) {
+        sizes[index] = fd_size(plane.fd.as_fd());
+        if let Some(size) = sizes[index] {
             checked.check_size(index, size)?;
         }
     }
@@ -397,7 +399,13 @@ fn check<D: LinuxDmabufHandler>(
         planes: checked
             .planes
             .into_iter()
-            .map(|(PendingPlane { fd, offset, stride, .. }, _)| BufferPlane { fd, offset, stride })
+            .zip(sizes)
+            .map(|((PendingPlane { fd, offset, stride, .. }, _), size)| BufferPlane {
+                fd,
+                offset,
+                stride,
+                size,
+            })
             .collect(),
         sampling_device: checked.sampling_device,
     })

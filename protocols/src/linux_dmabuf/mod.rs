@@ -140,6 +140,8 @@ pub struct BufferPlane {
     pub offset: u32,
     /// Distance from one row to the next, in bytes. Never 0 for a plane of the format.
     pub stride: u32,
+    /// Size of the whole dma-buf in bytes, in which the plane lies; `None` if it could not be asked ([`fd_size`]).
+    pub size: Option<u64>,
 }
 
 /// A client's buffer that passed every check of the protocol.

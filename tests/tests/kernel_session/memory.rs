@@ -1,8 +1,11 @@
 //! The headless backend on a machine that has exporters: real dma-bufs on the embedded device.
 
+use std::process::Command;
+
 use anyhow::{Context, Result, ensure};
 use primeway_tests::format::Format;
 use primeway_tests::picture::{Pattern, Picture};
+use primeway_tests::session::sibling_program;
 
 use crate::desktop::{Launch, PATIENCE};
 
@@ -34,6 +37,13 @@ pub fn headless_takes_real_dmabufs() -> Result<()> {
         let surface = stats.surface(pid).context("no window")?;
         let origin = surface.origin.as_deref().unwrap_or("none");
         ensure!(origin.starts_with("foreign"), "{allocator} is said to be {origin}");
+        let ledger = Command::new(sibling_program("primeway")?)
+            .args(["ctl", "ledger"])
+            .env("WAYLAND_DISPLAY", &desktop.display)
+            .output()
+            .context("primeway ctl ledger")?;
+        let ledger = String::from_utf8_lossy(&ledger.stdout);
+        ensure!(ledger.contains(&format!("\"client {pid}\"")), "no client {pid} in {ledger}");
         let place = (surface.position[0] as u32, surface.position[1] as u32);
         let picture = Picture { pattern: Pattern::Noise(5), width: 300, height: 200, frame: 0 };
         let difference = desktop.capture()?.difference(&picture, &Format::named(format)?, place)?;
