@@ -269,6 +269,13 @@ fn no_memory(limit: &str, within: usize, request: impl Fn(&mut Raw, usize)) {
 /// The first object after the registry's.
 const FIRST: u32 = 3;
 
+/// Makes an object with a request of wl_compositor.
+fn make(raw: &mut Raw, n: usize, opcode: u16) {
+    let compositor = bound(raw, n, "wl_compositor");
+    let id = raw.id();
+    raw.request(compositor, opcode, &[Arg::U(id)]).unwrap();
+}
+
 /// Binds on first use.
 fn bound(raw: &mut Raw, n: usize, interface: &str) -> u32 {
     if n == 0 { raw.bind(interface, 4).unwrap() } else { FIRST }
@@ -277,21 +284,13 @@ fn bound(raw: &mut Raw, n: usize, interface: &str) -> u32 {
 #[test]
 fn surfaces_are_limited() {
     let _alone = alone();
-    no_memory("surfaces=50", 50, |raw, n| {
-        let compositor = bound(raw, n, "wl_compositor");
-        let id = raw.id();
-        raw.request(compositor, 0, &[Arg::U(id)]).unwrap();
-    });
+    no_memory("surfaces=50", 50, |raw, n| make(raw, n, 0));
 }
 
 #[test]
 fn objects_of_any_kind_are_limited() {
     let _alone = alone();
-    no_memory("objects=5000", 4000, |raw, n| {
-        let compositor = bound(raw, n, "wl_compositor");
-        let id = raw.id();
-        raw.request(compositor, 1, &[Arg::U(id)]).unwrap();
-    });
+    no_memory("objects=5000", 4000, |raw, n| make(raw, n, 1));
 }
 
 #[test]
