@@ -13,6 +13,7 @@ pub mod cli;
 pub mod clients;
 pub mod ctl;
 pub mod cursor;
+pub mod feedback;
 mod handlers;
 mod input;
 pub mod output;

@@ -12,8 +12,6 @@ use calloop::generic::Generic;
 use calloop::signals::{Signal, Signals};
 use calloop::timer::{TimeoutAction, Timer};
 use calloop::{EventLoop, Interest, LoopHandle, Mode, PostAction, RegistrationToken};
-use drm_fourcc::{DrmFourcc, DrmModifier};
-use primeway_protocols::linux_dmabuf::{DmabufFeedbackBuilder, DmabufFormat, LinuxDmabufState, TrancheFlags};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use smithay::backend::session::libseat::LibSeatSession;
 use smithay::reexports::wayland_server::{Display, DisplayHandle, ListeningSocket};
@@ -23,6 +21,7 @@ use crate::backend::{Backend, OutputId, headless};
 use crate::cli::{BackendKind, Cli};
 use crate::clients::{Clients, Limits};
 use crate::ctl::server::CtlServer;
+use crate::feedback::{self, Feedback};
 use crate::input::Input;
 use crate::output::OutputState;
 use crate::render::{Painter, choice};
@@ -166,43 +165,18 @@ pub(crate) fn output_state(kms: &Kms, id: OutputId) -> Option<OutputState> {
     Some(OutputState::new(info.name, id, info.size, info.physical_mm, info.refresh))
 }
 
-/// linux-dmabuf: what can be composited is advertised, since a plane may always be refused; of that, what planes take
-/// goes into the scanout tranche.
+/// linux-dmabuf: what can be composited is advertised, since a plane may always be refused.
 fn dmabuf_part(
     display: &DisplayHandle,
     backend: &mut Backend,
     painter: &Painter,
 ) -> anyhow::Result<DmabufPart> {
     let formats = painter.formats();
-    let pair = |(fourcc, modifier): (DrmFourcc, DrmModifier)| DmabufFormat {
-        fourcc: fourcc as u32,
-        modifier: modifier.into(),
-    };
-    let all: Vec<DmabufFormat> = formats.iter().copied().map(pair).collect();
     let kms = backend.kms();
-    // Clients allocate best on what composites, which is where most of their frames go.
-    let main = painter.device().or(kms.as_ref().map(|kms| kms.device_id()));
-    let Some(main) = main else {
-        // No device to name: version 3, formats and modifiers as events.
-        let global = LinuxDmabufState::new::<State>(display, all, None);
-        return Ok(DmabufPart { global, scanout_feedback: None, dying: Vec::new() });
-    };
-    let default = DmabufFeedbackBuilder::new(main, all.iter().copied())
-        .build()
+    let drives = kms.map(|kms| feedback::Display { device: kms.device_id(), formats: kms.scanout_formats() });
+    let (global, feedback) = Feedback::start(display, &formats, painter.device(), drives.as_ref())
         .context("no memory for the format table")?;
-    let mut scanout_feedback = None;
-    if let Some(kms) = kms {
-        let planes = kms.scanout_formats();
-        let both = formats.iter().copied().filter(|f| planes.contains(f) && f.1 != DrmModifier::Invalid);
-        let feedback = DmabufFeedbackBuilder::new(main, all.iter().copied())
-            .add_tranche(kms.device_id(), TrancheFlags::Scanout, both.map(pair))
-            .share_table(&default)
-            .build()
-            .context("no memory for the format table")?;
-        scanout_feedback = Some(feedback);
-    }
-    let global = LinuxDmabufState::new::<State>(display, all, Some(default));
-    Ok(DmabufPart { global, scanout_feedback, dying: Vec::new() })
+    Ok(DmabufPart { global, feedback, dying: Vec::new() })
 }
 
 fn listen(handle: &LoopHandle<'static, State>, name: Option<&str>) -> anyhow::Result<String> {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use calloop::timer::{TimeoutAction, Timer};
 use calloop::{LoopHandle, LoopSignal};
-use primeway_protocols::linux_dmabuf::{DmabufFeedback, LinuxDmabufState};
+use primeway_protocols::linux_dmabuf::LinuxDmabufState;
 use smithay::backend::allocator::dmabuf::WeakDmabuf;
 use smithay::input::SeatState;
 use smithay::output::Output;
@@ -23,6 +23,7 @@ use smithay::wayland::viewporter::ViewporterState;
 
 use crate::backend::{Backend, Flip, FrameSpec, OutputId};
 use crate::clients::Clients;
+use crate::feedback::Feedback;
 use crate::input::Input;
 use crate::output::{Drawn, OutputState, Redraw, RedrawParts, frame_done};
 use crate::render::Painter;
@@ -62,8 +63,8 @@ impl Protocols {
 pub struct DmabufPart {
     /// The global.
     pub global: LinuxDmabufState,
-    /// The feedback of surfaces, with a scanout tranche; `None` where the protocol stays at version 3.
-    pub scanout_feedback: Option<DmabufFeedback>,
+    /// What surfaces are told.
+    pub feedback: Feedback,
     /// Buffers whose `wl_buffer` is destroyed and which may still be shown.
     pub(crate) dying: Vec<WeakDmabuf>,
 }
@@ -260,13 +261,8 @@ impl State {
         };
         let plans = output.plans;
         let drawn = output.draw(&layers, &mut parts);
-        if output.plans != plans
-            && let Some(feedback) = &self.dmabuf.scanout_feedback
-        {
-            // Who shows dma-bufs hears which of them planes would take; sent once, since it does not change.
-            for layer in layers.iter().filter(|l| l.dmabuf.is_some()) {
-                self.dmabuf.global.set_surface_feedback(&layer.surface, feedback);
-            }
+        if output.plans != plans {
+            self.dmabuf.feedback.planned(&mut self.dmabuf.global, &layers);
         }
         let visible = layers.iter().take(output.visible()).map(|l| l.surface.clone());
         let surfaces: Vec<WlSurface> = visible.chain(self.input.cursor.surface().cloned()).collect();

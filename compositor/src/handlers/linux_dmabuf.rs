@@ -16,7 +16,6 @@ use smithay::reexports::wayland_server::{Client, DataInit, Dispatch, DisplayHand
 use smithay::wayland::buffer::BufferHandler;
 
 use crate::clients::{ClientState, FileId};
-use crate::output::SurfaceStats;
 use crate::state::State;
 
 impl LinuxDmabufHandler for State {
@@ -88,8 +87,7 @@ impl LinuxDmabufHandler for State {
     }
 
     fn new_surface_feedback(&mut self, surface: &WlSurface) -> Option<DmabufFeedback> {
-        // Until a surface shows a dma-buf it gets the default: weston's clients rely on that order.
-        self.dmabuf.scanout_feedback.clone().filter(|_| SurfaceStats::of(surface).dmabuf)
+        self.dmabuf.feedback.of(surface)
     }
 }
 
