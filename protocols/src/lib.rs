@@ -4,11 +4,13 @@
 //! objects and rules of its protocol and asks the compositor, through a trait, for what only the compositor
 //! can know. Does not own: buffers, devices, rendering, surfaces' state.
 //!
+//! - [`drm_syncobj`]: `wp_linux_drm_syncobj_manager_v1`, explicit synchronisation.
 //! - [`linux_dmabuf`]: `zwp_linux_dmabuf_v1`, versions 1 to 6.
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod drm_syncobj;
 pub mod linux_dmabuf;
 
 #[doc(hidden)]

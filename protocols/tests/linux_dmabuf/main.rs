@@ -3,7 +3,6 @@
 //! Each case states what a client sends and the exact error code, or the exact events, that it gets.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-mod documentation;
 mod feedback;
 mod harness;
 mod heap;

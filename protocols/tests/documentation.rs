@@ -1,8 +1,13 @@
-//! The table of errors in the documentation: whole, and its tests exist.
+//! The tables of errors in the documentation: whole, and their tests exist.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 
-use wayland_protocols::wp::linux_dmabuf::zv1::client::zwp_linux_buffer_params_v1::Error;
+use wayland_protocols::wp::linux_dmabuf::zv1::client::zwp_linux_buffer_params_v1 as params;
+use wayland_protocols::wp::linux_drm_syncobj::v1::client::{
+    wp_linux_drm_syncobj_manager_v1 as syncobj_manager, wp_linux_drm_syncobj_surface_v1 as syncobj_surface,
+};
 
 fn read(path: &Path) -> String {
     std::fs::read_to_string(path).unwrap_or_else(|err| panic!("{}: {err}", path.display()))
@@ -20,7 +25,7 @@ fn sources(folder: &Path, out: &mut Vec<PathBuf>) {
 }
 
 /// The XML's name of an error: as the enum's, in its own spelling.
-fn name(error: Error) -> String {
+fn name(error: impl Debug) -> String {
     let mut name = String::new();
     for letter in format!("{error:?}").chars() {
         if letter.is_uppercase() && !name.is_empty() {
@@ -31,10 +36,15 @@ fn name(error: Error) -> String {
     name
 }
 
-#[test]
-fn every_error_is_documented_with_tests_that_exist() {
+/// The errors of an enum whose codes begin with `first`.
+fn errors<E: TryFrom<u32> + Debug>(first: u32) -> Vec<String> {
+    (first..).map_while(|code| E::try_from(code).ok()).map(name).collect()
+}
+
+/// Checks the table in a module: its errors in some order are the `expected` ones, its tests exist.
+fn check(module: &str, mut expected: Vec<String>) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let text = read(&root.join("src/linux_dmabuf/mod.rs"));
+    let text = read(&root.join(module));
     let mut files = Vec::new();
     sources(root, &mut files);
     let code: String = files.iter().map(|path| read(path)).collect();
@@ -57,7 +67,23 @@ fn every_error_is_documented_with_tests_that_exist() {
             assert!(found, "{error}: there is no test {test}");
         }
     }
-    let expected =
-        (0..).map_while(|code| Error::try_from(code).ok()).map(name).chain(["(`failed`)".to_owned()]);
-    assert_eq!(errors, expected.collect::<Vec<_>>());
+    errors.sort();
+    expected.sort();
+    assert_eq!(errors, expected, "{module}");
+}
+
+#[test]
+fn every_error_of_linux_dmabuf_is_documented_with_tests_that_exist() {
+    let mut expected = errors::<params::Error>(0);
+    assert!(expected.len() >= 9, "{expected:?}");
+    expected.push("(`failed`)".to_owned());
+    check("src/linux_dmabuf/mod.rs", expected);
+}
+
+#[test]
+fn every_error_of_drm_syncobj_is_documented_with_tests_that_exist() {
+    let mut expected = errors::<syncobj_manager::Error>(0);
+    expected.extend(errors::<syncobj_surface::Error>(1));
+    assert_eq!(expected.len(), 8, "{expected:?}");
+    check("src/drm_syncobj/mod.rs", expected);
 }
