@@ -3,7 +3,7 @@
 //! ```text
 //!  clients ──> handlers ──> shell (windows) ──> output (layers, plan, frames) ──> backend (planes)
 //!                 │                                  └── render (what no plane took)
-//!                 └── dma-bufs: protocols checks them, backend imports them, output shows them
+//!                 └── dma-bufs: protocols checks them, import finds a way to show them, output shows them
 //! ```
 //!
 //! The library exists for the binary and for the tests; embedders want `drm-prime` and `primeway-protocols`.
@@ -15,6 +15,7 @@ pub mod ctl;
 pub mod cursor;
 pub mod feedback;
 mod handlers;
+pub mod import;
 mod input;
 pub mod output;
 pub mod render;

@@ -22,6 +22,7 @@ use crate::cli::{BackendKind, Cli};
 use crate::clients::{Clients, Limits};
 use crate::ctl::server::CtlServer;
 use crate::feedback::{self, Feedback};
+use crate::import::Imports;
 use crate::input::Input;
 use crate::output::OutputState;
 use crate::render::{Painter, choice};
@@ -176,7 +177,7 @@ fn dmabuf_part(
     let drives = kms.map(|kms| feedback::Display { device: kms.device_id(), formats: kms.scanout_formats() });
     let (global, feedback) = Feedback::start(display, &formats, painter.device(), drives.as_ref())
         .context("no memory for the format table")?;
-    Ok(DmabufPart { global, feedback, dying: Vec::new() })
+    Ok(DmabufPart { global, feedback, imports: Imports::default(), dying: Vec::new() })
 }
 
 fn listen(handle: &LoopHandle<'static, State>, name: Option<&str>) -> anyhow::Result<String> {

@@ -24,6 +24,7 @@ use smithay::wayland::viewporter::ViewporterState;
 use crate::backend::{Backend, Flip, FrameSpec, OutputId};
 use crate::clients::Clients;
 use crate::feedback::Feedback;
+use crate::import::Imports;
 use crate::input::Input;
 use crate::output::{Drawn, OutputState, Redraw, RedrawParts, frame_done};
 use crate::render::Painter;
@@ -65,6 +66,8 @@ pub struct DmabufPart {
     pub global: LinuxDmabufState,
     /// What surfaces are told.
     pub feedback: Feedback,
+    /// How the buffers can be shown that came, and why others were refused.
+    pub imports: Imports,
     /// Buffers whose `wl_buffer` is destroyed and which may still be shown.
     pub(crate) dying: Vec<WeakDmabuf>,
 }
@@ -307,11 +310,13 @@ impl State {
     /// Forgets destroyed buffers that nothing shows any more.
     pub(crate) fn forget_dead_buffers(&mut self) {
         let (backend, painter) = (&mut self.backend, &mut self.painter);
+        let imports = &mut self.dmabuf.imports;
         self.dmabuf.dying.retain(|dmabuf| {
             let gone = dmabuf.is_gone();
             if gone {
                 backend.buffers_mut().forget(dmabuf);
                 painter.forget(dmabuf);
+                imports.forget(dmabuf);
             }
             !gone
         });

@@ -13,7 +13,7 @@ use drm_fourcc::{DrmFourcc, DrmModifier};
 use drm_prime::scanout::{FramebufferRefusal, Refusal};
 use drm_prime::{
     Acquisition, BufferPlane, DeviceError, Dmabuf as PrimeDmabuf, DumbBuffer, Framebuffer, FramebufferCache,
-    GemDevice, GemHandle, HandleTable, KernelDevice, LayoutError, Ledger, LinearExporters, Origin, Owner,
+    GemDevice, GemHandle, HandleTable, KernelDevice, LayoutError, Ledger, LinearExporters, Origin,
     SharedFramebuffer,
 };
 use rustix::io::Errno;
@@ -108,15 +108,14 @@ impl Buffers {
         }
     }
 
-    /// Imports every plane of a buffer into the PRIME file, in the name of `owner`.
-    ///
-    /// # Errors
-    /// The driver's refusal; the handles got so far are closed again.
-    pub fn import(&mut self, dmabuf: &Dmabuf, owner: Owner) -> Result<(), drm_prime::ImportError> {
-        let table = self.table.owned_by(owner);
-        let handles: Result<Vec<_>, _> = dmabuf.handles().map(|fd| table.import(fd)).collect();
-        self.imported.insert(dmabuf.weak(), handles?);
-        Ok(())
+    /// The table of the device's handles.
+    pub fn table(&self) -> &HandleTable {
+        &self.table
+    }
+
+    /// Keeps the handles of a buffer's planes open until it is forgotten.
+    pub fn keep(&mut self, dmabuf: &Dmabuf, handles: Vec<GemHandle>) {
+        self.imported.insert(dmabuf.weak(), handles);
     }
 
     /// The framebuffer of a buffer, made at first use. A known buffer costs no system call.

@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use drm_fourcc::DrmFourcc;
 use drm_prime::SharedFramebuffer;
-use drm_prime::scanout::{PlaneCaps, Rect, SourceRect};
+use drm_prime::scanout::{PlaneCaps, PlaneType, Rect, SourceRect};
 use smithay::backend::renderer::utils::CommitCounter;
 
 use self::buffers::Buffers;
@@ -116,6 +116,16 @@ impl Backend {
             Self::Kms(kms) => kms.planes(output),
             Self::Headless(headless) => headless.planes(output),
         }
+    }
+
+    /// The planes of all outputs that can show a client's picture: the cursor planes cannot.
+    pub fn every_plane(&self) -> impl Iterator<Item = &PlaneCaps> {
+        let (kms, headless) = match self {
+            Self::Kms(kms) => (Some(kms.every_plane()), None),
+            Self::Headless(headless) => (None, Some(headless.planes(headless::OUTPUT))),
+        };
+        let all = kms.into_iter().flatten().chain(headless.into_iter().flatten());
+        all.filter(|plane| plane.kind != PlaneType::Cursor)
     }
 
     /// The buffers of its device, which take a client's buffer in when the client creates it.

@@ -67,6 +67,8 @@ pub struct Stats {
     pub outputs: Vec<OutputStats>,
     /// Clients with windows.
     pub clients: Vec<ClientStats>,
+    /// What became of the buffers that clients brought.
+    pub imports: ImportStats,
     /// What is held.
     pub resources: ResourceStats,
 }
@@ -171,8 +173,36 @@ pub struct SurfaceReport {
     pub frames_presented: u64,
     /// Those of them that a plane scanned out.
     pub frames_zero_copy: u64,
-    /// Why it is not on a plane.
+    /// Why it is not on a plane; and, if it cannot be composited either and is black instead, why that is.
     pub reason: Option<String>,
+    /// Ways to show its buffer that were found closed when the client brought it, each `rung: reason`.
+    pub ways: Vec<String>,
+}
+
+/// What became of the buffers that clients brought.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ImportStats {
+    /// Buffers that were refused, ever.
+    pub refused: u64,
+    /// The last of them, the newest first.
+    pub last: Vec<RefusedBuffer>,
+}
+
+/// A buffer that was refused.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct RefusedBuffer {
+    /// Whose it was.
+    pub owner: String,
+    /// Its fourcc.
+    pub format: String,
+    /// LINEAR, or the number in hex.
+    pub modifier: String,
+    /// Pixels.
+    pub size: (i32, i32),
+    /// The rung at which its way ended: description, files, import, plane, gpu or cpu.
+    pub rung: String,
+    /// The reason of each rung that did not bear it, `rung: reason`.
+    pub reasons: Vec<String>,
 }
 
 /// What is held.

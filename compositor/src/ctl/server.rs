@@ -19,11 +19,12 @@ use smithay::wayland::dmabuf::get_dmabuf;
 use smithay::wayland::shell::xdg::XdgToplevelSurfaceData;
 
 use super::{
-    Answer, ClientStats, DeviceStats, LedgerReport, OutputStats, PlaneStats, RendererStats, Request,
-    ResourceStats, Stats, SurfaceReport,
+    Answer, ClientStats, DeviceStats, ImportStats, LedgerReport, OutputStats, PlaneStats, RefusedBuffer,
+    RendererStats, Request, ResourceStats, Stats, SurfaceReport,
 };
 use crate::backend::{Backend, headless};
 use crate::clients::ClientState;
+use crate::import::{Imports, Reason, Refusal};
 use crate::output::SurfaceStats;
 use crate::output::layers::SurfaceLayer;
 use crate::render::Painter;
@@ -226,7 +227,7 @@ pub fn stats(state: &mut State) -> Stats {
             let Some(credentials) = ClientState::of(&client).and_then(|data| data.credentials) else {
                 continue;
             };
-            let report = report(layer, &state.backend);
+            let report = report(layer, &state.backend, &state.dmabuf.imports);
             match clients.iter_mut().find(|c| c.pid == credentials.pid) {
                 Some(entry) => entry.surfaces.push(report),
                 None => clients.push(ClientStats {
@@ -242,12 +243,38 @@ pub fn stats(state: &mut State) -> Stats {
     let fds = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
     let mapped = state.painter.mapped();
     let renderer = renderer(&state.painter);
+    let imports = imports(&state.dmabuf.imports);
     Stats {
         device,
         renderer,
         outputs,
         clients,
+        imports,
         resources: ResourceStats { gem_handles, framebuffers, fds, mapped },
+    }
+}
+
+fn imports(imports: &Imports) -> ImportStats {
+    let (refused, last) = imports.refusals();
+    let report = |refusal: &Refusal| {
+        let (format, modifier, width, height) = refusal.asked;
+        let reasons = refusal.why.reasons();
+        RefusedBuffer {
+            owner: refusal.owner.to_string(),
+            format: drm_prime::format::name(format),
+            modifier: modifier_text(modifier),
+            size: (width, height),
+            rung: reasons.last().map(|reason| reason.rung().to_string()).unwrap_or_default(),
+            reasons: reasons.into_iter().map(Reason::text).collect(),
+        }
+    };
+    ImportStats { refused, last: last.map(report).collect() }
+}
+
+fn modifier_text(modifier: u64) -> String {
+    match modifier {
+        0 => "LINEAR".to_owned(),
+        other => format!("{other:#x}"),
     }
 }
 
@@ -296,7 +323,7 @@ fn output_stats(state: &mut State, index: usize, layers: &[SurfaceLayer]) -> Out
     OutputStats { name, crtc: id, width: size.w, height: size.h, commits, frames, planes }
 }
 
-fn report(layer: &SurfaceLayer, backend: &Backend) -> SurfaceReport {
+fn report(layer: &SurfaceLayer, backend: &Backend, imports: &Imports) -> SurfaceReport {
     let stats = SurfaceStats::of(&layer.surface);
     let dmabuf = get_dmabuf(&layer.buffer).ok();
     let (app_id, title) = with_states(&layer.surface, |states| {
@@ -315,16 +342,16 @@ fn report(layer: &SurfaceLayer, backend: &Backend) -> SurfaceReport {
         title,
         role: role.to_owned(),
         format: dmabuf.map(|d| d.format().code.to_string()),
-        modifier: dmabuf.map(|d| match u64::from(d.format().modifier) {
-            0 => "LINEAR".to_owned(),
-            other => format!("{other:#x}"),
-        }),
+        modifier: dmabuf.map(|d| modifier_text(d.format().modifier.into())),
         origin: dmabuf.and_then(|d| backend.buffers().origin(d)),
         size: (layer.dst.size.w, layer.dst.size.h),
         position: (layer.dst.loc.x, layer.dst.loc.y),
         plane: stats.plane,
         frames_presented: stats.presented,
         frames_zero_copy: stats.zero_copy,
-        reason: stats.reason,
+        reason: stats.reason(),
+        ways: dmabuf
+            .and_then(|d| imports.ways(d))
+            .map_or_else(Vec::new, |ways| ways.reasons().map(Reason::text).collect()),
     }
 }

@@ -1,21 +1,22 @@
-//! zwp_linux_dmabuf_v1: a buffer that passed the protocol's checks becomes smithay's `Dmabuf`, imported into the
-//! backend at once.
+//! zwp_linux_dmabuf_v1: a buffer that passed the protocol's checks goes through [`crate::import`], and the client hears what
+//! became of it.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 
-use drm_fourcc::{DrmFourcc, DrmModifier};
+use drm_prime::Owner;
 use primeway_protocols::delegate_linux_dmabuf;
 use primeway_protocols::linux_dmabuf::{
-    BufferPlane, DmabufFeedback, DmabufParams, ImportError, LinuxDmabufHandler, LinuxDmabufState,
+    DmabufFeedback, DmabufParams, ImportError, LinuxDmabufHandler, LinuxDmabufState,
 };
-use smithay::backend::allocator::dmabuf::{Dmabuf, DmabufFlags};
+use smithay::backend::allocator::dmabuf::Dmabuf;
 use smithay::reexports::wayland_server::backend::ClientId;
 use smithay::reexports::wayland_server::protocol::wl_buffer::{self, WlBuffer};
 use smithay::reexports::wayland_server::protocol::wl_surface::WlSurface;
 use smithay::reexports::wayland_server::{Client, DataInit, Dispatch, DisplayHandle, Resource};
 use smithay::wayland::buffer::BufferHandler;
 
-use crate::clients::{ClientState, FileId};
+use crate::clients::ClientState;
+use crate::import::{Candidate, Reason, Refusal, Refused};
 use crate::state::State;
 
 impl LinuxDmabufHandler for State {
@@ -30,54 +31,13 @@ impl LinuxDmabufHandler for State {
     }
 
     fn import(&mut self, client: &Client, params: DmabufParams) -> Result<Dmabuf, ImportError> {
-        let format = DrmFourcc::try_from(params.format).map_err(|_| ImportError::InvalidFormat)?;
-        let modifier = match DrmModifier::from(params.modifier) {
-            // No modifier, from an exporter that knows nothing but plain rows.
-            DrmModifier::Invalid
-                if params.planes.iter().all(|p| self.backend.buffers().is_linear(p.fd.as_fd())) =>
-            {
-                DrmModifier::Linear
-            }
-            modifier => modifier,
-        };
-        let files = params.planes.iter().map(memory).collect::<Option<Vec<_>>>();
-        let files = files.ok_or(ImportError::Failed)?;
-        let data = ClientState::of(client).ok_or(ImportError::Failed)?;
-        {
-            let usage = data.usage();
-            let (planes, bytes) = (usage.planes + files.len() as u64, usage.bytes_with(&files));
-            if planes > data.limits.buffers || bytes > data.limits.bytes {
-                tracing::warn!(planes, bytes, "a client holds too many buffers");
-                return Err(ImportError::Failed);
-            }
-        }
-        let flags = DmabufFlags::from_bits_truncate(params.flags.bits());
-        if flags.intersects(DmabufFlags::INTERLACED | DmabufFlags::BOTTOM_FIRST) {
-            return Err(ImportError::Failed);
-        }
-        let mut builder = Dmabuf::builder((params.width, params.height), format, modifier, flags);
-        for (index, plane) in (0..).zip(params.planes) {
-            builder.add_plane(plane.fd, index, plane.offset, plane.stride);
-        }
-        let dmabuf = builder.build().ok_or(ImportError::Incomplete)?;
-        if !self.painter.takes(&dmabuf) {
-            tracing::debug!(%format, modifier = u64::from(modifier), "no way to read or show the buffer");
-            // What was tried with it is forgotten with the buffer.
-            self.painter.forget(&dmabuf.weak());
-            return Err(ImportError::Failed);
-        }
-        // A buffer that the device refuses is still composited; the refusal shows up in its surface's reason.
-        // Not the library's: it is connected to the relay, which is this process.
-        let label = match data.credentials {
-            Some(credentials) => format!("client {}", credentials.pid),
-            None => format!("{:?}", client.id()),
-        };
-        if let Err(err) = self.backend.buffers_mut().import(&dmabuf, label.into()) {
-            tracing::debug!(%err, "buffer will not be scanned out");
-        }
-        let mut usage = data.usage();
-        files.into_iter().for_each(|(file, size)| usage.add_plane(file, size));
-        Ok(dmabuf)
+        let asked = (params.format, params.modifier, params.width, params.height);
+        let owner = owner(client);
+        self.take_in(client, owner.clone(), params).map_err(|why| {
+            let error = answer(&why);
+            self.dmabuf.imports.refused(Refusal { owner, asked, why });
+            error
+        })
     }
 
     fn plane_received(&mut self, client: &Client) {
@@ -91,11 +51,33 @@ impl LinuxDmabufHandler for State {
     }
 }
 
-/// The file that a buffer plane lies in, and its size.
-fn memory(plane: &BufferPlane) -> Option<(FileId, u64)> {
-    let size = plane.size?;
-    let stat = rustix::fs::fstat(&plane.fd).ok()?;
-    Some(((stat.st_dev, stat.st_ino), size))
+impl State {
+    fn take_in(&mut self, client: &Client, owner: Owner, params: DmabufParams) -> Result<Dmabuf, Refused> {
+        let data = self.client_state(client.id()).ok_or(Reason::ClientGone)?;
+        let candidate = Candidate::new(&data, owner, params, &self.backend)?;
+        let imported = candidate.import(self.backend.buffers().table());
+        imported.accept(&mut self.backend, &mut self.painter, &mut self.dmabuf.imports)
+    }
+}
+
+/// In whose name a client's buffers are held. Not the library's idea of it: that is connected to the relay, which is this
+/// process.
+fn owner(client: &Client) -> Owner {
+    let pid = ClientState::of(client).and_then(|data| data.credentials).map(|credentials| credentials.pid);
+    match pid {
+        Some(pid) => format!("client {pid}").into(),
+        None => format!("{:?}", client.id()).into(),
+    }
+}
+
+/// What the client is told.
+fn answer(why: &Refused) -> ImportError {
+    match why {
+        Refused::At(Reason::UnknownFormat(_)) => ImportError::InvalidFormat,
+        Refused::At(Reason::Planes) => ImportError::Incomplete,
+        // What no client could have known.
+        _ => ImportError::Failed,
+    }
 }
 
 impl Dispatch<WlBuffer, Dmabuf> for State {

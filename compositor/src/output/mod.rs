@@ -34,7 +34,7 @@ use smithay::wayland::presentation::PresentationFeedbackCallback;
 
 use crate::backend::{Backend, Canvas, FrameSpec, OutputId, PlaneUpdate, SubmitError};
 use crate::cursor::{CursorLayer, PLANE_SIZE};
-use crate::render::Painter;
+use crate::render::{LayerElement, Painter};
 
 use layers::SurfaceLayer;
 pub use present::frame_done;
@@ -125,6 +125,8 @@ pub struct OutputState {
     pending: Option<Frame>,
     /// What composition drew last, while it is up to date.
     composed: Option<SharedFramebuffer>,
+    /// There was a layer in it that could not be drawn.
+    undrawn: bool,
 }
 
 /// What came of a redraw.
@@ -193,6 +195,7 @@ impl OutputState {
             current: Frame::default(),
             pending: None,
             composed: None,
+            undrawn: false,
         }
     }
 
@@ -490,18 +493,27 @@ impl OutputState {
         with_cursor: bool,
         parts: &mut RedrawParts<'_>,
     ) -> Result<SharedFramebuffer, SubmitError> {
-        let mut elements = Vec::new();
+        let (mut elements, mut undrawn) = (Vec::new(), false);
         if let (true, Some(cursor)) = (with_cursor, parts.cursor.take()) {
             elements.extend(cursor.placed());
         }
         for index in plan.composited() {
             match parts.painter.element(&layers[index]) {
-                Ok(element) => elements.push(element),
+                Ok(element) => {
+                    elements.push(element);
+                    if self.undrawn {
+                        stats::record_composed(&layers[index], None);
+                    }
+                }
                 Err(err) => {
-                    tracing::debug!(%err, surface = layers[index].surface.id().protocol_id(), "layer not drawn");
+                    tracing::trace!(%err, surface = layers[index].surface.id().protocol_id(), "layer not drawn");
+                    stats::record_composed(&layers[index], Some(&err));
+                    elements.push(LayerElement::blank(&layers[index]));
+                    undrawn = true;
                 }
             }
         }
+        self.undrawn = undrawn;
         let (painter, tracker, backdrop) = (&mut *parts.painter, &mut self.tracker, parts.backdrop);
         let mut failure = None;
         let buffer = parts.backend.compose(self.id, Canvas::Primary, &mut |image, age| match painter

@@ -10,6 +10,7 @@ use smithay::wayland::compositor::with_states;
 use super::Shown;
 use super::layers::SurfaceLayer;
 use crate::lock;
+use crate::render::RenderError;
 
 /// What is known of a surface's way to the screen.
 #[derive(Clone, Debug, Default)]
@@ -22,6 +23,8 @@ pub struct SurfaceStats {
     pub plane: Option<u32>,
     /// Why it is not on a plane.
     pub reason: Option<String>,
+    /// Why it is black, or not there, instead of composited.
+    pub undrawn: Option<String>,
     /// It has shown a dma-buf: what planes take is of interest to it.
     pub dmabuf: bool,
     last: Option<CommitCounter>,
@@ -34,6 +37,15 @@ fn with_stats<T>(surface: &WlSurface, f: impl FnOnce(&mut SurfaceStats) -> T) ->
 }
 
 impl SurfaceStats {
+    /// Why it is not on a plane, and not to be seen either if it could not be composited.
+    pub fn reason(&self) -> Option<String> {
+        let why = self.undrawn.as_ref().map(|why| format!("it cannot be composited either: {why}"));
+        match (&self.reason, why) {
+            (Some(reason), Some(why)) => Some(format!("{reason}; {why}")),
+            (reason, why) => why.or_else(|| reason.clone()),
+        }
+    }
+
     /// A copy of a surface's figures.
     pub fn of(surface: &WlSurface) -> Self {
         with_stats(surface, |stats| stats.clone())
@@ -50,9 +62,17 @@ pub fn record_plan(layers: &[SurfaceLayer], plan: &Plan) {
         with_stats(&layer.surface, |stats| {
             stats.plane = plan.planes[index].map(std::num::NonZeroU32::get);
             stats.reason = reason;
+            if stats.plane.is_some() {
+                stats.undrawn = None;
+            }
             stats.dmabuf |= layer.dmabuf.is_some();
         });
     }
+}
+
+/// Notes whether composition could draw a layer.
+pub fn record_composed(layer: &SurfaceLayer, failed: Option<&RenderError>) {
+    with_stats(&layer.surface, |stats| stats.undrawn = failed.map(ToString::to_string));
 }
 
 /// Tells whether a layer's content is newer than in the frame before.

@@ -16,6 +16,7 @@ use smithay::wayland::compositor::SurfaceData;
 use super::dmabuf_view::{DmabufView, Views};
 use super::element::{LayerElement, Texture};
 use super::{Imported, RenderError, Target, image, resample, yuv};
+use crate::import::Reason;
 use crate::output::layers::SurfaceLayer;
 
 use std::sync::Arc;
@@ -23,6 +24,27 @@ use std::sync::Arc;
 /// Formats that can be read from a LINEAR dma-buf on the CPU: Pixman's and those that are converted from YUV.
 pub fn reads(format: DrmFourcc) -> bool {
     FormatCode::try_from(format).is_ok() || yuv::supports(format)
+}
+
+/// Tells whether the CPU can read a dma-buf, by mapping it for a moment.
+///
+/// # Errors
+/// Why not.
+pub fn check(dmabuf: &Dmabuf) -> Result<(), Reason> {
+    let format = dmabuf.format();
+    if !reads(format.code) {
+        return Err(Reason::NotReadable(format.code));
+    }
+    if format.modifier != DrmModifier::Linear {
+        return Err(Reason::NotLinear(format.modifier));
+    }
+    let view = DmabufView::new(dmabuf).map_err(|err| Reason::View(err.into()))?;
+    if yuv::supports(format.code) {
+        let strides: Vec<u32> = dmabuf.strides().collect();
+        return yuv::check(format.code, &strides).map_err(|err| Reason::View(err.into()));
+    }
+    let code = FormatCode::try_from(format.code).map_err(|_| Reason::NotReadable(format.code))?;
+    view.image(code).map(|_| ()).map_err(|err| Reason::View(err.into()))
 }
 
 /// A dma-buf on its way to a texture.

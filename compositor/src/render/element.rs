@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use smithay::backend::renderer::Frame;
 use smithay::backend::renderer::element::{Element, Id, RenderElement};
 use smithay::backend::renderer::gles::{GlesError, GlesFrame, GlesRenderer, GlesTexture};
 use smithay::backend::renderer::pixman::{PixmanError, PixmanFrame, PixmanRenderer, PixmanTexture};
 use smithay::backend::renderer::utils::{CommitCounter, DamageSet, DamageSnapshot, OpaqueRegions};
+use smithay::backend::renderer::{Color32F, Frame};
 use smithay::utils::{Buffer as BufferCoords, Physical, Point, Rectangle, Scale, Size, Transform};
 
 use super::DmabufView;
@@ -20,6 +20,8 @@ pub enum Texture {
     Pixman(PixmanTexture, Option<Arc<DmabufView>>),
     /// For GLES, with the sampler object to read it through (0: none).
     Gles(GlesTexture, u32),
+    /// None: black where the layer is opaque, and nothing elsewhere.
+    Blank,
 }
 
 /// A composited layer.
@@ -56,6 +58,17 @@ impl LayerElement {
             opaque: layer.opaque_regions.clone(),
             texture,
         }
+    }
+
+    /// What stands in for a layer that cannot be drawn.
+    pub fn blank(layer: &SurfaceLayer) -> Self {
+        Self::new(layer, Texture::Blank, None)
+    }
+
+    /// The parts of `damage` (relative to the element) that are black for want of a texture.
+    fn black(&self, damage: &[Rectangle<i32, Physical>]) -> Vec<Rectangle<i32, Physical>> {
+        let opaque = self.opaque.iter();
+        opaque.flat_map(|part| damage.iter().filter_map(|rect| rect.intersection(*part))).collect()
     }
 
     /// An element with contents that never change, at `place`.
@@ -163,9 +176,13 @@ impl RenderElement<PixmanRenderer> for LayerElement {
         damage: &[Rectangle<i32, Physical>],
         opaque_regions: &[Rectangle<i32, Physical>],
     ) -> Result<(), PixmanError> {
-        let Texture::Pixman(texture, view) = &self.texture else {
-            other_renderer();
-            return Ok(());
+        let (texture, view) = match &self.texture {
+            Texture::Pixman(texture, view) => (texture, view),
+            Texture::Blank => return frame.draw_solid(dst, &self.black(damage), Color32F::BLACK),
+            Texture::Gles(..) => {
+                other_renderer();
+                return Ok(());
+            }
         };
         let _reading = match view.as_ref().map(|view| view.begin_read()) {
             Some(Ok(guard)) => Some(guard),
@@ -185,9 +202,13 @@ impl RenderElement<GlesRenderer> for LayerElement {
         damage: &[Rectangle<i32, Physical>],
         opaque_regions: &[Rectangle<i32, Physical>],
     ) -> Result<(), GlesError> {
-        let Texture::Gles(texture, sampler) = &self.texture else {
-            other_renderer();
-            return Ok(());
+        let (texture, sampler) = match &self.texture {
+            Texture::Gles(texture, sampler) => (texture, sampler),
+            Texture::Blank => return frame.draw_solid(dst, &self.black(damage), Color32F::BLACK),
+            Texture::Pixman(..) => {
+                other_renderer();
+                return Ok(());
+            }
         };
         if *sampler != 0 {
             frame.with_context(|gl| bind_sampler(gl, *sampler))?;

@@ -38,6 +38,7 @@ pub use dmabuf_view::{DmabufView, ViewError};
 pub use element::{LayerElement, Texture};
 pub use target::Target;
 
+use crate::import::Reason;
 use crate::output::layers::SurfaceLayer;
 
 /// The background of an output: opaque, sRGB 0x24, 0x29, 0x33.
@@ -48,6 +49,9 @@ pub const BACKGROUND: Color32F =
 /// bits (pixman-private.h), GL's at least 8 of sub-texel precision, which between black and white is up to 2 steps in
 /// each direction.
 pub const SCALED_TOLERANCE: u8 = 4;
+
+/// The longest side of a picture that Pixman can place: its coordinates are 16.16 fixed point.
+const LARGEST: i32 = 32767;
 
 /// Why a layer could not be composited.
 #[derive(Debug, thiserror::Error)]
@@ -70,14 +74,14 @@ pub enum RenderError {
     /// A wl_shm pool was made smaller than its buffers.
     #[error("the wl_shm buffer cannot be read: {0}")]
     Shm(#[from] BufferAccessError),
-    /// Larger than the GPU's largest texture.
-    #[error("{width}x{height} is larger than the largest texture, {limit}")]
+    /// Larger than the renderer's largest picture.
+    #[error("{width}x{height} is larger than the largest picture, {limit}")]
     TooLarge {
         /// Pixels per row.
         width: i32,
         /// Rows.
         height: i32,
-        /// What the GPU takes, in both directions.
+        /// What the renderer takes, in both directions.
         limit: i32,
     },
     /// No memory for a scaled picture, or no picture.
@@ -95,6 +99,13 @@ impl<E: std::error::Error + Into<Self>> From<DamageError<E>> for RenderError {
             DamageError::OutputNoMode(_) => Self::NoMode,
         }
     }
+}
+
+fn check_size(size: Size<i32, BufferCoords>, limit: i32) -> Result<(), RenderError> {
+    if size.w > limit || size.h > limit {
+        return Err(RenderError::TooLarge { width: size.w, height: size.h, limit });
+    }
+    Ok(())
 }
 
 /// A client's picture as a renderer took it in.
@@ -156,13 +167,27 @@ impl Painter {
         }
     }
 
-    /// Tells whether a client's buffer can be composited. One that only the GPU can read is taken in to find out.
-    pub fn takes(&mut self, dmabuf: &Dmabuf) -> bool {
-        let format = dmabuf.format();
-        let readable = format.modifier == DrmModifier::Linear && cpu::reads(format.code);
+    /// Tells whether pixels that the CPU reads from a buffer can be drawn; [`cpu::check`] says whether it can read them.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn reads(&self, dmabuf: &Dmabuf) -> Result<(), Reason> {
+        let size = dmabuf.size();
         match self {
-            Self::Pixman(_) => readable,
-            Self::Gles(gles) => readable || gles.takes(dmabuf),
+            Self::Pixman(_) => check_size(size, LARGEST),
+            Self::Gles(gles) => gles.check_size(size),
+        }
+        .map_err(Reason::View)
+    }
+
+    /// Takes a client's buffer in as a texture of the GPU, without a copy.
+    ///
+    /// # Errors
+    /// Why it is none.
+    pub fn samples(&mut self, dmabuf: &Dmabuf) -> Result<(), Reason> {
+        match self {
+            Self::Pixman(_) => Err(Reason::NoGpu),
+            Self::Gles(gles) => gles.samples(dmabuf),
         }
     }
 

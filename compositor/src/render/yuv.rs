@@ -51,6 +51,15 @@ pub fn supports(format: DrmFourcc) -> bool {
     )
 }
 
+/// Tells whether [`to_xrgb`] can do with the strides of a buffer in a format that it knows.
+///
+/// # Errors
+/// When they are misaligned.
+pub fn check(format: DrmFourcc, strides: &[u32]) -> Result<(), YuvError> {
+    let whole = |stride: &u32| stride.is_multiple_of(2);
+    if format == DrmFourcc::P010 && !strides.iter().all(whole) { Err(YuvError::Alignment) } else { Ok(()) }
+}
+
 /// Converts to XRGB8888 (bytes B, G, R, X), `size.w * 4` bytes a row.
 ///
 /// # Errors

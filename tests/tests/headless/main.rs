@@ -10,6 +10,7 @@ mod bad;
 #[path = "../headless_support/mod.rs"]
 mod headless_support;
 mod hostile;
+mod ladder;
 mod planes;
 mod release;
 mod shell;

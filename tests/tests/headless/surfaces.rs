@@ -434,6 +434,52 @@ fn a_cropped_inverted_buffer_shows_the_right_rows() {
 }
 
 #[test]
+fn an_inverted_buffer_is_scaled_as_an_upright_one_is() {
+    // All of it to twice its size, and a part from the middle to three times its own.
+    for source in [None, Some([8.0, 4.0, 40.0, 20.0])] {
+        let screens = [Flags::empty(), Flags::YInvert].map(|flags| {
+            let (server, mut client) = start();
+            let buffer = client.dmabuf_with("XR24", (96, 64), Pattern::Noise(6), flags).unwrap();
+            let window = client.open_window("scaled").unwrap();
+            let viewport = client.viewport(&window.surface).unwrap();
+            if let Some([x, y, w, h]) = source {
+                viewport.set_source(x, y, w, h);
+            }
+            viewport.set_destination(120, 60);
+            assert!(!present(&mut client, &window.surface, &buffer));
+            picture(&server)
+        });
+        for y in 0..OUTPUT.1 {
+            for x in 0..OUTPUT.0 {
+                let (upright, inverted) = (screens[0].at(x, y), screens[1].at(x, y));
+                // Weights are rounded from the other end.
+                let near = upright.iter().zip(inverted).all(|(a, b)| a.abs_diff(b) <= 4);
+                assert!(near, "{source:?}: {upright:?} upright, {inverted:?} inverted at {x},{y}");
+            }
+        }
+        let row = |y| (0..120).map(|x| screens[0].at(x, y)).collect::<Vec<_>>();
+        assert_ne!(row(5), row(54), "a picture that is the same upside down shows nothing");
+    }
+}
+
+#[test]
+fn an_inverted_subsurface_is_upright_over_an_inverted_parent() {
+    let (server, mut client) = start();
+    let sizes = [(160, 120), (64, 48)];
+    let [below, above] = [0, 1].map(|n: usize| {
+        client.dmabuf_with("XR24", sizes[n], Pattern::Noise(n as u32), Flags::YInvert).unwrap()
+    });
+    let window = client.show_window("parent", &below).unwrap();
+    let (surface, role) = client.subsurface(&window.surface).unwrap();
+    role.set_position(24, 16);
+    client.attach(&surface, &above);
+    surface.commit();
+    window.surface.commit();
+    client.roundtrip().unwrap();
+    assert_stack(&picture(&server), &[(&above, (24, 16)), (&below, (0, 0))]);
+}
+
+#[test]
 fn a_buffer_of_scale_two_is_shown_at_half_its_size() {
     let (server, mut client) = start();
     let buffer = client.dmabuf("XR24", (128, 96), Pattern::Solid(0xff10_2030)).unwrap();

@@ -43,6 +43,7 @@ use super::cpu::{self, Source};
 use super::dmabuf_view::Views;
 use super::element::{LayerElement, Texture};
 use super::{RenderError, Target, image, resample};
+use crate::import::Reason;
 use crate::output::layers::SurfaceLayer;
 
 /// Why there is no GLES renderer; each text says what to do, if something can be done.
@@ -239,22 +240,31 @@ impl Gles {
     }
 
     /// Tells whether there is any sense, and no harm, in asking the driver for a texture of a dma-buf.
-    fn may_import(&self, dmabuf: &Dmabuf) -> bool {
+    fn may_import(&self, dmabuf: &Dmabuf) -> Result<(), Reason> {
+        let format = dmabuf.format();
+        if !self.names(dmabuf) {
+            return Err(Reason::NotNamed { format: format.code, modifier: format.modifier });
+        }
         // Mesa 22.3 draws YUV images wrong on the CPU: texture coordinates instead of colours.
-        let is_yuv = drm_prime::format::info(dmabuf.format().code).is_none_or(|info| info.is_yuv);
+        let is_yuv = drm_prime::format::info(format.code).is_none_or(|info| info.is_yuv);
         let safe = !self.driver.software
             || (!is_yuv && self.reach.as_ref().is_some_and(|reach| reach.reaches(dmabuf)));
-        safe && self.names(dmabuf) && self.check_size(dmabuf.size()).is_ok()
+        if !safe {
+            return Err(Reason::Untrusted);
+        }
+        self.check_size(dmabuf.size()).map_err(Reason::Texture)
     }
 
-    /// Takes a client's buffer in as a texture, without a copy. Returns whether that was possible.
-    pub(super) fn takes(&mut self, dmabuf: &Dmabuf) -> bool {
+    /// Takes a client's buffer in as a texture, without a copy.
+    ///
+    /// # Errors
+    /// Why that is not possible.
+    pub(super) fn samples(&mut self, dmabuf: &Dmabuf) -> Result<(), Reason> {
+        self.may_import(dmabuf)?;
         match self.gpu_texture(dmabuf) {
-            Ok(texture) => texture.is_some(),
-            Err(err) => {
-                tracing::debug!(%err, "no texture of a dma-buf");
-                false
-            }
+            Ok(Some(_)) => Ok(()),
+            Ok(None) => Err(Reason::Texture(GlesError::UnsupportedPixelLayout.into())),
+            Err(err) => Err(Reason::Texture(err)),
         }
     }
 
@@ -274,12 +284,8 @@ impl Gles {
         self.views.len()
     }
 
-    fn check_size(&self, size: Size<i32, BufferCoords>) -> Result<(), RenderError> {
-        let limit = self.driver.max_texture;
-        if size.w > limit || size.h > limit {
-            return Err(RenderError::TooLarge { width: size.w, height: size.h, limit });
-        }
-        Ok(())
+    pub(super) fn check_size(&self, size: Size<i32, BufferCoords>) -> Result<(), RenderError> {
+        super::check_size(size, self.driver.max_texture)
     }
 
     /// Makes a texture of pixels in memory, tightly packed.
@@ -376,7 +382,7 @@ impl Gles {
             Some(Route::Cpu) => return Ok(None),
             Some(Route::Gpu { upright }) => upright.clone(),
             None => {
-                if !self.may_import(dmabuf) {
+                if self.may_import(dmabuf).is_err() {
                     self.routes.insert(key, Route::Cpu);
                     return Ok(None);
                 }

@@ -71,6 +71,8 @@ pub enum Event {
     KeyboardEnter(u32),
     /// A surface has lost the keyboard.
     KeyboardLeave(u32),
+    /// `zwp_linux_buffer_params_v1.created`.
+    Created(WlBuffer),
     /// `zwp_linux_buffer_params_v1.failed`.
     Failed,
 }
@@ -270,8 +272,10 @@ impl Dispatch<ZwpLinuxBufferParamsV1, ()> for Seen {
         _: &Connection,
         _: &QueueHandle<Self>,
     ) {
-        if let zwp_linux_buffer_params_v1::Event::Failed = event {
-            state.log.push(Event::Failed);
+        match event {
+            zwp_linux_buffer_params_v1::Event::Created { buffer } => state.log.push(Event::Created(buffer)),
+            zwp_linux_buffer_params_v1::Event::Failed => state.log.push(Event::Failed),
+            _ => {}
         }
     }
 
