@@ -14,6 +14,7 @@ pub mod clients;
 pub mod ctl;
 pub mod cursor;
 pub mod feedback;
+pub mod fences;
 mod handlers;
 pub mod import;
 mod input;

@@ -22,6 +22,7 @@ use crate::cli::{BackendKind, Cli};
 use crate::clients::{Clients, Limits};
 use crate::ctl::server::CtlServer;
 use crate::feedback::{self, Feedback};
+use crate::fences::Fences;
 use crate::import::Imports;
 use crate::input::Input;
 use crate::output::OutputState;
@@ -148,6 +149,7 @@ pub fn start(
             signal: event_loop.get_signal(),
             display: display.clone(),
             clients: Clients::new(owner, handle.clone(), event_loop.get_signal(), limits)?,
+            fences: Fences::new(handle.clone()),
             exit: None,
             copy_on_purpose: std::env::var_os("PRIMEWAY_TEST_COPY").is_some(),
             socket: String::new(),

@@ -24,6 +24,7 @@ use smithay::wayland::viewporter::ViewporterState;
 use crate::backend::{Backend, Flip, FrameSpec, OutputId};
 use crate::clients::Clients;
 use crate::feedback::Feedback;
+use crate::fences::Fences;
 use crate::import::Imports;
 use crate::input::Input;
 use crate::output::{Drawn, OutputState, Redraw, RedrawParts, frame_done};
@@ -83,6 +84,8 @@ pub struct Runtime {
     pub display: DisplayHandle,
     /// The clients.
     pub clients: Clients,
+    /// Their commits that wait for fences.
+    pub fences: Fences,
     /// The exit status, once the end is decided.
     pub exit: Option<u8>,
     /// Copy on purpose while claiming zero-copy (PRIMEWAY_TEST_COPY).

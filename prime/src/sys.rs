@@ -1,11 +1,11 @@
-//! The crate's only unsafe code: `CLOSEFB`, `kcmp`, `F_DUPFD_QUERY`, file locks, dma-buf CPU sync and memory mappings.
+//! The crate's only unsafe code: `CLOSEFB`, `kcmp`, `F_DUPFD_QUERY`, file locks, dma-buf CPU sync and fences, memory mappings.
 //! It holds no policy: which file, when, and what a failure means is decided by its callers.
 #![allow(unsafe_code)]
 
 use std::{
     ffi::c_void,
     io,
-    os::fd::{AsFd, AsRawFd, BorrowedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     ptr::NonNull,
 };
 
@@ -19,10 +19,19 @@ use rustix::{
 const CLOSEFB: Opcode = opcode::read_write::<drm_mode_closefb>(DRM_IOCTL_BASE, 0xD0);
 /// `DMA_BUF_IOCTL_SYNC`, dma-buf.h.
 const DMA_BUF_SYNC: Opcode = opcode::write::<u64>(b'b', 0);
+/// `DMA_BUF_IOCTL_EXPORT_SYNC_FILE`, dma-buf.h (Linux 6.0).
+const EXPORT_SYNC_FILE: Opcode = opcode::read_write::<SyncFile>(b'b', 2);
 /// `KCMP_FILE`, kcmp.h.
 const KCMP_FILE: libc::c_long = 0;
 /// `F_DUPFD_QUERY`, fcntl.h (Linux 6.10).
 const F_DUPFD_QUERY: libc::c_int = 1024 + 3;
+
+/// `struct dma_buf_export_sync_file`, dma-buf.h.
+#[repr(C)]
+struct SyncFile {
+    flags: u32,
+    fd: i32,
+}
 
 /// Drops a framebuffer id without touching the planes that still show it.
 ///
@@ -118,6 +127,16 @@ pub enum CpuAccess {
     ReadWrite,
 }
 
+impl CpuAccess {
+    fn flags(self) -> u32 {
+        match self {
+            Self::Read => 1,
+            Self::Write => 2,
+            Self::ReadWrite => 3,
+        }
+    }
+}
+
 /// Opens (`begin`) or ends a CPU access window on a dma-buf (`DMA_BUF_IOCTL_SYNC`).
 ///
 /// The call can wait without bound for the buffer's fences (dma-buf.c): poll the descriptor first.
@@ -125,12 +144,7 @@ pub enum CpuAccess {
 /// # Errors
 /// The kernel's errno; `ENOTTY` if `fd` is not a dma-buf.
 pub fn cpu_access(fd: BorrowedFd<'_>, access: CpuAccess, begin: bool) -> io::Result<()> {
-    let direction: u64 = match access {
-        CpuAccess::Read => 1,
-        CpuAccess::Write => 2,
-        CpuAccess::ReadWrite => 3,
-    };
-    let flags = direction | if begin { 0 } else { 4 };
+    let flags = u64::from(access.flags()) | if begin { 0 } else { 4 };
     loop {
         // SAFETY: SYNC reads one u64 of flags (struct dma_buf_sync) and keeps no pointer to it.
         match unsafe { rustix::ioctl::ioctl(fd, Setter::<DMA_BUF_SYNC, u64>::new(flags)) } {
@@ -138,6 +152,20 @@ pub fn cpu_access(fd: BorrowedFd<'_>, access: CpuAccess, begin: bool) -> io::Res
             done => return done.map_err(io::Error::from),
         }
     }
+}
+
+/// The fences that an access to a dma-buf must wait for, as they are now, in a sync file of their own
+/// (`DMA_BUF_IOCTL_EXPORT_SYNC_FILE`): it is readable once all of them have signalled, whatever is attached to the buffer
+/// later. Without any fence it is readable at once.
+///
+/// # Errors
+/// `ENOTTY` before Linux 6.0 and for what is no dma-buf; `EMFILE`.
+pub fn export_sync_file(fd: BorrowedFd<'_>, access: CpuAccess) -> io::Result<OwnedFd> {
+    let mut request = SyncFile { flags: access.flags(), fd: -1 };
+    // SAFETY: EXPORT_SYNC_FILE reads and writes one `struct dma_buf_export_sync_file`, which `request` is, and keeps no
+    // pointer to it.
+    unsafe { rustix::ioctl::ioctl(fd, Updater::<EXPORT_SYNC_FILE, _>::new(&mut request)) }?;
+    Ok(adopt(request.fd))
 }
 
 /// A shared memory mapping, unmapped when dropped.
@@ -263,14 +291,14 @@ impl Drop for Mapping {
 }
 
 /// Takes ownership of a descriptor that a DRM ioctl has just returned.
-pub(crate) fn adopt(raw: std::os::fd::RawFd) -> std::os::fd::OwnedFd {
-    // SAFETY: the ioctls that return a descriptor (CREATE_LEASE, PRIME_HANDLE_TO_FD) install a new one for the caller
-    // alone, and the two callers of this function pass it on at once.
+pub(crate) fn adopt(raw: std::os::fd::RawFd) -> OwnedFd {
+    // SAFETY: the ioctls that return a descriptor (CREATE_LEASE, PRIME_HANDLE_TO_FD, EXPORT_SYNC_FILE) install a new one
+    // for the caller alone, and the callers of this function pass it on at once.
     unsafe { std::os::fd::FromRawFd::from_raw_fd(raw) }
 }
 
 /// Opens a second descriptor on the same file description (`F_DUPFD_CLOEXEC`).
-pub(crate) fn dup(fd: BorrowedFd<'_>) -> io::Result<std::os::fd::OwnedFd> {
+pub(crate) fn dup(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     fd.as_fd().try_clone_to_owned()
 }
 

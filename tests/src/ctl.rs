@@ -33,9 +33,27 @@ pub struct Stats {
     /// The connected clients.
     #[serde(default)]
     pub clients: Vec<Client>,
+    /// Surfaces that wait for a fence.
+    #[serde(default)]
+    pub fences: Vec<Fence>,
     /// What the compositor holds.
     #[serde(default)]
     pub resources: Resources,
+}
+
+/// A surface that waits for a fence.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct Fence {
+    /// Its client's process.
+    pub pid: Option<i32>,
+    /// Its object id.
+    pub surface: u64,
+    /// The first plane that is not ready.
+    pub buffer_plane: usize,
+    /// For how long.
+    pub waiting_ms: u64,
+    /// Longer than the compositor finds usual.
+    pub late: bool,
 }
 
 /// The display device.

@@ -28,6 +28,8 @@ pub struct Limits {
     pub files: u64,
     /// Bytes that wait for the client to read them. Beyond: the client is disconnected.
     pub outgoing: u64,
+    /// Commits held back by a fence, those behind them included. Beyond: wl_display.no_memory.
+    pub commits: u64,
     /// Open files of the whole process, of which an eighth is kept in reserve: who holds the most is disconnected
     /// when it is touched.
     pub open_files: u64,
@@ -47,6 +49,7 @@ impl Default for Limits {
             pools: 1024,
             files: 512,
             outgoing: MIB,
+            commits: 256,
             open_files: u64::MAX,
         }
     }
@@ -60,7 +63,7 @@ pub struct LimitArg {
 }
 
 /// The names, in the order of the fields.
-const NAMES: [&str; 10] = [
+const NAMES: [&str; 11] = [
     "surfaces",
     "objects",
     "buffers",
@@ -70,6 +73,7 @@ const NAMES: [&str; 10] = [
     "pools",
     "files",
     "outgoing",
+    "commits",
     "open-files",
 ];
 
@@ -97,6 +101,7 @@ impl Limits {
             "pools" => &mut self.pools,
             "files" => &mut self.files,
             "outgoing" => &mut self.outgoing,
+            "commits" => &mut self.commits,
             "open-files" => &mut self.open_files,
             _ => return None,
         })
@@ -147,10 +152,22 @@ mod tests {
         for (number, name) in (1..).zip(NAMES) {
             *limits.field(name).unwrap() = number;
         }
-        let Limits { surfaces, objects, buffers, bytes, params, pending, pools, files, outgoing, open_files } =
-            limits;
-        let fields = [surfaces, objects, buffers, bytes, params, pending, pools, files, outgoing, open_files];
-        assert_eq!(fields, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
+        let Limits {
+            surfaces,
+            objects,
+            buffers,
+            bytes,
+            params,
+            pending,
+            pools,
+            files,
+            outgoing,
+            commits,
+            open_files,
+        } = limits;
+        let fields =
+            [surfaces, objects, buffers, bytes, params, pending, pools, files, outgoing, commits, open_files];
+        assert_eq!(fields, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]);
     }
 
     #[test]

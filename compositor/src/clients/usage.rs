@@ -9,6 +9,7 @@ use smithay::reexports::wayland_server::backend::{ClientData, ClientId, Disconne
 use smithay::wayland::compositor::CompositorClientState;
 
 use super::{Key, Limits};
+use crate::fences::HeldCommits;
 
 /// A client's process, as the kernel knew it when the client connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +35,8 @@ pub(crate) struct Usage {
     pub(crate) bytes: u64,
     pub(crate) pools: u64,
     pub(crate) shm_buffers: u64,
+    /// Fences that its commits wait for.
+    pub(crate) fences: u64,
     /// Rectangles of its regions.
     pub(crate) regions: HashMap<ObjectId, u64>,
     /// Files that came over its socket.
@@ -84,7 +87,7 @@ impl Usage {
 
     /// Open files of this process that are there because of it; `pending` of them in params objects.
     pub(super) fn files(&self, pending: u64) -> u64 {
-        self.stray_files() + self.planes + self.pools + self.shm_buffers + pending
+        self.stray_files() + self.planes + self.pools + self.shm_buffers + self.fences + pending
     }
 }
 
@@ -97,6 +100,8 @@ pub struct ClientState {
     pub credentials: Option<Credentials>,
     /// Its quotas.
     pub(crate) limits: Limits,
+    /// Its commits that are held back.
+    pub(crate) held: HeldCommits,
     pub(super) key: Key,
     usage: Mutex<Usage>,
     ended: AtomicBool,
@@ -115,6 +120,7 @@ impl ClientState {
             compositor: CompositorClientState::default(),
             credentials,
             limits,
+            held: HeldCommits::default(),
             key,
             usage: Mutex::default(),
             ended: AtomicBool::new(false),

@@ -69,6 +69,8 @@ pub struct Stats {
     pub clients: Vec<ClientStats>,
     /// What became of the buffers that clients brought.
     pub imports: ImportStats,
+    /// Surfaces that wait for a fence, with and without a window.
+    pub fences: Vec<FenceStats>,
     /// What is held.
     pub resources: ResourceStats,
 }
@@ -173,7 +175,8 @@ pub struct SurfaceReport {
     pub frames_presented: u64,
     /// Those of them that a plane scanned out.
     pub frames_zero_copy: u64,
-    /// Why it is not on a plane; and, if it cannot be composited either and is black instead, why that is.
+    /// Why it is not on a plane; and, if it cannot be composited either and is black instead, why that is. Of a surface that
+    /// waits for a fence for long: that.
     pub reason: Option<String>,
     /// Ways to show its buffer that were found closed when the client brought it, each `rung: reason`.
     pub ways: Vec<String>,
@@ -203,6 +206,21 @@ pub struct RefusedBuffer {
     pub rung: String,
     /// The reason of each rung that did not bear it, `rung: reason`.
     pub reasons: Vec<String>,
+}
+
+/// A surface that waits for a fence; what it showed before stays meanwhile.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct FenceStats {
+    /// Process id of its client.
+    pub pid: Option<i32>,
+    /// Its object id on the client's connection.
+    pub surface: u32,
+    /// The first buffer plane whose fence has not signalled.
+    pub buffer_plane: usize,
+    /// For how many milliseconds.
+    pub waiting_ms: u64,
+    /// Longer than a picture takes ([`crate::fences::LATE`]); then it is also the surface's reason.
+    pub late: bool,
 }
 
 /// What is held.

@@ -19,11 +19,12 @@ use smithay::wayland::dmabuf::get_dmabuf;
 use smithay::wayland::shell::xdg::XdgToplevelSurfaceData;
 
 use super::{
-    Answer, ClientStats, DeviceStats, ImportStats, LedgerReport, OutputStats, PlaneStats, RefusedBuffer,
-    RendererStats, Request, ResourceStats, Stats, SurfaceReport,
+    Answer, ClientStats, DeviceStats, FenceStats, ImportStats, LedgerReport, OutputStats, PlaneStats,
+    RefusedBuffer, RendererStats, Request, ResourceStats, Stats, SurfaceReport,
 };
 use crate::backend::{Backend, headless};
 use crate::clients::ClientState;
+use crate::fences::{Waiter, Waiting};
 use crate::import::{Imports, Reason, Refusal};
 use crate::output::SurfaceStats;
 use crate::output::layers::SurfaceLayer;
@@ -227,7 +228,7 @@ pub fn stats(state: &mut State) -> Stats {
             let Some(credentials) = ClientState::of(&client).and_then(|data| data.credentials) else {
                 continue;
             };
-            let report = report(layer, &state.backend, &state.dmabuf.imports);
+            let report = report(layer, state);
             match clients.iter_mut().find(|c| c.pid == credentials.pid) {
                 Some(entry) => entry.surfaces.push(report),
                 None => clients.push(ClientStats {
@@ -250,6 +251,7 @@ pub fn stats(state: &mut State) -> Stats {
         outputs,
         clients,
         imports,
+        fences: fence_stats(state),
         resources: ResourceStats { gem_handles, framebuffers, fds, mapped },
     }
 }
@@ -276,6 +278,21 @@ fn modifier_text(modifier: u64) -> String {
         0 => "LINEAR".to_owned(),
         other => format!("{other:#x}"),
     }
+}
+
+fn fence_stats(state: &State) -> Vec<FenceStats> {
+    let waiters = state.runtime.fences.waiters();
+    let stats = waiters.into_iter().map(|Waiter { surface, waiting }| FenceStats {
+        pid: surface
+            .client()
+            .and_then(|client| ClientState::of(&client).and_then(|data| data.credentials))
+            .map(|c| c.pid),
+        surface: surface.id().protocol_id(),
+        buffer_plane: waiting.plane,
+        waiting_ms: u64::try_from(waiting.since.as_millis()).unwrap_or(u64::MAX),
+        late: waiting.is_late(),
+    });
+    stats.collect()
 }
 
 fn renderer(painter: &Painter) -> RendererStats {
@@ -323,7 +340,9 @@ fn output_stats(state: &mut State, index: usize, layers: &[SurfaceLayer]) -> Out
     OutputStats { name, crtc: id, width: size.w, height: size.h, commits, frames, planes }
 }
 
-fn report(layer: &SurfaceLayer, backend: &Backend, imports: &Imports) -> SurfaceReport {
+fn report(layer: &SurfaceLayer, state: &State) -> SurfaceReport {
+    let (backend, imports) = (&state.backend, &state.dmabuf.imports);
+    let waiting = state.runtime.fences.of(&layer.surface).filter(Waiting::is_late);
     let stats = SurfaceStats::of(&layer.surface);
     let dmabuf = get_dmabuf(&layer.buffer).ok();
     let (app_id, title) = with_states(&layer.surface, |states| {
@@ -349,7 +368,7 @@ fn report(layer: &SurfaceLayer, backend: &Backend, imports: &Imports) -> Surface
         plane: stats.plane,
         frames_presented: stats.presented,
         frames_zero_copy: stats.zero_copy,
-        reason: stats.reason(),
+        reason: waiting.map(|waiting| waiting.to_string()).or(stats.reason()),
         ways: dmabuf
             .and_then(|d| imports.ways(d))
             .map_or_else(Vec::new, |ways| ways.reasons().map(Reason::text).collect()),

@@ -1,6 +1,5 @@
-//! wl_compositor and wl_subcompositor: commits, and the wait for a buffer's fences before them.
+//! wl_compositor: surfaces and their commits.
 
-use calloop::Interest;
 use smithay::backend::renderer::buffer_dimensions;
 use smithay::backend::renderer::utils::{RendererSurfaceStateUserData, on_commit_buffer_handler};
 use smithay::reexports::wayland_server::backend::ClientId;
@@ -15,8 +14,7 @@ use smithay::reexports::wayland_server::{
 use smithay::wayland::buffer::BufferHandler;
 use smithay::wayland::compositor::{
     BufferAssignment, CompositorClientState, CompositorHandler, CompositorState, RegionUserData,
-    SurfaceAttributes, SurfaceUserData, add_blocker, add_pre_commit_hook, get_parent, is_sync_subsurface,
-    with_states,
+    SurfaceAttributes, SurfaceUserData, add_pre_commit_hook, get_parent, is_sync_subsurface, with_states,
 };
 use smithay::wayland::dmabuf::get_dmabuf;
 use smithay::wayland::seat::CURSOR_IMAGE_ROLE;
@@ -80,35 +78,8 @@ impl CompositorHandler for State {
             let mut usage = data.usage();
             usage.surfaces = usage.surfaces.saturating_sub(1);
         }
+        self.forget_fences(surface);
         self.queue_redraw_all();
-    }
-}
-
-impl State {
-    /// Holds a commit back until the new buffer's write fences have signalled: one poll per buffer plane, no ioctl. A
-    /// fence that never signals stops that surface alone.
-    fn wait_for_fences(&mut self, surface: &WlSurface) {
-        let dmabuf = with_states(surface, |states| {
-            let mut guard = states.cached_state.get::<SurfaceAttributes>();
-            match &guard.pending().buffer {
-                Some(BufferAssignment::NewBuffer(buffer)) => get_dmabuf(buffer).ok().cloned(),
-                _ => None,
-            }
-        });
-        let Some(dmabuf) = dmabuf else { return };
-        let Ok((blocker, source)) = dmabuf.generate_blocker(Interest::READ) else { return };
-        let Some(client) = surface.client() else { return };
-        let inserted = self.runtime.handle.insert_source(source, move |(), _, state| {
-            let display = state.runtime.display.clone();
-            if let Some(data) = client.get_data::<ClientState>() {
-                data.compositor.blocker_cleared(state, &display);
-            }
-            Ok(())
-        });
-        match inserted {
-            Ok(_) => add_blocker(surface, blocker),
-            Err(err) => tracing::warn!(%err, "cannot wait for a buffer's fences"),
-        }
     }
 }
 

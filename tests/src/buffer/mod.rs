@@ -3,6 +3,7 @@
 //! Owns allocation and the mapping of test buffers. The unsafe calls are in `sys`, the only such module of
 //! this crate. It does not know Wayland (`client`).
 
+pub mod fence;
 mod sys;
 
 use std::fs::File;

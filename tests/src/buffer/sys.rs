@@ -1,6 +1,6 @@
 //! The unsafe calls of the tests: mappings and the dma-buf ioctls that no crate offers.
 //!
-//! Owns [`Mapping`] and the ioctl numbers of `udmabuf.h`, `dma-heap.h` and `dma-buf.h`. It decides nothing.
+//! Owns [`Mapping`] and the ioctl numbers of `udmabuf.h`, `dma-heap.h`, `dma-buf.h` and sw_sync. It decides nothing.
 
 #![allow(unsafe_code)]
 
@@ -111,6 +111,21 @@ struct DmabufSync {
     flags: u64,
 }
 
+/// `struct dma_buf_import_sync_file` of `linux/dma-buf.h`.
+#[repr(C)]
+struct ImportSyncFile {
+    flags: u32,
+    fd: i32,
+}
+
+/// `struct sw_sync_create_fence_data` of the kernel's sw_sync.c.
+#[repr(C)]
+struct CreateFence {
+    value: u32,
+    name: [u8; 32],
+    fence: i32,
+}
+
 /// `_IOC` of `asm-generic/ioctl.h`.
 const fn ioc(direction: u32, group: u8, number: u32, size: usize) -> libc::c_ulong {
     ((direction << 30) | ((size as u32) << 16) | ((group as u32) << 8) | number) as libc::c_ulong
@@ -121,6 +136,11 @@ const READ: u32 = 2;
 const UDMABUF_CREATE: libc::c_ulong = ioc(WRITE, b'u', 0x42, size_of::<UdmabufCreate>());
 const DMA_HEAP_IOCTL_ALLOC: libc::c_ulong = ioc(READ | WRITE, b'H', 0, size_of::<HeapAllocation>());
 const DMA_BUF_IOCTL_SYNC: libc::c_ulong = ioc(WRITE, b'b', 0, size_of::<DmabufSync>());
+const DMA_BUF_IOCTL_IMPORT_SYNC_FILE: libc::c_ulong = ioc(WRITE, b'b', 3, size_of::<ImportSyncFile>());
+const SW_SYNC_IOC_CREATE_FENCE: libc::c_ulong = ioc(READ | WRITE, b'W', 0, size_of::<CreateFence>());
+const SW_SYNC_IOC_INC: libc::c_ulong = ioc(WRITE, b'W', 1, size_of::<u32>());
+/// `DMA_BUF_SYNC_WRITE`.
+const SYNC_WRITE: u32 = 2;
 /// `UDMABUF_FLAGS_CLOEXEC`.
 const UDMABUF_CLOEXEC: u32 = 1;
 /// `DMA_BUF_SYNC_RW`.
@@ -161,6 +181,48 @@ pub fn heap_allocate(heap: BorrowedFd<'_>, len: u64) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(request.fd as i32) })
 }
 
+/// Attaches the fence of a sync file to a dma-buf, for writing.
+///
+/// # Errors
+///
+/// The ioctl's.
+pub fn attach_write_fence(dmabuf: BorrowedFd<'_>, fence: BorrowedFd<'_>) -> io::Result<()> {
+    let request = ImportSyncFile { flags: SYNC_WRITE, fd: fence.as_raw_fd() };
+    // SAFETY: the number encodes the size of the struct that the pointer refers to, and the kernel only reads it.
+    if unsafe { libc::ioctl(dmabuf.as_raw_fd(), DMA_BUF_IOCTL_IMPORT_SYNC_FILE, &raw const request) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Makes a sync file that signals once the counter of a sw_sync timeline has come to `value`.
+///
+/// # Errors
+///
+/// The ioctl's.
+pub fn timeline_fence(timeline: BorrowedFd<'_>, value: u32) -> io::Result<OwnedFd> {
+    let mut request = CreateFence { value, name: [0; 32], fence: -1 };
+    // SAFETY: the number encodes the size of the struct that the pointer refers to, which is ours and writable.
+    if unsafe { libc::ioctl(timeline.as_raw_fd(), SW_SYNC_IOC_CREATE_FENCE, &raw mut request) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: on success the kernel stored a new file descriptor that nothing else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(request.fence) })
+}
+
+/// Adds to the counter of a sw_sync timeline.
+///
+/// # Errors
+///
+/// The ioctl's.
+pub fn timeline_advance(timeline: BorrowedFd<'_>, by: u32) -> io::Result<()> {
+    // SAFETY: the number encodes the size of the integer that the pointer refers to, and the kernel only reads it.
+    if unsafe { libc::ioctl(timeline.as_raw_fd(), SW_SYNC_IOC_INC, &raw const by) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 /// Begins (`true`) or ends CPU access for reading and writing. It waits for fences without limit.
 ///
 /// # Errors
@@ -184,5 +246,8 @@ mod tests {
         assert_eq!(UDMABUF_CREATE, 0x4018_7542);
         assert_eq!(DMA_HEAP_IOCTL_ALLOC, 0xc018_4800);
         assert_eq!(DMA_BUF_IOCTL_SYNC, 0x4008_6200);
+        assert_eq!(DMA_BUF_IOCTL_IMPORT_SYNC_FILE, 0x4008_6203);
+        assert_eq!(SW_SYNC_IOC_CREATE_FENCE, 0xc028_5700);
+        assert_eq!(SW_SYNC_IOC_INC, 0x4004_5701);
     }
 }

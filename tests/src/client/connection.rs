@@ -5,6 +5,8 @@
 
 use std::collections::HashSet;
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -90,6 +92,21 @@ impl Wire {
     /// When there is no server.
     pub fn connect(dmabuf_version: u32) -> Result<Wire> {
         let connection = Connection::connect_to_env().context("cannot connect to $WAYLAND_DISPLAY")?;
+        Wire::over(connection, dmabuf_version)
+    }
+
+    /// The same with `display` instead of `$WAYLAND_DISPLAY`.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such server.
+    pub fn connect_to(display: &str, dmabuf_version: u32) -> Result<Wire> {
+        let folder = std::env::var_os("XDG_RUNTIME_DIR").context("XDG_RUNTIME_DIR is not set")?;
+        let socket = UnixStream::connect(Path::new(&folder).join(display)).context("no such server")?;
+        Wire::over(Connection::from_socket(socket).context("not a socket")?, dmabuf_version)
+    }
+
+    fn over(connection: Connection, dmabuf_version: u32) -> Result<Wire> {
         let mut events = Events { globals: Globals::with_dmabuf(dmabuf_version), ..Events::default() };
         let link = Link::over(connection, &mut events)?;
         Ok(Wire { link, events })

@@ -10,6 +10,7 @@
 //! are still imported, since the PRIME file needs no mastership.
 
 pub mod device;
+mod in_fence;
 pub mod output;
 mod session;
 pub mod writeback;
@@ -30,6 +31,7 @@ use smithay::backend::udev;
 pub use self::session::insert_sources;
 
 use self::device::{Card, CardError};
+use self::in_fence::SignalledFence;
 use self::output::KmsOutput;
 use self::writeback::{CaptureError, Writeback};
 use crate::backend::buffers::Buffers;
@@ -126,6 +128,8 @@ pub struct Kms {
     active: bool,
     writeback: bool,
     outputs: Vec<KmsOutput>,
+    /// What planes wait for; `None` where there is no such fence.
+    fence: Option<SignalledFence>,
     /// Client buffers and their framebuffers.
     pub buffers: Buffers,
 }
@@ -177,6 +181,7 @@ impl Kms {
                 active: true,
                 writeback,
                 outputs: Vec::new(),
+                fence: SignalledFence::new(&buffers),
                 buffers,
             };
             // Also without --writeback: one that was left attached must be seen to be detached.
@@ -385,16 +390,16 @@ impl Kms {
         if !self.active {
             return Err(SubmitError::Inactive);
         }
-        let card = self.card.clone();
+        let (card, fence) = (self.card.clone(), self.fence.as_ref().map(SignalledFence::value));
         let output = self.output_mut(id).ok_or(SubmitError::Failed(Errno::NODEV))?;
-        match output.submit(&card, frame, before) {
+        match output.submit(&card, frame, before, fence) {
             // Whoever had the device before may have lit CRTCs and connectors in another combination.
             Err(SubmitError::Failed(_)) if output.pipe.needs_modeset => {
                 tracing::info!(output = output.name, "mode refused: turning everything off first");
                 card.turn_everything_off().map_err(SubmitError::Failed)?;
                 self.outputs.iter_mut().for_each(KmsOutput::turned_off);
                 let output = self.output_mut(id).ok_or(SubmitError::Failed(Errno::NODEV))?;
-                output.submit(&card, frame, before)
+                output.submit(&card, frame, before, fence)
             }
             result => result,
         }
@@ -431,7 +436,9 @@ impl Kms {
         let output = output.ok_or(CaptureError::NoOutput)?;
         let writeback = output.pipe.writeback.as_ref().ok_or(CaptureError::NoWriteback)?;
         let (width, height) = output.mode.size();
-        writeback.capture(&self.card, &self.buffers, output.pipe.crtc, (u32::from(width), u32::from(height)))
+        let size = (u32::from(width), u32::from(height));
+        let request = output.request_same(self.fence.as_ref().map(SignalledFence::value));
+        writeback.capture(&self.card, &self.buffers, output.pipe.crtc, size, request)
     }
 }
 

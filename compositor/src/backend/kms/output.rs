@@ -33,6 +33,8 @@ pub struct KmsOutput {
     cursor: Swapchain<DumbCanvas>,
     /// What the planes show and are about to show.
     pub(super) shown: PlaneFramebuffers,
+    /// The planes that the last commit left on.
+    lit: Vec<NonZeroU32>,
     /// Commits since the start, test commits not counted.
     pub(super) commits: u64,
 }
@@ -87,6 +89,7 @@ impl KmsOutput {
             primary: Swapchain::default(),
             cursor: Swapchain::default(),
             shown: PlaneFramebuffers::new(),
+            lit: Vec::new(),
             commits: 0,
         })
     }
@@ -113,11 +116,18 @@ impl KmsOutput {
         })
     }
 
-    /// Commits `frame`, of which only what differs from `before` is sent; its event comes with the next flip.
+    /// Commits `frame`, of which only what differs from `before` is sent; its event comes with the next flip. Every
+    /// plane waits for `fence` (a value for IN_FENCE_FD) instead of its buffer's own fences.
     ///
     /// # Errors
     /// See [`SubmitError`].
-    pub fn submit(&mut self, card: &Card, frame: &FrameSpec, before: &FrameSpec) -> Result<(), SubmitError> {
+    pub fn submit(
+        &mut self,
+        card: &Card,
+        frame: &FrameSpec,
+        before: &FrameSpec,
+        fence: Option<u64>,
+    ) -> Result<(), SubmitError> {
         let pipe = &self.pipe;
         self.shown.commit(|staging| {
             let flags = pipe.flags(AtomicCommitFlags::NONBLOCK | AtomicCommitFlags::PAGE_FLIP_EVENT);
@@ -126,6 +136,7 @@ impl KmsOutput {
                 // Nothing changes, but a flip is asked for: name the CRTC by showing its first plane again.
                 pipe.show(&mut req, staging, first);
             }
+            pipe.wait_for(&mut req, fence, frame.planes.iter().map(|update| update.plane));
             card.atomic_commit(flags, req).map_err(|err| match errno(&err) {
                 Errno::ACCESS | Errno::PERM => SubmitError::Inactive,
                 Errno::BUSY => SubmitError::Busy,
@@ -133,8 +144,17 @@ impl KmsOutput {
             })
         })?;
         self.pipe.needs_modeset = false;
+        self.lit.clear();
+        self.lit.extend(frame.planes.iter().map(|update| update.plane));
         self.commits += 1;
         Ok(())
+    }
+
+    /// The beginning of a request that leaves the planes as they are.
+    pub fn request_same(&self, fence: Option<u64>) -> AtomicModeReq {
+        let mut req = AtomicModeReq::new();
+        self.pipe.wait_for(&mut req, fence, self.lit.iter().copied());
+        req
     }
 
     /// Notes that a blocking commit has turned everything off, so that the next one sets the mode again.
@@ -143,6 +163,7 @@ impl KmsOutput {
             staging.turn_all_off();
             Ok::<_, std::convert::Infallible>(())
         });
+        self.lit.clear();
         self.pipe.needs_modeset = true;
     }
 
@@ -252,6 +273,22 @@ impl Pipe {
         if let Some(plane) = self.plane(update.plane) {
             let id = staging.show(update.plane, &update.buffer);
             show(req, plane.handle.into(), &plane.props, self.crtc.into(), id, update);
+        }
+    }
+
+    /// Has planes wait for `fence` and nothing else that a client can attach: also those that stay as they are, since
+    /// drivers look at all planes of the CRTC again (vkms_crtc.c, drm_atomic_add_affected_planes).
+    fn wait_for(
+        &self,
+        req: &mut AtomicModeReq,
+        fence: Option<u64>,
+        planes: impl IntoIterator<Item = NonZeroU32>,
+    ) {
+        let Some(fence) = fence else { return };
+        for plane in planes.into_iter().filter_map(|id| self.plane(id)) {
+            if let Some(property) = plane.props.in_fence {
+                req.add_raw_property(plane.handle.into(), property, fence);
+            }
         }
     }
 

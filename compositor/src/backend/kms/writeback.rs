@@ -85,8 +85,8 @@ impl Writeback {
         req.add_raw_property(self.connector.into(), self.crtc_id, u64::from(crtc.get()));
     }
 
-    /// Writes what the CRTC shows next into memory; waits for a pending flip and then for the picture, at most a
-    /// second.
+    /// Writes what the CRTC shows next into memory, with a commit that `req` begins; waits for a pending flip and then for
+    /// the picture, at most a second.
     ///
     /// # Errors
     /// See [`CaptureError`].
@@ -96,13 +96,13 @@ impl Writeback {
         buffers: &Buffers,
         crtc: crtc::Handle,
         (width, height): (u32, u32),
+        mut req: AtomicModeReq,
     ) -> Result<Picture, CaptureError> {
         let kernel = |what| move |errno| CaptureError::Kernel { what, errno };
         let (memory, framebuffer) = buffers
             .allocate(width, height, DrmFourcc::Xrgb8888)
             .map_err(kernel("allocating the capture buffer"))?;
         let mut fence: RawFd = -1;
-        let mut req = AtomicModeReq::new();
         let connector = self.connector.into();
         req.add_raw_property(connector, self.crtc_id, u64::from(u32::from(crtc)));
         req.add_raw_property(connector, self.fb_id, u64::from(framebuffer.id().get()));

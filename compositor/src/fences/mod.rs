@@ -1,0 +1,245 @@
+//! Waiting for the fences of clients' buffers: one owner for all of it, so that no place of the compositor blocks on one.
+//!
+//! ```text
+//!  wl_surface.commit ── poll(2) of all planes ── nothing pending ──────────────────────────────> latched at once
+//!                              │ pending                                                              ^
+//!                              └─ sync file of each dma-buf ──> event loop ── all signalled ──────────┘
+//! ```
+//!
+//! Owns: what a commit waits for ([`implicit`]), which commits wait and since when (`waits`), and their end: signalled, or
+//! the surface gone. Does not own what a held commit contains: the Wayland library queues it by surface, and applies the
+//! commits of a surface in order. So a fence that does not signal holds back its own surface, with the tree that its
+//! synchronized subsurfaces belong to, and nothing else.
+//!
+//! # Rules
+//!
+//! - A commit waits for the fences that are there when it is made, each dma-buf's once. What a client attaches later does
+//!   not hold it back longer. Only where the kernel has no `DMA_BUF_IOCTL_EXPORT_SYNC_FILE` (before Linux 6.0) the dma-buf
+//!   itself is polled, and new fences count until there is a moment without one.
+//! - There is no end to the waiting: what is on screen stays there. After [`LATE`] a surface is late: `primeway ctl stats`
+//!   says so as the surface's reason, and the log once for each surface.
+//! - A client may have so many commits held back (`--limit commits=NUMBER`), those behind the waiting one included. Beyond, it
+//!   ends with wl_display.no_memory. A client that waits for its buffers' releases, as all do that draw, has a handful.
+//! - A fence attached after a commit was latched is nobody's to wait for: the display is told to wait for a fence of ours
+//!   instead ([`crate::backend::kms`], IN_FENCE_FD), and the CPU reads without waiting ([`crate::render`]).
+//!
+//! The kernel keeps a dma-buf that was polled while a fence was pending until that fence signals (dma-buf.c), whoever has
+//! closed it: its memory, not a descriptor of ours.
+
+mod hold;
+mod implicit;
+mod waits;
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use calloop::generic::Generic;
+use calloop::timer::{TimeoutAction, Timer};
+use calloop::{Interest, LoopHandle, Mode, PostAction, RegistrationToken};
+use smithay::reexports::wayland_server::protocol::wl_surface::WlSurface;
+use smithay::reexports::wayland_server::{Client, Resource as _};
+use smithay::wayland::compositor::{
+    BufferAssignment, SurfaceAttributes, add_blocker, is_sync_subsurface, with_states,
+};
+use smithay::wayland::dmabuf::get_dmabuf;
+
+pub(crate) use hold::HeldCommits;
+pub(crate) use implicit::pending as pending_planes;
+pub use waits::Waiting;
+
+use self::hold::{Hold, Until};
+use self::waits::{WaitId, Waits};
+use crate::clients::{ClientState, over_quota};
+use crate::state::State;
+
+/// How long a commit waits before that is worth telling: longer than a GPU takes for any picture that a person waits for
+/// (drivers reset one that hangs after 2 to 10 seconds), and short enough to explain a window that stands still.
+pub const LATE: Duration = Duration::from_secs(1);
+
+/// What belongs to one waiting commit.
+#[derive(Debug)]
+struct Held {
+    client: Client,
+    surface: WlSurface,
+    cleared: Arc<AtomicBool>,
+    fences: Vec<(usize, RegistrationToken)>,
+    timer: Option<RegistrationToken>,
+}
+
+/// All commits that wait.
+#[derive(Debug)]
+pub struct Fences {
+    handle: LoopHandle<'static, State>,
+    waits: Waits<Held>,
+}
+
+/// A surface that waits, for people.
+#[derive(Debug)]
+pub struct Waiter {
+    /// The surface.
+    pub surface: WlSurface,
+    /// For what.
+    pub waiting: Waiting,
+}
+
+impl Fences {
+    /// Nobody waits.
+    pub fn new(handle: LoopHandle<'static, State>) -> Self {
+        Self { handle, waits: Waits::default() }
+    }
+
+    /// What a surface's oldest held commit waits for.
+    pub fn of(&self, surface: &WlSurface) -> Option<Waiting> {
+        self.waits.of(&surface.id(), Instant::now())
+    }
+
+    /// Every surface that waits, with its oldest held commit.
+    pub fn waiters(&self) -> Vec<Waiter> {
+        let now = Instant::now();
+        let mut waiters: Vec<Waiter> = Vec::new();
+        for (held, waiting) in self.waits.all(now) {
+            if waiters.iter().all(|w| w.surface != held.surface) {
+                waiters.push(Waiter { surface: held.surface.clone(), waiting });
+            }
+        }
+        waiters
+    }
+
+    fn watch(&self, id: WaitId, plane: usize, fence: OwnedFd) -> Option<RegistrationToken> {
+        let source = Generic::new(fence, Interest::READ, Mode::Level);
+        let inserted = self.handle.insert_source(source, move |_, _, state| {
+            state.fence_signalled(id, plane);
+            Ok(PostAction::Remove)
+        });
+        inserted.map_err(|err| tracing::warn!(err = %err.error, "cannot wait for a fence")).ok()
+    }
+
+    fn watch_clock(&self, id: WaitId) -> Option<RegistrationToken> {
+        let inserted = self.handle.insert_source(Timer::from_duration(LATE), move |_, (), state| {
+            state.runtime.fences.late(id);
+            TimeoutAction::Drop
+        });
+        inserted.map_err(|err| tracing::warn!(err = %err.error, "cannot set a timer")).ok()
+    }
+
+    fn late(&mut self, id: WaitId) {
+        if let Some(held) = self.waits.payload(id) {
+            held.timer = None;
+        }
+        let Some((held, plane)) = self.waits.late(id) else { return };
+        let pid = ClientState::of(&held.client).and_then(|data| data.credentials).map(|c| c.pid);
+        let surface = held.surface.id().protocol_id();
+        tracing::warn!(pid, surface, plane, "a surface waits for a fence");
+    }
+
+    /// Takes down what a wait has set up.
+    fn end(&self, held: Held) {
+        held.cleared.store(true, Ordering::Release);
+        if let Some(data) = ClientState::of(&held.client) {
+            let mut usage = data.usage();
+            usage.fences = usage.fences.saturating_sub(held.fences.len() as u64);
+        }
+        let tokens = held.fences.into_iter().map(|(_, token)| token).chain(held.timer);
+        tokens.for_each(|token| self.handle.remove(token));
+    }
+}
+
+impl State {
+    /// Holds the commit that a surface is about to make back until its buffer may be read.
+    pub(crate) fn wait_for_fences(&mut self, surface: &WlSurface) {
+        let buffer = with_states(surface, |states| {
+            match &states.cached_state.get::<SurfaceAttributes>().pending().buffer {
+                Some(BufferAssignment::NewBuffer(buffer)) => Some(buffer.clone()),
+                _ => None,
+            }
+        });
+        let pending = match buffer.as_ref().map(get_dmabuf) {
+            Some(Ok(dmabuf)) => implicit::snapshot(|| dmabuf.handles()),
+            _ => Vec::new(),
+        };
+        let Some(client) = surface.client() else { return };
+        let Some(data) = ClientState::of(&client) else { return };
+        if pending.is_empty() && data.held.count() == 0 {
+            return;
+        }
+        let cleared = self.begin_wait(&client, data, surface, pending);
+        // What a synchronized subsurface had before is replaced, and released, within the transaction that waits.
+        let buffer = buffer.filter(|_| !is_sync_subsurface(surface));
+        add_blocker(surface, Hold::new(surface, buffer, &data.held, cleared));
+        if data.held.count() > data.limits.commits {
+            let text = format!("{} commits behind a fence", data.held.count());
+            over_quota(&self.runtime.display, &client, text);
+        }
+    }
+
+    fn begin_wait(
+        &mut self,
+        client: &Client,
+        data: &ClientState,
+        surface: &WlSurface,
+        pending: Vec<implicit::Pending>,
+    ) -> Until {
+        let fences = &mut self.runtime.fences;
+        if pending.is_empty() {
+            return Until::Now;
+        }
+        let id = fences.waits.next_id();
+        let watched =
+            pending.into_iter().filter_map(|p| Some((p.plane, fences.watch(id, p.plane, p.fence)?)));
+        let watched: Vec<_> = watched.collect();
+        if watched.is_empty() {
+            // Shown unfinished rather than never: neither the display nor the CPU waits for it.
+            return Until::Now;
+        }
+        data.usage().fences += watched.len() as u64;
+        let cleared = Arc::new(AtomicBool::new(false));
+        let planes = watched.iter().map(|(plane, _)| *plane).collect();
+        let held = Held {
+            client: client.clone(),
+            surface: surface.clone(),
+            cleared: cleared.clone(),
+            fences: watched,
+            timer: fences.watch_clock(id),
+        };
+        fences.waits.begin(id, surface.id(), planes, Instant::now(), held);
+        Until::Cleared(cleared)
+    }
+
+    /// A fence has signalled; its source goes by itself.
+    fn fence_signalled(&mut self, id: WaitId, plane: usize) {
+        let fences = &mut self.runtime.fences;
+        if let Some(held) = fences.waits.payload(id) {
+            held.fences.retain(|(p, _)| *p != plane);
+            if let Some(data) = ClientState::of(&held.client) {
+                let mut usage = data.usage();
+                usage.fences = usage.fences.saturating_sub(1);
+            }
+        }
+        if let Some(held) = fences.waits.signalled(id, plane) {
+            let client = held.client.clone();
+            fences.end(held);
+            self.apply_held(&client);
+        }
+    }
+
+    /// A surface is gone, and what it waited for is of no interest any more.
+    pub(crate) fn forget_fences(&mut self, surface: &WlSurface) {
+        let ended = self.runtime.fences.waits.end_surface(&surface.id());
+        let client = ended.first().map(|held| held.client.clone());
+        ended.into_iter().for_each(|held| self.runtime.fences.end(held));
+        if let Some(client) = client {
+            // Not now: the surface is still being taken down.
+            self.runtime.handle.insert_idle(move |state| state.apply_held(&client));
+        }
+    }
+
+    /// Applies the commits of a client that wait for nothing any more.
+    fn apply_held(&mut self, client: &Client) {
+        let display = self.runtime.display.clone();
+        if let Some(data) = ClientState::of(client) {
+            data.compositor.blocker_cleared(self, &display);
+        }
+    }
+}

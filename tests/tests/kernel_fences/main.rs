@@ -1,0 +1,24 @@
+//! Fences of clients' buffers on the lab's kernel: what waits for one, what does not, and what is left afterwards.
+//!
+//! Owns the cases with sw_sync, whose fences signal when a case wants it. The clients are in this process, so that a
+//! client can end while its fences live on. Each case starts its own primeway.
+
+mod late;
+mod scene;
+mod waits;
+
+use std::process::ExitCode;
+
+use primeway_tests::kernel_cases::{self, Case};
+
+const CASES: &[Case] = &[
+    ("a_fence_holds_back_its_surface_alone", waits::a_fence_holds_back_its_surface_alone),
+    ("fences_added_later_do_not_hold_a_commit", waits::fences_added_later_do_not_hold_a_commit),
+    ("commits_behind_a_fence_are_bounded", waits::commits_behind_a_fence_are_bounded),
+    ("what_ends_while_it_waits_leaves_nothing", waits::what_ends_while_it_waits_leaves_nothing),
+    ("a_late_fence_does_not_stall_the_display", late::a_late_fence_does_not_stall_the_display),
+];
+
+fn main() -> ExitCode {
+    kernel_cases::run(env!("CARGO_CRATE_NAME"), CASES)
+}

@@ -1,0 +1,205 @@
+//! Fences that are there when a commit is made: it waits, its neighbours do not.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use primeway_tests::buffer::fence::Timeline;
+use primeway_tests::client::connection::Wire;
+use primeway_tests::ctl::Surface;
+use primeway_tests::process::Process;
+use primeway_tests::session::Compositor;
+
+use crate::scene::{PATIENCE, Pane, buffer, neighbour, own_pid, presented, rate};
+
+const SIZE: (u32, u32) = (200, 150);
+/// Frames a second of a display with 60 Hz, with room for a busy machine.
+const FLUENT: f64 = 40.0;
+
+/// The surface keeps its picture and says what it waits for; its client's other surface and other clients go on.
+pub fn a_fence_holds_back_its_surface_alone() -> Result<()> {
+    let mut compositor = Compositor::start("fence-alone", &[])?;
+    let mut wire = Wire::connect_to(&compositor.display, 4)?;
+    let mut held = Pane::open(&mut wire, "held", "NV12", SIZE)?;
+    let mut free = Pane::open(&mut wire, "free", "XR24", SIZE)?;
+    let other = neighbour(&compositor, &["--size", "200x150"])?;
+    let usual = rate(&compositor, &other, Duration::from_secs(1))?;
+
+    // The luma is ready, the chroma is not.
+    let mut timeline = Timeline::new()?;
+    timeline.block(held.coming().plane_fd(1), 1)?;
+    let shown = held.report(&compositor.ctl.stats()?)?;
+    held.commit(&mut wire);
+    wire.roundtrip()?;
+    let fence = held.fence(&compositor.ctl.stats()?).context("nothing waits")?;
+    ensure!(fence.buffer_plane == 1 && !fence.late, "{fence:?}");
+    for _ in 0..20 {
+        let before = wire.events.presented;
+        free.commit(&mut wire);
+        ensure!(presented(&mut wire, before)?, "the client's other surface stands still");
+    }
+    let meanwhile = rate(&compositor, &other, Duration::from_secs(1))?;
+    ensure!(meanwhile > FLUENT, "{meanwhile:.0} frames a second, {usual:.0} before");
+
+    std::thread::sleep(Duration::from_millis(300));
+    let stats = compositor.ctl.stats()?;
+    let (report, fence) = (held.report(&stats)?, held.fence(&stats).context("nothing waits any more")?);
+    ensure!(fence.late && fence.waiting_ms >= 1000 && fence.buffer_plane == 1, "{fence:?}");
+    let reason = report.reason.clone().unwrap_or_default();
+    ensure!(reason.starts_with("waits for a fence of buffer plane 1 since "), "{report:?}");
+    let kept = |s: &Surface| (s.frames_presented, s.plane, s.position, s.size);
+    ensure!(kept(&report) == kept(&shown), "{shown:?} before, {report:?}");
+    // A second commit behind it is late, too, and not told of again.
+    held.commit(&mut wire);
+    wire.roundtrip()?;
+    std::thread::sleep(Duration::from_millis(1200));
+    let told = compositor.log_end().matches("a surface waits for a fence").count();
+    ensure!(told == 1, "told {told} times:\n{}", compositor.log_end());
+
+    let before = wire.events.presented;
+    timeline.advance()?;
+    ensure!(presented(&mut wire, before)?, "still not shown");
+    let stats = compositor.wait_stats("its end", PATIENCE, |stats| stats.fences.is_empty())?;
+    let report = held.report(&stats)?;
+    ensure!(!report.reason.unwrap_or_default().contains("fence"), "{:?}", held.report(&stats)?);
+    println!(
+        "a_fence_holds_back_its_surface_alone: others {usual:.0} frames/s before, {meanwhile:.0} meanwhile"
+    );
+    Ok(())
+}
+
+/// A commit waits for what was there when it was made, and no longer.
+pub fn fences_added_later_do_not_hold_a_commit() -> Result<()> {
+    let compositor = Compositor::start("fence-more", &[])?;
+    let mut wire = Wire::connect_to(&compositor.display, 4)?;
+    let mut pane = Pane::open(&mut wire, "more", "XR24", SIZE)?;
+    let (mut first, second) = (Timeline::new()?, Timeline::new()?);
+    first.block(pane.coming().plane_fd(0), 1)?;
+    pane.commit(&mut wire);
+    wire.roundtrip()?;
+    ensure!(pane.fence(&compositor.ctl.stats()?).is_some(), "it does not wait for the first");
+    second.block(pane.last().plane_fd(0), 1)?;
+    let before = wire.events.presented;
+    first.advance()?;
+    ensure!(presented(&mut wire, before)?, "it waits for the second");
+    Ok(())
+}
+
+/// A client that commits and commits behind a fence is ended; nobody else notices.
+pub fn commits_behind_a_fence_are_bounded() -> Result<()> {
+    const COMMITS: u32 = 100_000;
+    let mut compositor = Compositor::start("fence-bound", &[])?;
+    let other = neighbour(&compositor, &["--size", "200x150"])?;
+    std::thread::sleep(Duration::from_millis(500));
+    let files = Process::open(compositor.pid())?.open_files()?;
+    let timeline = Timeline::new()?;
+    for busy in [true, false] {
+        // Either each commit has a fence of its own to wait for, or only the first.
+        let mut wire = Wire::connect_to(&compositor.display, 4)?;
+        let mut pane = Pane::open(&mut wire, "greedy", "XR24", SIZE)?;
+        timeline.block(pane.coming().plane_fd(0), 1)?;
+        let start = Instant::now();
+        let mut made = 0;
+        let ended = (0..COMMITS).find_map(|commit| {
+            if busy || commit == 0 {
+                wire.commit_quietly(&pane.window.surface, &pane.buffers[1].1);
+            } else {
+                pane.window.surface.commit();
+            }
+            made = commit;
+            (commit % 16 == 15).then(|| wire.roundtrip().err()).flatten()
+        });
+        let error = wire.error();
+        let said = error.as_ref().map(|e| (e.interface.as_str(), e.code, e.message.as_str()));
+        ensure!(
+            said == Some(("wl_display", 2, "257 commits behind a fence")),
+            "{said:?} ({ended:?}) after {made} commits in {:?}",
+            start.elapsed()
+        );
+        ensure!(made < 300, "ended after {made} commits");
+        pane.buffers.clear();
+    }
+    let meanwhile = rate(&compositor, &other, Duration::from_secs(1))?;
+    ensure!(meanwhile > FLUENT, "{meanwhile:.0} frames a second");
+    compositor.wait_stats("its end", PATIENCE, |stats| {
+        stats.fences.is_empty() && stats.surfaces(own_pid()).is_empty()
+    })?;
+    wait_files(&compositor, files)
+}
+
+fn wait_files(compositor: &Compositor, wanted: usize) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let files = Process::open(compositor.pid())?.open_files()?;
+        if files == wanted {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "{files} open files, {wanted} before");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Destroys the surface, the buffer or the client while its commits wait for a fence that stays as it is.
+pub fn what_ends_while_it_waits_leaves_nothing() -> Result<()> {
+    let mut compositor = Compositor::start("fence-ends", &[])?;
+    let timeline = Timeline::new()?;
+    // What is made once and kept.
+    drop(Pane::open(&mut Wire::connect_to(&compositor.display, 4)?, "first", "XR24", SIZE)?);
+    std::thread::sleep(Duration::from_millis(500));
+    let empty = Process::open(compositor.pid())?.open_files()?;
+    let mut wire = Wire::connect_to(&compositor.display, 4)?;
+    let keeper = Pane::open(&mut wire, "keeper", "XR24", SIZE)?;
+    wire.roundtrip()?;
+    let before = compositor.ctl.stats()?.resources;
+    let files = Process::open(compositor.pid())?.open_files()?;
+
+    for what in ["surface", "buffer"] {
+        let mut pane = Pane::open(&mut wire, what, "XR24", SIZE)?;
+        timeline.block(pane.coming().plane_fd(0), 1)?;
+        let waiting = [pane.buffers[1].1.clone(), pane.buffers[2].1.clone()];
+        pane.commit(&mut wire);
+        // Behind the first, with nothing to wait for itself.
+        pane.commit(&mut wire);
+        wire.roundtrip()?;
+        ensure!(pane.fence(&compositor.ctl.stats()?).is_some(), "{what}: it does not wait");
+        wire.events.released.clear();
+        let Pane { window, buffers, .. } = pane;
+        if what == "buffer" {
+            buffers.into_iter().for_each(|(_, wl)| wl.destroy());
+            wire.roundtrip()?;
+            ensure!(!compositor.ctl.stats()?.fences.is_empty(), "the surface forgot what it waits for");
+            window.close();
+            wire.roundtrip()?;
+        } else {
+            window.close();
+            wire.roundtrip()?;
+            // What was never shown is the client's again.
+            use wayland_client::Proxy;
+            let back =
+                |wl: &wayland_client::protocol::wl_buffer::WlBuffer| wire.events.released.contains(&wl.id());
+            ensure!(waiting.iter().all(back), "buffers were not released: {:?}", wire.events.released);
+            buffers.into_iter().for_each(|(_, wl)| wl.destroy());
+        }
+        wire.roundtrip()?;
+        let same = |stats: &primeway_tests::ctl::Stats| {
+            stats.fences.is_empty()
+                && (stats.resources.gem_handles, stats.resources.framebuffers)
+                    == (before.gem_handles, before.framebuffers)
+        };
+        compositor.wait_stats(&format!("the end of the {what}"), PATIENCE, same)?;
+        wait_files(&compositor, files).context(what)?;
+    }
+
+    let mut pane = Pane::open(&mut wire, "killed", "NV12", SIZE)?;
+    timeline.block(pane.coming().plane_fd(0), 1)?;
+    timeline.block(pane.coming().plane_fd(1), 1)?;
+    pane.commit(&mut wire);
+    let unmapped = buffer(&mut wire, "XR24", SIZE)?;
+    timeline.block(unmapped.0.plane_fd(0), 1)?;
+    wire.roundtrip()?;
+    ensure!(pane.fence(&compositor.ctl.stats()?).is_some(), "the client does not wait");
+    drop((pane, keeper, unmapped, wire));
+    compositor.wait_stats("the end of the client", PATIENCE, |stats| {
+        stats.fences.is_empty() && stats.surfaces(own_pid()).is_empty()
+    })?;
+    wait_files(&compositor, empty).context("client")
+}
