@@ -109,6 +109,7 @@ mod testbed;
 
 pub use cache::FramebufferCache;
 pub use device::kernel::{Acquisition, Denials, DeviceError, KernelDevice};
+pub use device::timeline::{NoTimelines, Timeline, TimelineError, Timelines};
 pub use device::{DumbAllocation, FramebufferRequest, GemDevice};
 pub use dmabuf::{
     BufferPlane, Dmabuf, DmabufId, DmabufStat, Layout, LayoutError, MAX_BUFFER_PLANES, SizeError, is_dmabuf,

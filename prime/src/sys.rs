@@ -292,8 +292,8 @@ impl Drop for Mapping {
 
 /// Takes ownership of a descriptor that a DRM ioctl has just returned.
 pub(crate) fn adopt(raw: std::os::fd::RawFd) -> OwnedFd {
-    // SAFETY: the ioctls that return a descriptor (CREATE_LEASE, PRIME_HANDLE_TO_FD, EXPORT_SYNC_FILE) install a new one
-    // for the caller alone, and the callers of this function pass it on at once.
+    // SAFETY: the ioctls that return a descriptor (CREATE_LEASE, PRIME_HANDLE_TO_FD, SYNCOBJ_HANDLE_TO_FD,
+    // EXPORT_SYNC_FILE) install a new one for the caller alone, and the callers of this function pass it on at once.
     unsafe { std::os::fd::FromRawFd::from_raw_fd(raw) }
 }
 

@@ -458,7 +458,7 @@ fn is_missing_ioctl(err: &io::Error) -> bool {
 }
 
 /// DRM ioctls give up with `EINTR` when a signal comes, and with `EAGAIN` to have the call made anew.
-fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+pub(super) fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     loop {
         match call() {
             Err(err)

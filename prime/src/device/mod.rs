@@ -16,6 +16,7 @@ use crate::{
 
 pub mod faults;
 pub mod kernel;
+pub mod timeline;
 
 /// What `ADDFB2` is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
