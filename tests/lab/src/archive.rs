@@ -77,6 +77,29 @@ impl Archive {
         Ok((name, version.context("the package has no version")?.trim().to_owned()))
     }
 
+    /// The packages that hold the newest kernel for PCs and its modules, and their version.
+    ///
+    /// # Errors
+    /// When the archive has none.
+    pub fn newest_kernel_image(&self) -> Result<(Vec<String>, String)> {
+        let depends = |package: &str| -> Result<Vec<String>> {
+            let output = self.apt("apt-cache").args(["depends", package]).output()?;
+            Ok(dependencies(&String::from_utf8_lossy(&output.stdout)))
+        };
+        // The package without a version depends on the newest, and that on its parts, if it has any.
+        let newest = depends("linux-image-amd64")?.into_iter().find(|name| name.starts_with("linux-image-"));
+        let image = newest.context("Debian sid has no package linux-image-amd64")?;
+        let parts = depends(&image)?.into_iter();
+        let mut packages: Vec<String> = parts
+            .filter(|name| name.starts_with("linux-binary-") || name.starts_with("linux-modules-"))
+            .collect();
+        if packages.is_empty() {
+            packages.push(image.clone());
+        }
+        let version = image.trim_start_matches("linux-image-").to_owned();
+        Ok((packages, version))
+    }
+
     /// Downloads `package` (checked by apt against the signed lists) into `into` and returns the .deb.
     ///
     /// # Errors
@@ -91,6 +114,15 @@ impl Archive {
         let mut debs = file.filter(|path| path.extension().is_some_and(|extension| extension == "deb"));
         debs.next().with_context(|| format!("apt-get downloaded no .deb of {package}"))
     }
+}
+
+/// The packages in the answer of `apt-cache depends`, alternatives and recommendations left out.
+fn dependencies(answer: &str) -> Vec<String> {
+    answer
+        .lines()
+        .filter_map(|line| line.strip_prefix("  Depends: "))
+        .map(|name| name.trim().to_owned())
+        .collect()
 }
 
 fn newest(names: &str) -> Option<String> {
@@ -115,6 +147,12 @@ mod tests {
         let names = "linux-source-7.9\nlinux-source-7.10\nlinux-source-7.11-rt\nlinux-source\n";
         assert_eq!(newest(names).as_deref(), Some("linux-source-7.10"));
         assert_eq!(newest("linux-source\n"), None);
+    }
+
+    #[test]
+    fn dependencies_are_plain_names() {
+        let answer = "linux-image-7.2-amd64\n  PreDepends: linux-base\n |Depends: dracut\n  Depends: linux-binary-7.2-amd64\n    busybox\n  Depends: linux-modules-7.2-amd64\n  Recommends: apparmor\n";
+        assert_eq!(dependencies(answer), ["linux-binary-7.2-amd64", "linux-modules-7.2-amd64"]);
     }
 
     #[test]

@@ -14,10 +14,13 @@ use anyhow::{Context, Result, bail};
 use rustix::mount::{MountFlags, mount, mount_move};
 
 use crate::request::{self, ANSWER, Answer, REQUEST, Request, Seatd};
-use crate::{layout, sys, vkms};
+use crate::{initramfs, layout, qemu, sys, vkms};
 
 /// A folder that every host has, under which the new root is put together.
 const STAGE: &str = "/tmp";
+
+/// Where the emulated guest has the run folder until its root is made.
+const RUN_SHARE: &str = "/share";
 
 /// Runs as process 1: does what the request in `run` says, leaves the answer there, powers the guest off.
 ///
@@ -25,7 +28,11 @@ const STAGE: &str = "/tmp";
 pub fn main(run: &Path) {
     let answer = match serve(run) {
         Ok(status) => Answer::Exit(status),
-        Err(err) => Answer::Failed(format!("{err:#}")),
+        Err(err) => {
+            // The kernel log has it also if the answer cannot be left.
+            eprintln!("lab: {err:#}");
+            Answer::Failed(format!("{err:#}"))
+        }
     };
     if let Err(err) = report(run, &answer) {
         eprintln!("lab: cannot leave the answer: {err:#}");
@@ -45,6 +52,13 @@ fn report(run: &Path, answer: &Answer) -> Result<()> {
 }
 
 fn serve(run: &Path) -> Result<i32> {
+    let run = if is_emulated() {
+        load_modules()?;
+        share(qemu::RUN_TAG, Path::new(RUN_SHARE), MountFlags::empty(), "none")?;
+        Path::new(RUN_SHARE)
+    } else {
+        run
+    };
     let text = fs::read(run.join(REQUEST)).context("cannot read the request")?;
     let request: Request = serde_json::from_slice(&text)?;
     build_root(&request)?;
@@ -61,6 +75,50 @@ fn serve(run: &Path) -> Result<i32> {
     run_command(&request)
 }
 
+/// Whether this is the emulated guest, which boots from an archive of its own.
+fn is_emulated() -> bool {
+    std::env::var_os(qemu::VARIABLE).is_some()
+}
+
+fn load_modules() -> Result<()> {
+    let folder = Path::new(initramfs::MODULES);
+    let names =
+        fs::read_dir(folder).context("no kernel modules")?.filter_map(|entry| Some(entry.ok()?.path()));
+    let mut modules: Vec<_> = names.collect();
+    modules.sort();
+    for path in modules {
+        let file = File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
+        rustix::system::finit_module(&file, c"", 0)
+            .with_context(|| format!("cannot load {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Mounts one of the emulated guest's shares of the host's files. Each can be mounted once only.
+fn share(tag: &str, at: &Path, flags: MountFlags, cache: &str) -> Result<()> {
+    layout::create_dir(at)?;
+    let data = CString::new(format!("trans=virtio,version=9p2000.L,msize=512000,cache={cache}"))?;
+    // The driver takes its devices on in its own time; until then there is none of that name.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        match mount(tag, at, "9p", flags, Some(data.as_c_str())) {
+            Err(rustix::io::Errno::NOENT) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            done => return done.with_context(|| format!("cannot mount {tag} at {}", at.display())),
+        }
+    }
+}
+
+/// Mounts a folder of the host to be read.
+fn host_folder(at: &Path, folder: &Path) -> Result<()> {
+    match folder.to_str().context("a path is not UTF-8")? {
+        "/" if is_emulated() => share(qemu::ROOT_TAG, at, MountFlags::RDONLY, "loose"),
+        _ if is_emulated() => bail!("the emulated guest has no other root than the host's"),
+        text => filesystem("hostfs", at, MountFlags::RDONLY, text),
+    }
+}
+
 fn filesystem(kind: &str, at: &Path, flags: MountFlags, data: &str) -> Result<()> {
     layout::create_dir(at)?;
     let data = CString::new(data)?;
@@ -75,8 +133,7 @@ fn overlay(name: &str, lower: &Path, at: &Path) -> Result<()> {
     for dir in [&upper, &work] {
         layout::create_dir(dir)?;
     }
-    let lower_text = lower.to_str().context("a path is not UTF-8")?;
-    filesystem("hostfs", &base, MountFlags::RDONLY, lower_text)?;
+    host_folder(&base, lower)?;
     // Without redirect_dir, renaming a folder of the lower layer is EXDEV, which not every program copes with.
     let data = format!(
         "lowerdir={},upperdir={},workdir={},redirect_dir=on",
@@ -95,8 +152,14 @@ fn build_root(request: &Request) -> Result<()> {
     for (index, shared) in request.shared.iter().enumerate() {
         overlay(&format!("shared{index}"), shared, &inside(shared))?;
     }
-    let run = request.run.to_str().context("the run folder is not UTF-8")?;
-    filesystem("hostfs", &inside(&request.run), MountFlags::empty(), run)?;
+    let run = inside(&request.run);
+    if is_emulated() {
+        layout::create_dir(&run)?;
+        mount_move(RUN_SHARE, &run).context("cannot move the run folder into place")?;
+    } else {
+        let folder = request.run.to_str().context("the run folder is not UTF-8")?;
+        filesystem("hostfs", &run, MountFlags::empty(), folder)?;
+    }
     std::env::set_current_dir(&root)?;
     mount_move(".", "/").context("cannot move the new root into place")?;
     rustix::process::chroot(".").context("cannot enter the new root")?;
@@ -124,7 +187,8 @@ fn mount_system() -> Result<()> {
     {
         let _ = std::os::unix::fs::symlink(target, Path::new("/dev").join(link));
     }
-    // A kernel thread that is stuck for good (21 s) ends the run, rather than failing every later step in its own way.
+    // A kernel thread that is stuck for good (21 s; 120 s emulated) ends the run, rather than failing every later step in
+    // its own way.
     fs::write("/proc/sys/kernel/panic_on_rcu_stall", "1").context("cannot ask for a panic on a stall")?;
     sys::loopback_up().context("cannot bring the loopback interface up")?;
     rustix::system::sethostname(b"lab").context("cannot set the host name")

@@ -4,11 +4,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use lab::packages::{self, Consent};
 use lab::request::{RUN_VARIABLE, Seatd};
-use lab::{cache, demo, guest, kernel, layout, progress, run, sid, testing};
+use lab::{cache, demo, guest, kernel, layout, progress, qemu, run, sid, testing};
 
 /// A real Linux kernel with KMS, as an ordinary process: no GPU, no /dev/dri, no KVM needed.
 #[derive(Debug, Parser)]
@@ -33,7 +33,7 @@ enum Action {
     Test(Test),
     /// Only the set-up: packages and the lab kernel
     Setup,
-    /// Remove the cached kernel and sid root, and all run folders
+    /// Remove the cached kernels and sid root, and all run folders
     Clean,
 }
 
@@ -44,6 +44,8 @@ enum Guest {
     Host,
     /// A Debian sid root: newer clients than the host has
     Sid,
+    /// The host's own system on Debian's own kernel and an emulated PC: virtio-gpu instead of vkms, and slow
+    Qemu,
 }
 
 #[derive(Debug, Args)]
@@ -97,13 +99,15 @@ struct Test {
 impl Machine {
     fn sid(&self, consent: Consent) -> Result<Option<PathBuf>> {
         match self.guest {
-            Guest::Host => Ok(None),
+            Guest::Host | Guest::Qemu => Ok(None),
             Guest::Sid => sid::ensure(consent).map(Some).map_err(sid::Unavailable::into_error),
         }
     }
 
     fn options(&self) -> Result<run::Options> {
-        let vkms: Vec<String> = self.vkms.iter().filter(|spec| *spec != "none").cloned().collect();
+        let emulated = self.guest == Guest::Qemu;
+        let vkms: Vec<String> =
+            self.vkms.iter().filter(|spec| *spec != "none" && !emulated).cloned().collect();
         for spec in &vkms {
             spec.parse::<lab::vkms::Spec>()?;
         }
@@ -143,10 +147,11 @@ fn act(cli: &Cli) -> Result<i32> {
             options.command.clone_from(&exec.command);
             options.timeout = Some(Duration::try_from_secs_f64(exec.timeout).context("--timeout")?);
             options.sid = exec.machine.sid(consent)?;
-            let linux = set_up(consent, &[])?;
+            let linux = machine_of(&exec.machine, consent, &mut options)?;
             Ok(run::run(&linux, &options)?.ending.status())
         }
         Action::Shell(machine) => {
+            ensure!(machine.guest != Guest::Qemu, "there is no shell in the emulated guest: use exec");
             let mut options = machine.options()?;
             options.command = vec!["/bin/bash".to_owned()];
             options.timeout = None;
@@ -174,11 +179,20 @@ fn act(cli: &Cli) -> Result<i32> {
     }
 }
 
+/// The kernel to boot; the emulated one needs no other.
+fn machine_of(machine: &Machine, consent: Consent, options: &mut run::Options) -> Result<PathBuf> {
+    if machine.guest != Guest::Qemu {
+        return set_up(consent, &[]);
+    }
+    let image = qemu::ensure(consent)?;
+    Ok(options.qemu.insert(image).kernel())
+}
+
 /// Refuses while any run, or any set-up, is under way.
 fn clean() -> Result<()> {
     let _runs = run::lock_all()?;
     let cache = layout::cache()?;
-    for part in ["kernel", "sid"] {
+    for part in ["kernel", "qemu", "sid"] {
         let dir = cache.join(part);
         let lock = cache::try_lock(&dir.join("lock"))?;
         let _lock = lock.with_context(|| format!("another run is using {}", dir.display()))?;

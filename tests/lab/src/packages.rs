@@ -16,6 +16,9 @@ pub const KERNEL: &[&str] =
 /// What the guest of the host's own system needs.
 pub const GUEST: &[&str] = &["seatd", "udev"];
 
+/// What the emulated guest is made with.
+pub const QEMU: &[&str] = &["ca-certificates", "qemu-system-x86", "xz-utils"];
+
 /// What primeway is built with.
 pub const BUILD: &[&str] = &[
     "libdrm-dev",

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, bail};
 
 use crate::request::{self, ANSWER, Answer, REQUEST, RUN_VARIABLE, Request, Seatd};
-use crate::{cache, layout, progress, sys};
+use crate::{cache, layout, progress, qemu, sys};
 
 /// Exit status for the lab's own failures: set-up of the guest, a kernel panic.
 pub const LAB_FAILED: i32 = 125;
@@ -23,6 +23,8 @@ const KEPT_RUNS: usize = 30;
 
 /// How long the guest may take from its answer to its power-off.
 const POWER_OFF: Duration = Duration::from_secs(10);
+/// The same for the emulated guest.
+const SLOW_POWER_OFF: Duration = Duration::from_secs(60);
 
 /// How often the host looks for output and for the end.
 const POLL: Duration = Duration::from_millis(5);
@@ -34,6 +36,8 @@ pub struct Options {
     pub command: Vec<String>,
     /// The sid root, or the host's own system.
     pub sid: Option<PathBuf>,
+    /// The emulated guest, rather than one of the lab kernel. Without vkms, sid and terminal.
+    pub qemu: Option<qemu::Image>,
     /// Ends the run when it takes longer.
     pub timeout: Option<Duration>,
     /// vkms SPEC texts.
@@ -61,6 +65,7 @@ impl Default for Options {
         Self {
             command: Vec::new(),
             sid: None,
+            qemu: None,
             timeout: Some(Duration::from_secs(600)),
             vkms: vec!["default".to_owned()],
             uid: 0,
@@ -127,7 +132,9 @@ pub fn run(linux: &Path, options: &Options) -> Result<Outcome> {
     kernel.end();
     drop(terminal);
     let _ = layout::remove_dir(&folder.join("uml"));
-    let _ = fs::remove_file(folder.join("init"));
+    for name in ["init", "initramfs"] {
+        let _ = fs::remove_file(folder.join(name));
+    }
     Ok(Outcome { ending: ending?, folder })
 }
 
@@ -219,10 +226,29 @@ struct Kernel {
 
 impl Kernel {
     fn start(linux: &Path, options: &Options, folder: &Path) -> Result<Self> {
+        let log = File::create(folder.join("kernel.log"))?;
+        let mut command = match &options.qemu {
+            Some(image) => {
+                let run = quoted(RUN_VARIABLE, folder)?;
+                let mut command = image.command(options, folder, &run)?;
+                command.env_clear().env("PATH", "/usr/bin:/bin");
+                command
+            }
+            None => Self::lab_kernel(linux, options, folder)?,
+        };
+        command.current_dir(folder).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        if options.terminal {
+            sys::pass_terminal(&mut command);
+        }
+        let child = sys::die_with_parent(&mut command, libc::SIGKILL).spawn();
+        let child = child.with_context(|| format!("cannot start {}", command.get_program().display()))?;
+        Ok(Self { child, ended: None })
+    }
+
+    fn lab_kernel(linux: &Path, options: &Options, folder: &Path) -> Result<Command> {
         // A copy, because a build under way (`cargo lab test` starts one) may replace the binary that runs now.
         let init = folder.join("init");
         fs::copy("/proc/self/exe", &init).context("cannot copy the lab's own binary")?;
-        let log = File::create(folder.join("kernel.log"))?;
         let mut command = Command::new(linux);
         command.arg(format!("mem={}M", options.memory)).arg(format!("ncpus={}", options.cpus));
         command.args(["seccomp=on", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro"]);
@@ -231,13 +257,7 @@ impl Kernel {
         command.args(["vkms.create_default_dev=0", "uml_dir=uml"]);
         command.arg(quoted("init", &init)?).arg(quoted(RUN_VARIABLE, folder)?);
         command.env_clear().env("PATH", "/usr/bin:/bin").env("TMPDIR", memory_dir(options.memory)?);
-        command.current_dir(folder).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        if options.terminal {
-            sys::pass_terminal(&mut command);
-        }
-        let child = sys::die_with_parent(&mut command, libc::SIGKILL).spawn();
-        let child = child.with_context(|| format!("cannot start {}", linux.display()))?;
-        Ok(Self { child, ended: None })
+        Ok(command)
     }
 
     fn ended(&mut self) -> Result<Option<ExitStatus>> {
@@ -335,6 +355,7 @@ fn supervise(kernel: &mut Kernel, options: &Options, folder: &Path) -> Result<En
         Tail::new(request::stream(folder, "stderr"), options.quiet, true),
     ];
     let mut answered: Option<Instant> = None;
+    let power_off = if options.qemu.is_some() { SLOW_POWER_OFF } else { POWER_OFF };
     loop {
         let ended = kernel.ended()?;
         for stream in &mut streams {
@@ -346,7 +367,7 @@ fn supervise(kernel: &mut Kernel, options: &Options, folder: &Path) -> Result<En
         if answered.is_none() && folder.join(ANSWER).exists() {
             answered = Some(Instant::now());
         }
-        if answered.is_some_and(|since| since.elapsed() > POWER_OFF) {
+        if answered.is_some_and(|since| since.elapsed() > power_off) {
             progress::say("the guest does not power off after its answer; it is killed");
             return Ok(conclude(folder));
         }

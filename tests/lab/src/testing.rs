@@ -1,6 +1,7 @@
 //! Owns `cargo lab test`: which test binaries belong to which tier, running them, the summary.
 //! Tiers: *host* (no kernel of ours), *lab* (targets `kernel_*`, each in a boot of its own, and `lab_runs`, which boots
-//! guests itself, and ignored host cases whose reason says `in the lab`), *sid* (targets `sid_*`, in the sid guest). Does not own the verdict on their output (see `tally`).
+//! guests itself, and ignored host cases whose reason says `in the lab`), *sid* (targets `sid_*`, in the sid guest), *qemu*
+//! (targets `qemu_*`, in the emulated guest). Does not own the verdict on their output (see `tally`).
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
@@ -16,7 +17,7 @@ use crate::packages::Consent;
 use crate::run::{self, Ending};
 use crate::sid::{self, Unavailable};
 use crate::tally::{self, Skips, Tally, Verdict};
-use crate::{cache, layout, progress, sys};
+use crate::{cache, layout, progress, qemu, sys};
 
 /// No test binary may take longer.
 const LIMIT: Duration = Duration::from_secs(900);
@@ -35,6 +36,7 @@ enum Tier {
     Host,
     Lab,
     Sid,
+    Qemu,
 }
 
 #[derive(Clone, Debug)]
@@ -51,6 +53,7 @@ impl Target {
         match self.name.as_str() {
             name if self.kind == "test" && name.starts_with("kernel_") => Tier::Lab,
             name if self.kind == "test" && name.starts_with("sid_") => Tier::Sid,
+            name if self.kind == "test" && name.starts_with("qemu_") => Tier::Qemu,
             "lab_runs" => Tier::Lab,
             _ => Tier::Host,
         }
@@ -91,6 +94,7 @@ pub fn run(linux: &Path, selection: &Selection, consent: Consent) -> Result<Tall
     let (guests, alone): (Vec<_>, Vec<_>) = of(Tier::Lab).cloned().partition(Target::in_guest);
     work.extend(guests.into_iter().map(Work::Lab));
     work.extend(of(Tier::Sid).cloned().map(Work::Sid));
+    work.extend(of(Tier::Qemu).cloned().map(Work::Qemu));
     let bench =
         Bench { linux, selection, consent, sid: Mutex::default(), books: Mutex::new(Books::new(work)) };
     std::thread::scope(|scope| {
@@ -130,6 +134,7 @@ enum Work {
     /// Cases of a host target that wait for the lab.
     Deferred(Target, Vec<String>),
     Sid(Target),
+    Qemu(Target),
 }
 
 /// What is still to run, and what came of the rest.
@@ -138,13 +143,13 @@ struct Books {
     /// Work under way, which may leave more.
     running: usize,
     /// By [`Tier`].
-    summaries: [Summary; 3],
+    summaries: [Summary; 4],
     failure: Option<anyhow::Error>,
 }
 
 impl Books {
     fn new(work: VecDeque<Work>) -> Self {
-        let summaries = ["host", "lab", "sid"].map(Summary::new);
+        let summaries = ["host", "lab", "sid", "qemu"].map(Summary::new);
         Self { work, running: 0, summaries, failure: None }
     }
 
@@ -224,7 +229,7 @@ impl Bench<'_> {
             Work::Deferred(target, cases) => {
                 let mut arguments = vec!["--ignored".to_owned(), "--exact".to_owned()];
                 arguments.extend(cases.iter().cloned());
-                let output = in_guest(&target, linux, None, &arguments)?;
+                let output = in_guest(&target, linux, Root::Host, &arguments)?;
                 let mut verdict = judge_guest(&output, Skips::Forbidden);
                 let ran = verdict.tally.passed + verdict.tally.failed;
                 if ran < cases.len() {
@@ -235,7 +240,7 @@ impl Bench<'_> {
             }
             Work::Lab(target) => {
                 let output = if target.in_guest() {
-                    in_guest(&target, linux, None, &selection.arguments)?
+                    in_guest(&target, linux, Root::Host, &selection.arguments)?
                 } else {
                     progress::say("starting and ending guests from the host");
                     on_host(&target, selection, &[("PRIMEWAY_LAB_RUNS", linux)])?
@@ -244,6 +249,24 @@ impl Bench<'_> {
                 self.books().take(Tier::Lab, &target, verdict, &output);
             }
             Work::Sid(target) => self.run_in_sid(&target)?,
+            Work::Qemu(target) => self.run_emulated(&target)?,
+        }
+        Ok(())
+    }
+
+    /// What only the emulated guest has is not skipped where there is none: it would never be noticed.
+    fn run_emulated(&self, target: &Target) -> Result<()> {
+        match qemu::ensure(self.consent) {
+            Ok(image) => {
+                let kernel = image.kernel();
+                let output = in_guest(target, &kernel, Root::Emulated(image), &self.selection.arguments)?;
+                let verdict = judge_lab(&output, Skips::Forbidden, self.selection);
+                self.books().take(Tier::Qemu, target, verdict, &output);
+            }
+            Err(err) => {
+                let reason = format!("the emulated guest cannot be had: {err:#}");
+                self.books().summaries[Tier::Qemu as usize].fail(target, &reason);
+            }
         }
         Ok(())
     }
@@ -254,7 +277,7 @@ impl Bench<'_> {
             Ok(root) => {
                 let root = root.clone();
                 drop(sid);
-                let output = in_guest(target, self.linux, Some(root), &self.selection.arguments)?;
+                let output = in_guest(target, self.linux, Root::Sid(root), &self.selection.arguments)?;
                 let verdict = judge_lab(&output, Skips::WithReason, self.selection);
                 self.books().take(Tier::Sid, target, verdict, &output);
             }
@@ -505,20 +528,35 @@ fn captured(command: &mut Command, name: &str) -> Result<Output> {
     Ok(Output { text, succeeded, taken: started.elapsed(), folder, trouble })
 }
 
-fn in_guest(target: &Target, linux: &Path, sid: Option<PathBuf>, arguments: &[String]) -> Result<Output> {
+/// What is in a guest.
+enum Root {
+    Host,
+    Sid(PathBuf),
+    Emulated(qemu::Image),
+}
+
+fn in_guest(target: &Target, linux: &Path, root: Root, arguments: &[String]) -> Result<Output> {
     let started = Instant::now();
     let executable = target.executable.to_str().context("a path is not UTF-8")?.to_owned();
     let mut command = vec![executable, "--test-threads=1".to_owned()];
     command.extend(arguments.iter().cloned());
     progress::say(&format!("running {} in a guest", target.name));
+    let (sid, qemu) = match root {
+        Root::Host => (None, None),
+        Root::Sid(root) => (Some(root), None),
+        Root::Emulated(image) => (None, Some(image)),
+    };
+    let defaults = run::Options::default();
     let options = run::Options {
         command,
         sid,
+        vkms: if qemu.is_some() { Vec::new() } else { defaults.vkms.clone() },
+        qemu,
         timeout: Some(LIMIT),
         name: Some(format!("test-{}", target.name)),
         quiet: true,
         environment: vec![("CARGO_MANIFEST_DIR".to_owned(), target.folder.to_string_lossy().into_owned())],
-        ..run::Options::default()
+        ..defaults
     };
     let outcome = run::run(linux, &options)?;
     let read = |name: &str| {
@@ -566,6 +604,7 @@ mod tests {
         let messages = [
             message("kernel_picture", "test", true),
             message("sid_clients", "test", true),
+            message("qemu_syncobj", "test", true),
             message("prime", "lib", true),
             message("primeway", "bin", false),
             message("lab_runs", "test", true),
@@ -578,6 +617,7 @@ mod tests {
             ("prime", Tier::Host),
             ("kernel_picture", Tier::Lab),
             ("lab_runs", Tier::Lab),
+            ("qemu_syncobj", Tier::Qemu),
             ("sid_clients", Tier::Sid),
         ];
         assert_eq!(found, expected.map(|(name, tier)| (name.to_owned(), tier)));
