@@ -13,7 +13,7 @@ use calloop::signals::{Signal, Signals};
 use calloop::timer::{TimeoutAction, Timer};
 use calloop::{EventLoop, Interest, LoopHandle, Mode, PostAction, RegistrationToken};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use smithay::backend::session::libseat::LibSeatSession;
+use smithay::backend::session::libseat::{LibSeatSession, LibSeatSessionNotifier};
 use smithay::reexports::wayland_server::{Display, DisplayHandle, ListeningSocket};
 
 use crate::backend::kms::{Kms, StartError, insert_sources};
@@ -23,7 +23,7 @@ use crate::clients::{Clients, Limits};
 use crate::ctl::server::CtlServer;
 use crate::feedback::{self, Feedback};
 use crate::fences::Fences;
-use crate::import::Imports;
+use crate::import::{Imports, probe};
 use crate::input::Input;
 use crate::output::OutputState;
 use crate::render::{Painter, choice};
@@ -64,10 +64,46 @@ pub fn run(cli: &Cli) -> anyhow::Result<u8> {
 /// # Errors
 /// When the backend does not start.
 pub fn prepare(cli: &Cli) -> anyhow::Result<(EventLoop<'static, State>, State)> {
+    prepare_on(cli, |handle| open_backend(cli, handle))
+}
+
+/// [`prepare`] on a headless backend of one's own making.
+///
+/// # Errors
+/// When `backend` fails, or the compositor does not start on it.
+pub fn prepare_headless(
+    cli: &Cli,
+    backend: impl FnOnce(LoopHandle<'static, State>) -> anyhow::Result<headless::Headless>,
+) -> anyhow::Result<(EventLoop<'static, State>, State)> {
+    prepare_on(cli, |handle| Ok((Backend::Headless(Box::new(backend(handle)?)), None)))
+}
+
+/// A backend, and what tells of the session if it has one.
+type Opened = (Backend, Option<LibSeatSessionNotifier>);
+
+fn prepare_on(
+    cli: &Cli,
+    backend: impl FnOnce(LoopHandle<'static, State>) -> anyhow::Result<Opened>,
+) -> anyhow::Result<(EventLoop<'static, State>, State)> {
     let event_loop: EventLoop<'static, State> = EventLoop::try_new().context("no event loop")?;
     let display: Display<State> = Display::new().context("no wayland display")?;
-    let state = start(cli, &event_loop, display)?;
+    let opened = backend(event_loop.handle())?;
+    let state = start(cli, &event_loop, display, opened)?;
     Ok((event_loop, state))
+}
+
+fn open_backend(cli: &Cli, handle: LoopHandle<'static, State>) -> anyhow::Result<Opened> {
+    match cli.backend {
+        BackendKind::Headless => {
+            Ok((Backend::Headless(Box::new(headless::Headless::new(handle, cli.size)?)), None))
+        }
+        BackendKind::Kms => {
+            let (session, notifier) =
+                LibSeatSession::new().map_err(|err| StartError::NoSeat(err.to_string()))?;
+            let kms = Kms::open(session, cli.device.as_deref(), cli.writeback)?;
+            Ok((Backend::Kms(Box::new(kms)), Some(notifier)))
+        }
+    }
 }
 
 /// Handles events until [`Runtime::stop`]; returns the exit status.
@@ -94,33 +130,20 @@ pub fn add_client(state: &mut State, stream: UnixStream) {
 }
 
 /// Builds the state with its backend.
-///
-/// # Errors
-/// When the backend does not start.
-pub fn start(
+fn start(
     cli: &Cli,
     event_loop: &EventLoop<'static, State>,
     owner: Display<State>,
+    (mut backend, notifier): Opened,
 ) -> anyhow::Result<State> {
     let handle = event_loop.handle();
     let display = &owner.handle();
-    let (mut backend, notifier) = match cli.backend {
-        BackendKind::Headless => {
-            (Backend::Headless(Box::new(headless::Headless::new(handle.clone(), cli.size)?)), None)
-        }
-        BackendKind::Kms => {
-            let (session, notifier) =
-                LibSeatSession::new().map_err(|err| StartError::NoSeat(err.to_string()))?;
-            let kms = Kms::open(session, cli.device.as_deref(), cli.writeback)?;
-            (Backend::Kms(Box::new(kms)), Some(notifier))
-        }
-    };
     let mut protocols = Protocols::new(display);
     let seat = protocols.seat.new_wl_seat(display, "seat0");
     let input = Input::new(seat).map_err(|err| anyhow!("no keymap: {err}"))?;
     let limits = Limits::with(&cli.limits);
-    let painter = choice::choose(cli.renderer, cli.render_node.as_deref(), &mut backend)?;
-    let mut dmabuf = dmabuf_part(display, &mut backend, &painter)?;
+    let mut painter = choice::choose(cli.renderer, cli.render_node.as_deref(), &mut backend)?;
+    let mut dmabuf = dmabuf_part(display, &mut backend, &mut painter)?;
     let quota = |limit: u64| usize::try_from(limit).unwrap_or(usize::MAX);
     dmabuf.global.set_quotas(quota(limits.params), quota(limits.pending));
     let states: Vec<OutputState> = match &mut backend {
@@ -172,9 +195,9 @@ pub(crate) fn output_state(kms: &Kms, id: OutputId) -> Option<OutputState> {
 fn dmabuf_part(
     display: &DisplayHandle,
     backend: &mut Backend,
-    painter: &Painter,
+    painter: &mut Painter,
 ) -> anyhow::Result<DmabufPart> {
-    let formats = painter.formats();
+    let formats = probe::run(backend, painter);
     let kms = backend.kms();
     let drives = kms.map(|kms| feedback::Display { device: kms.device_id(), formats: kms.scanout_formats() });
     let (global, feedback) = Feedback::start(display, &formats, painter.device(), drives.as_ref())

@@ -20,7 +20,7 @@ use calloop::timer::{TimeoutAction, Timer};
 use drm_fourcc::{DrmFourcc, DrmModifier};
 use drm_prime::model::{Driver, File, Machine, Node, Profile};
 use drm_prime::scanout::{PlaneCaps, PlaneType};
-use drm_prime::{PlaneFramebuffers, SharedFramebuffer};
+use drm_prime::{GemDevice, PlaneFramebuffers, SharedFramebuffer};
 use pixman::{FormatCode, Image, Operation};
 use rustix::io::Errno;
 use smithay::backend::allocator::dmabuf::{Dmabuf, DmabufFlags};
@@ -96,16 +96,35 @@ impl Headless {
     /// # Errors
     /// When the embedded device does not open.
     pub fn new(handle: LoopHandle<'static, State>, size: (u32, u32)) -> Result<Self, HeadlessError> {
-        let machine = Machine::new(Profile::MODERN);
-        machine.accept_foreign(true);
-        let device = machine.add_device(Driver {
+        Self::on(handle, size, Self::driver(), |file| Arc::new(file))
+    }
+
+    /// The embedded device's driver.
+    pub fn driver() -> Driver {
+        Driver {
             name: DRIVER.into(),
             planes: PLANES.len(),
             width: (1, LARGEST),
             height: (1, LARGEST),
             rdev: 0,
             ..Driver::vkms()
-        });
+        }
+    }
+
+    /// The same on a device of another driver, whose file for imports goes through `wrap`: for tests of devices that
+    /// refuse something, or are slow.
+    ///
+    /// # Errors
+    /// When the embedded device does not open.
+    pub fn on(
+        handle: LoopHandle<'static, State>,
+        size: (u32, u32),
+        driver: Driver,
+        wrap: impl FnOnce(File) -> Arc<dyn GemDevice>,
+    ) -> Result<Self, HeadlessError> {
+        let machine = Machine::new(Profile::MODERN);
+        machine.accept_foreign(true);
+        let device = machine.add_device(driver);
         let open = || device.open(Node::Primary).map_err(HeadlessError::device("opening it"));
         let (display, file) = (open()?, open()?);
         let formats = || FORMATS.iter().map(|f| (*f, DrmModifier::Linear)).collect();
@@ -126,7 +145,7 @@ impl Headless {
             handle,
             size,
             planes,
-            buffers: Buffers::new(Arc::new(file), "embedded"),
+            buffers: Buffers::new(wrap(file), "embedded"),
             display,
             targets: Swapchain::default(),
             framebuffers: PlaneFramebuffers::new(),
@@ -145,6 +164,13 @@ impl Headless {
     /// See [`super::Backend::planes`].
     pub fn planes(&self, output: OutputId) -> &[PlaneCaps] {
         if output == OUTPUT { &self.planes } else { &[] }
+    }
+
+    /// See [`super::Backend::forbid`].
+    pub fn forbid(&mut self, plane: NonZeroU32, pair: (DrmFourcc, DrmModifier)) {
+        self.planes.iter_mut().filter(|caps| caps.id == plane).for_each(|caps| {
+            caps.formats.remove(&pair);
+        });
     }
 
     /// See [`super::Backend::any_target`].

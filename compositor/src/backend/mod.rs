@@ -20,7 +20,7 @@ mod swapchain;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use drm_fourcc::DrmFourcc;
+use drm_fourcc::{DrmFourcc, DrmModifier};
 use drm_prime::SharedFramebuffer;
 use drm_prime::scanout::{PlaneCaps, PlaneType, Rect, SourceRect};
 use smithay::backend::renderer::utils::CommitCounter;
@@ -115,6 +115,22 @@ impl Backend {
         match self {
             Self::Kms(kms) => kms.planes(output),
             Self::Headless(headless) => headless.planes(output),
+        }
+    }
+
+    /// The outputs with their sizes in pixels.
+    pub fn outputs(&self) -> Vec<(OutputId, (u32, u32))> {
+        match self {
+            Self::Kms(kms) => kms.output_ids().filter_map(|id| Some((id, kms.describe(id)?.size))).collect(),
+            Self::Headless(headless) => vec![(headless::OUTPUT, headless.size())],
+        }
+    }
+
+    /// Has a plane of an output not take a format with a modifier that it lists: it was tried and refused.
+    pub fn forbid(&mut self, output: OutputId, plane: NonZeroU32, pair: (DrmFourcc, DrmModifier)) {
+        match self {
+            Self::Kms(kms) => kms.forbid(output, plane, pair),
+            Self::Headless(headless) => headless.forbid(plane, pair),
         }
     }
 

@@ -23,6 +23,7 @@
 //! Owns: the pipeline and its reasons. Does not own: the protocol's rules, handles and framebuffers
 //! ([`crate::backend::buffers`]), textures and views ([`crate::render`]).
 
+pub mod probe;
 mod reason;
 
 use std::collections::{HashMap, VecDeque};

@@ -109,9 +109,6 @@ pub enum Reason {
     /// Neither Pixman nor the YUV conversion knows the format.
     #[error("the cpu does not read {0}")]
     NotReadable(DrmFourcc),
-    /// The pixels of this format came out wrong when it was tried at the start.
-    #[error("{0} failed the test at the start")]
-    FailedProbe(DrmFourcc),
     /// The memory cannot be read as the description says.
     #[error("not readable")]
     View(#[source] RenderError),
@@ -129,7 +126,7 @@ impl Reason {
                 Rung::Plane
             }
             Self::NoGpu | Self::NotNamed { .. } | Self::Untrusted | Self::Texture(_) => Rung::Gpu,
-            Self::NotLinear(_) | Self::NotReadable(_) | Self::FailedProbe(_) | Self::View(_) => Rung::Cpu,
+            Self::NotLinear(_) | Self::NotReadable(_) | Self::View(_) => Rung::Cpu,
         }
     }
 

@@ -75,6 +75,18 @@ pub(super) fn read(views: &mut Views, dmabuf: &Dmabuf) -> Result<Source, RenderE
     Ok(Source::View(view, code))
 }
 
+/// Reads a buffer as it would be composited; says whether it has a pixel that is not black.
+///
+/// # Errors
+/// See [`read`].
+pub(super) fn try_out(views: &mut Views, dmabuf: &Dmabuf) -> Result<bool, RenderError> {
+    let pixels = match read(views, dmabuf)? {
+        Source::Copy(mut image) => Some(image::to_xrgb(&mut image)),
+        Source::View(view, code) => view.with_image(code, |image| image::to_argb(image))?,
+    };
+    Ok(image::is_lit(&pixels.ok_or(RenderError::Resample)?))
+}
+
 /// Pixman and the dma-bufs that it has mapped.
 #[derive(Debug)]
 pub struct Cpu {
@@ -89,6 +101,14 @@ impl Cpu {
     /// When Pixman cannot be initialised.
     pub fn new() -> Result<Self, RenderError> {
         Ok(Self { renderer: PixmanRenderer::new()?, views: Views::default() })
+    }
+
+    /// See [`super::Painter::try_out`].
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub(super) fn try_out(&mut self, dmabuf: &Dmabuf) -> Result<bool, RenderError> {
+        try_out(&mut self.views, dmabuf)
     }
 
     pub(super) fn forget(&mut self, dmabuf: &WeakDmabuf) {

@@ -65,6 +65,11 @@ pub fn to_argb(image: &Image<'static, 'static>) -> Option<Vec<u8>> {
     Some(to_xrgb(&mut out))
 }
 
+/// Tells whether any of the pixels (four bytes each, the last one alpha or nothing) is not black.
+pub fn is_lit(pixels: &[u8]) -> bool {
+    pixels.chunks_exact(4).any(|pixel| pixel[..3] != [0; 3])
+}
+
 /// Copies a 32-bit image into another one of the same order of channels, its top left corner to `at`.
 pub fn place(to: &mut Image<'static, 'static>, part: &Image<'static, 'static>, at: (i32, i32)) {
     let size = (part.width() as i32, part.height() as i32);

@@ -191,6 +191,25 @@ impl Painter {
         }
     }
 
+    /// Draws a small buffer somewhere, as it would be composited; says whether anything is to be seen.
+    ///
+    /// # Errors
+    /// When it cannot be drawn.
+    pub fn try_out(&mut self, dmabuf: &Dmabuf) -> Result<bool, RenderError> {
+        match self {
+            Self::Pixman(cpu) => cpu.try_out(dmabuf),
+            Self::Gles(gles) => gles.try_out(dmabuf),
+        }
+    }
+
+    /// Tells whether a GPU takes buffers of a format in layouts that only its driver knows.
+    pub fn names_implicit(&self, format: DrmFourcc) -> bool {
+        match self {
+            Self::Pixman(_) => false,
+            Self::Gles(gles) => gles.formats().any(|pair| pair == (format, DrmModifier::Invalid)),
+        }
+    }
+
     /// Drops what is kept for a buffer that is gone.
     pub fn forget(&mut self, dmabuf: &WeakDmabuf) {
         match self {

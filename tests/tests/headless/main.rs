@@ -12,6 +12,7 @@ mod headless_support;
 mod hostile;
 mod ladder;
 mod planes;
+mod probe;
 mod release;
 mod shell;
 mod surfaces;

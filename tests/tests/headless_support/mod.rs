@@ -12,8 +12,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
+use calloop::LoopHandle;
 use calloop::channel::{Channel, Event, Sender, channel};
 use primeway::backend::Backend;
+use primeway::backend::headless::Headless;
 use primeway::cli::{BackendKind, Cli, Renderer};
 use primeway::clients::LimitArg;
 use primeway::ctl::{PlaneStats, Stats, SurfaceReport};
@@ -126,11 +128,25 @@ impl Server {
     ///
     /// When it does not start.
     pub fn start_with(size: (u32, u32), limits: &[&str]) -> Result<Server> {
+        Server::start_on(size, limits, move |handle| Ok(Headless::new(handle, size)?))
+    }
+
+    /// [`Server::start_with`] on a backend of the test's own making.
+    ///
+    /// # Errors
+    ///
+    /// When it does not start.
+    pub fn start_on(
+        size: (u32, u32),
+        limits: &[&str],
+        backend: impl FnOnce(LoopHandle<'static, State>) -> Result<Headless> + Send + 'static,
+    ) -> Result<Server> {
         let limits: Result<Vec<_>, String> = limits.iter().map(|limit| LimitArg::parse(limit)).collect();
         let limits = limits.map_err(|err| anyhow!("{err}"))?;
         let (questions, asked) = channel();
-        let thread =
-            std::thread::Builder::new().name("compositor".into()).spawn(move || run(size, limits, asked))?;
+        let thread = std::thread::Builder::new()
+            .name("compositor".into())
+            .spawn(move || run(size, limits, backend, asked))?;
         let mut server = Server { questions, thread: Some(thread) };
         match server.ask(|_| ()) {
             Ok(()) => Ok(server),
@@ -310,7 +326,12 @@ impl Drop for Server {
     }
 }
 
-fn run(size: (u32, u32), limits: Vec<LimitArg>, asked: Channel<Question>) -> Result<u8> {
+fn run(
+    size: (u32, u32),
+    limits: Vec<LimitArg>,
+    backend: impl FnOnce(LoopHandle<'static, State>) -> Result<Headless>,
+    asked: Channel<Question>,
+) -> Result<u8> {
     let cli = Cli {
         command: None,
         backend: BackendKind::Headless,
@@ -323,7 +344,7 @@ fn run(size: (u32, u32), limits: Vec<LimitArg>, asked: Channel<Question>) -> Res
         limits,
         program: Vec::new(),
     };
-    let (mut event_loop, mut state) = primeway::run::prepare(&cli)?;
+    let (mut event_loop, mut state) = primeway::run::prepare_headless(&cli, backend)?;
     event_loop
         .handle()
         .insert_source(asked, |event, (), state| match event {

@@ -16,6 +16,7 @@ mod session;
 pub mod writeback;
 
 use std::collections::HashSet;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -130,6 +131,8 @@ pub struct Kms {
     outputs: Vec<KmsOutput>,
     /// What planes wait for; `None` where there is no such fence.
     fence: Option<SignalledFence>,
+    /// What planes list and do not take, as far as it was tried.
+    forbidden: HashSet<(NonZeroU32, (DrmFourcc, DrmModifier))>,
     /// Client buffers and their framebuffers.
     pub buffers: Buffers,
 }
@@ -182,6 +185,7 @@ impl Kms {
                 writeback,
                 outputs: Vec::new(),
                 fence: SignalledFence::new(&buffers),
+                forbidden: HashSet::new(),
                 buffers,
             };
             // Also without --writeback: one that was left attached must be seen to be detached.
@@ -253,6 +257,9 @@ impl Kms {
                 continue;
             };
             let mut output = KmsOutput::new(&self.card, &info, crtc)?;
+            for caps in &mut output.caps {
+                caps.formats.retain(|pair| !self.forbidden.contains(&(caps.id, *pair)));
+            }
             if self.writeback {
                 output.pipe.writeback = Some(Writeback::find(&self.card, crtc)?);
             }
@@ -261,6 +268,15 @@ impl Kms {
             self.outputs.push(output);
         }
         Ok((added, removed))
+    }
+
+    /// See [`crate::backend::Backend::forbid`]. It holds for the plane on every output, also on those to come.
+    pub fn forbid(&mut self, output: OutputId, plane: NonZeroU32, pair: (DrmFourcc, DrmModifier)) {
+        self.forbidden.insert((plane, pair));
+        let caps = self.output_mut(output).into_iter().flat_map(|o| &mut o.caps);
+        caps.filter(|caps| caps.id == plane).for_each(|caps| {
+            caps.formats.remove(&pair);
+        });
     }
 
     /// Ids of the outputs that are driven.

@@ -268,6 +268,29 @@ impl Gles {
         }
     }
 
+    /// See [`super::Painter::try_out`].
+    ///
+    /// # Errors
+    /// When neither the GPU nor the CPU can read it, or GL fails.
+    pub(super) fn try_out(&mut self, dmabuf: &Dmabuf) -> Result<bool, RenderError> {
+        let Some(texture) = self.gpu_texture(dmabuf)?.filter(|_| !self.driver.software) else {
+            // What the CPU reads is uploaded as pixels of one format, whatever it was. And a driver that draws on the CPU
+            // compiles code for each format at its first draw, 900 ms for all of them in the lab.
+            return cpu::try_out(&mut self.views, dmabuf);
+        };
+        let size = dmabuf.size();
+        let mut target = self.offscreen(size)?;
+        let mut framebuffer = self.renderer.bind(&mut target)?;
+        let whole = Rectangle::<i32, Physical>::from_size((size.w, size.h).into());
+        let mut frame = self.renderer.render(&mut framebuffer, whole.size, Transform::Normal)?;
+        frame.clear(Color32F::BLACK, &[whole])?;
+        frame.render_texture_at(&texture, (0, 0).into(), 1, 1.0, Transform::Normal, &[whole], &[], 1.0)?;
+        wait(&frame.finish()?);
+        let region = Rectangle::from_size(size);
+        let mapping = self.renderer.copy_framebuffer(&framebuffer, region, DrmFourcc::Argb8888)?;
+        Ok(image::is_lit(self.renderer.map_texture(&mapping)?))
+    }
+
     /// Drops what is kept for a buffer that is gone.
     pub(super) fn forget(&mut self, dmabuf: &WeakDmabuf) {
         self.views.forget(dmabuf);

@@ -18,7 +18,7 @@ use wayland_client::{
 use wayland_protocols::wp::linux_dmabuf::zv1::client::zwp_linux_buffer_params_v1::{
     self, ZwpLinuxBufferParamsV1,
 };
-use wayland_protocols::wp::linux_dmabuf::zv1::client::zwp_linux_dmabuf_v1::ZwpLinuxDmabufV1;
+use wayland_protocols::wp::linux_dmabuf::zv1::client::zwp_linux_dmabuf_v1::{self, ZwpLinuxDmabufV1};
 use wayland_protocols::wp::presentation_time::client::wp_presentation_feedback::{
     self, Kind, WpPresentationFeedback,
 };
@@ -84,12 +84,14 @@ pub struct Seen {
     pub log: Vec<Event>,
     /// Acknowledge configure events at once.
     pub acknowledge: bool,
+    /// Formats and modifiers that linux-dmabuf's `modifier` events named.
+    pub advertised: Vec<(u32, u64)>,
     pub(super) globals: Globals,
 }
 
 impl Seen {
     pub(super) fn new() -> Seen {
-        Seen { log: Vec::new(), acknowledge: true, globals: Globals::with_dmabuf(4) }
+        Seen { log: Vec::new(), acknowledge: true, advertised: Vec::new(), globals: Globals::with_dmabuf(4) }
     }
 
     /// Whether an xdg_surface was configured.
@@ -324,4 +326,18 @@ delegate_noop!(Seen: WlSubsurface);
 delegate_noop!(Seen: XdgPositioner);
 delegate_noop!(Seen: WpViewport);
 delegate_noop!(Seen: ignore WlSeat);
-delegate_noop!(Seen: ignore ZwpLinuxDmabufV1);
+
+impl Dispatch<ZwpLinuxDmabufV1, ()> for Seen {
+    fn event(
+        state: &mut Self,
+        _: &ZwpLinuxDmabufV1,
+        event: zwp_linux_dmabuf_v1::Event,
+        (): &(),
+        _: &Connection,
+        _: &QueueHandle<Self>,
+    ) {
+        if let zwp_linux_dmabuf_v1::Event::Modifier { format, modifier_hi, modifier_lo } = event {
+            state.advertised.push((format, u64::from(modifier_hi) << 32 | u64::from(modifier_lo)));
+        }
+    }
+}
