@@ -39,6 +39,10 @@ pub struct Cli {
     #[arg(long, value_name = "NODE")]
     pub render_node: Option<PathBuf>,
 
+    /// Composite everything: no plane shows a client's buffer.
+    #[arg(long)]
+    pub no_direct_scanout: bool,
+
     /// Size of the headless output in pixels.
     #[arg(long, value_name = "WIDTHxHEIGHT", default_value = "1024x768", value_parser = parse_size)]
     pub size: (u32, u32),

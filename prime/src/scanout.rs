@@ -53,6 +53,16 @@ impl Rect {
             && i64::from(self.y) < end(other.y, other.h)
             && i64::from(other.y) < end(self.y, self.h)
     }
+
+    /// Pixels that the two rectangles share.
+    pub fn overlap(&self, other: &Rect) -> u64 {
+        let shared = |a: (i32, u32), b: (i32, u32)| {
+            let end = |(at, len): (i32, u32)| i64::from(at) + i64::from(len);
+            u64::try_from(end(a).min(end(b)) - i64::from(a.0.max(b.0))).unwrap_or(0)
+        };
+        let width = shared((self.x, self.w), (other.x, other.w));
+        width * shared((self.y, self.h), (other.y, other.h))
+    }
 }
 
 /// A source rectangle in 16.16 fixed point buffer pixels, as the plane properties SRC_X to SRC_H take it.
@@ -669,6 +679,19 @@ mod tests {
         let (planes, layers) = (planes(), [layer(small, true)]);
         let plan = plan(&planes, &layers, OUTPUT, |_| Err(rustix::io::Errno::INVAL));
         assert!(open_planes(&planes, &layers, OUTPUT, &plan, 0).is_empty());
+    }
+
+    #[test]
+    fn rectangles_share_what_lies_in_both() {
+        let a = Rect::new(-10, 0, 30, 20);
+        for (b, shared) in
+            [((0, 10, 100, 100), 200), ((20, 0, 5, 5), 0), ((-10, 0, 30, 20), 600), ((0, 40, 5, 5), 0)]
+        {
+            let b = Rect::new(b.0, b.1, b.2, b.3);
+            assert_eq!((a.overlap(&b), b.overlap(&a)), (shared, shared));
+        }
+        let all = Rect::new(i32::MIN, i32::MIN, u32::MAX, u32::MAX);
+        assert_eq!(all.overlap(&all), u64::from(u32::MAX) * u64::from(u32::MAX));
     }
 
     prop_compose! {

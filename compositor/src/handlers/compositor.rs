@@ -79,6 +79,7 @@ impl CompositorHandler for State {
             usage.surfaces = usage.surfaces.saturating_sub(1);
         }
         self.forget_fences(surface);
+        self.dmabuf.feedback.surface_gone(&self.runtime.handle, surface);
         self.queue_redraw_all();
     }
 }

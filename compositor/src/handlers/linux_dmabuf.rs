@@ -56,7 +56,8 @@ impl State {
         let data = self.client_state(client.id()).ok_or(Reason::ClientGone)?;
         let candidate = Candidate::new(&data, owner, params, &self.backend)?;
         let imported = candidate.import(self.backend.buffers().table());
-        imported.accept(&mut self.backend, &mut self.painter, &mut self.dmabuf.imports)
+        let direct_scanout = self.runtime.direct_scanout;
+        imported.accept(&mut self.backend, &mut self.painter, &mut self.dmabuf.imports, direct_scanout)
     }
 }
 

@@ -130,6 +130,7 @@ impl Imported {
         backend: &mut Backend,
         painter: &mut Painter,
         imports: &mut Imports,
+        direct_scanout: bool,
     ) -> Result<Dmabuf, Refused> {
         let Self { dmabuf, handles, cpu, reservation } = self;
         let key = dmabuf.weak();
@@ -138,7 +139,7 @@ impl Imported {
         let composited = cpu.is_ok() || matches!(gpu, Some(Ok(())));
         let plane = handles.and_then(|handles| {
             backend.buffers_mut().keep(&dmabuf, handles);
-            plane(&dmabuf, backend, composited)
+            if direct_scanout { plane(&dmabuf, backend, composited) } else { Err(Reason::Disabled) }
         });
         let ways = Ways { plane, gpu, cpu };
         if !ways.any() {

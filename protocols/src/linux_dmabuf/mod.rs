@@ -99,7 +99,7 @@ use wayland_server::protocol::wl_surface::WlSurface;
 
 pub use dispatch::{DmabufFeedbackData, DmabufGlobalData, DmabufParamsData, FailedBuffer};
 pub use dmabuf_fd::{DMA_BUF_MAGIC, fd_size, is_dmabuf};
-pub use feedback::{DmabufFeedback, DmabufFeedbackBuilder, FormatTable};
+pub use feedback::{DmabufFeedback, DmabufFeedbackBuilder, FormatTable, Tranche};
 pub use layout::{FormatLayout, PlaneLayout};
 pub use state::LinuxDmabufState;
 /// Flags of a buffer: `YInvert`, `Interlaced`, `BottomFirst`.
