@@ -4,6 +4,7 @@
 //! client can end while its fences live on. Each case starts its own primeway.
 
 mod late;
+mod reads;
 mod scene;
 mod waits;
 
@@ -17,6 +18,9 @@ const CASES: &[Case] = &[
     ("commits_behind_a_fence_are_bounded", waits::commits_behind_a_fence_are_bounded),
     ("what_ends_while_it_waits_leaves_nothing", waits::what_ends_while_it_waits_leaves_nothing),
     ("a_late_fence_does_not_stall_the_display", late::a_late_fence_does_not_stall_the_display),
+    ("a_wait_in_the_kernel_is_bounded", reads::a_wait_in_the_kernel_is_bounded),
+    ("the_cpu_waits_for_no_late_fence", reads::the_cpu_waits_for_no_late_fence),
+    ("nor_does_gles", reads::nor_does_gles),
 ];
 
 fn main() -> ExitCode {
