@@ -61,7 +61,7 @@ impl CompositorHandler for State {
     fn commit(&mut self, surface: &WlSurface) {
         super::subcompositor::place_children(surface);
         on_commit_buffer_handler::<Self>(surface);
-        self.shell.popups.commit(surface);
+        self.commit_popup(surface);
         if is_sync_subsurface(surface) {
             return;
         }

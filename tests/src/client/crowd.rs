@@ -142,8 +142,7 @@ impl Member {
         ensure!(configured, "the window was not configured");
         member.hear(&events, &mut Tally::default())?;
         for _ in 0..buffers {
-            let memory =
-                ClientBuffer::allocate(allocator, Format::named("XR24")?, SIDE as u32, SIDE as u32)?;
+            let memory = ClientBuffer::allocate(allocator, Format::named("XR24")?, SIDE as u32, SIDE as u32)?;
             let file = memory.plane_fd(0).try_clone_to_owned()?;
             let buffer = member.make_buffer(file.as_fd())?;
             member.slots.push(Slot { file, buffer });
