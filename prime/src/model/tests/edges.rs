@@ -8,6 +8,10 @@ use attachment::{free_table, map_pages};
 use dmabuf::DmabufOps;
 use memory::Access;
 
+use crate::GemDevice;
+use crate::device::FramebufferRequest;
+use crate::dmabuf::Layout;
+
 thread_local! {
     /// What was called of [`WATCHED`], and under which locks.
     static CALLED: RefCell<Vec<(&'static str, Vec<LockClass>)>> = const { RefCell::new(Vec::new()) };
@@ -306,5 +310,53 @@ fn vkms_is_a_display_without_a_render_node() {
     assert_eq!(bench.vkms.open(Node::Render).unwrap_err(), Errno::NOENT);
     drop(bench.vgem.open(Node::Render).unwrap());
     assert_eq!(bench.b.addfb2(&kms::xrgb(64, 64, dumb(&bench.b))), Ok(42));
+    assert_eq!(bench.close(), []);
+}
+
+#[test]
+fn a_file_meets_the_contract() {
+    let bench = Bench::new(Profile::MODERN);
+    let device: &dyn GemDevice = &bench.b;
+    assert_eq!(device.dev_id(), 0xe201);
+    assert_eq!(
+        (device.supports_modifiers(), bench.a.supports_modifiers()),
+        (true, false),
+        "vgem shows nothing"
+    );
+    assert!(device.identifies_dmabufs());
+    assert!(!Bench::new(Profile::SEED).b.identifies_dmabufs());
+    let dumb = device.create_dumb(64, 64, 32).unwrap();
+    let fd = device.prime_handle_to_fd(dumb.handle).unwrap();
+    assert!(rustix::fs::fcntl_getfl(&fd).unwrap().contains(rustix::fs::OFlags::RDWR));
+    drop(fd);
+    let layout = Layout { offset: 0, stride: dumb.stride };
+    let request = FramebufferRequest {
+        width: 64,
+        height: 64,
+        format: drm_fourcc::DrmFourcc::Xrgb8888,
+        modifier: Some(drm_fourcc::DrmModifier::Linear),
+        planes: [Some((dumb.handle, layout)), None, None, None],
+    };
+    let id = device.add_framebuffer(&request).unwrap();
+    let told = bench.b.getfb2(id.get()).unwrap();
+    assert_eq!(told.flags, MODIFIERS);
+    bench.b.gem_close(told.handles[0]).ok();
+    device.remove_framebuffer(id).unwrap();
+    assert_eq!(bench.b.getfb2(id.get()).unwrap_err(), Errno::NOENT);
+    assert_eq!(bench.close(), []);
+}
+
+#[test]
+fn s07_where_nothing_was_removed_nothing_is_said() {
+    let bench = Bench::new(Profile::SEED);
+    let (_, fd) = bench.exported();
+    let key = fd.key();
+    drop(fd);
+    let udmabuf = bench.machine.udmabuf(4096).unwrap();
+    let gone = udmabuf.key();
+    drop(udmabuf);
+    for key in [key, gone] {
+        bench.machine.call(|call| handles::remove_members(call, bench.b.key(), key));
+    }
     assert_eq!(bench.close(), []);
 }
