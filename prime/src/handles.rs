@@ -1,8 +1,14 @@
 //! [`HandleTable`]: one reference-counted entry per GEM handle of a file, and the only place that closes handles.
 //! It does not know formats, and of framebuffers only that they are open. See the crate's docs for why the count exists.
 //!
-//! One mutex spans {`FD_TO_HANDLE`, count up} and another spell of it {count down, `GEM_CLOSE`}: a table that unlocked
-//! between the two halves would hand a dying handle to a concurrent import, or close the number's next owner.
+//! One mutex, the gate, spans {`FD_TO_HANDLE`, count up} and another spell of it {take out of the books, `GEM_CLOSE`}: a table
+//! that opened it between the two halves would hand a dying handle to a concurrent import, or close the number's next owner.
+//!
+//! An import can take long: the exporter's driver pins and maps its memory. So the gate is not the lock of the books, which
+//! is never held over either call, and a thread that drops a handle does not wait at the gate: if it is shut, whoever is
+//! inside closes the handle on its way out. What an import keeps waiting is other imports of what the table does not know;
+//! [`HandleTable::try_import`] says so instead. (The kernel has a gate of its own, the file's `prime.lock`, and holds the
+//! device's `object_name_lock` over the driver's import, so that a second file would not help.)
 //!
 //! # When the kernel is not asked
 //!
@@ -45,7 +51,7 @@ use state::{Entry, State};
 /// What a table has done so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct TableStats {
-    /// Handles open now.
+    /// Handles open now, with those that wait for the end of an import to be closed.
     pub handles: usize,
     /// References on them.
     pub references: usize,
@@ -71,8 +77,13 @@ struct Shared {
     device: Arc<dyn GemDevice>,
     clock: Clock,
     since: std::time::Duration,
+    /// Held over every import and every close of a handle. Taken before `state`, if both are.
+    gate: Mutex<()>,
     state: Mutex<State>,
 }
+
+/// The gate is shut behind the thread that has it.
+type Gate<'a> = MutexGuard<'a, ()>;
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -96,10 +107,12 @@ impl Shared {
     }
 
     /// Closes the handle of an entry that was taken out of the books, or puts it back.
-    fn close(&self, state: &mut State, handle: NonZeroU32, entry: Entry) {
+    fn close(&self, _gate: &Gate<'_>, handle: NonZeroU32, entry: Entry) {
         self.forget_export(&entry, handle);
-        // Still under the lock: once closed, the number may come back from the next import at any time.
-        match self.device.gem_close(handle) {
+        // Still behind the gate: once closed, the number may come back from the next import at any time.
+        let outcome = self.device.gem_close(handle);
+        let mut state = self.lock();
+        match outcome {
             Ok(()) => state.stats.closes += 1,
             Err(err) if is_one_of(&err, &[Errno::INVAL, Errno::NOENT]) => {
                 state.stats.violations += 1;
@@ -112,16 +125,38 @@ impl Shared {
         }
     }
 
-    fn close_unclosed(&self, state: &mut State) {
-        if !state.has_unclosed() {
-            return;
+    /// Closes the handles that nobody holds any more.
+    fn close_idle(&self, gate: &Gate<'_>) {
+        loop {
+            let idle = self.lock().take_idle();
+            let Some((handle, entry)) = idle else { return };
+            self.close(gate, handle, entry);
         }
-        for (handle, entry) in state.take_unclosed() {
-            self.close(state, handle, entry);
+    }
+
+    /// Closes the handles that nobody holds any more, unless somebody is behind the gate: who does so on the way out.
+    fn settle(&self) {
+        // Looked at again after the gate was opened: a handle may have been dropped in front of it meanwhile.
+        while self.lock().has_idle() {
+            let Some(gate) = sync::try_lock(&self.gate) else { return };
+            self.close_idle(&gate);
         }
-        for (id, serial) in state.take_unclosed_framebuffers() {
+    }
+
+    fn close_unclosed(&self, gate: &Gate<'_>) {
+        let (handles, framebuffers) = {
+            let mut state = self.lock();
+            if !state.has_unclosed() {
+                return;
+            }
+            (state.take_unclosed(), state.take_unclosed_framebuffers())
+        };
+        for (handle, entry) in handles {
+            self.close(gate, handle, entry);
+        }
+        for (id, serial) in framebuffers {
             let outcome = self.device.close_framebuffer(id);
-            self.framebuffer_closed(state, id, serial, outcome);
+            self.framebuffer_closed(&mut self.lock(), id, serial, outcome);
         }
     }
 
@@ -192,7 +227,8 @@ impl HandleTable {
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         let state = Mutex::new(State::new(device.identifies_dmabufs()));
         let since = clock.now();
-        Self { shared: Arc::new(Shared { id, device, clock, since, state }), owner: Owner::default() }
+        let gate = Mutex::new(());
+        Self { shared: Arc::new(Shared { id, device, clock, since, gate, state }), owner: Owner::default() }
     }
 
     /// The same table; what is obtained through this value is held in the name of `owner`.
@@ -218,13 +254,35 @@ impl HandleTable {
     /// # Errors
     /// [`ImportError`]; the table is unchanged.
     pub fn import(&self, fd: BorrowedFd<'_>) -> Result<GemHandle, ImportError> {
+        self.import_stat(&self.stat(fd)?)
+    }
+
+    /// As [`HandleTable::import`], but does not wait while another thread imports something: `None` then.
+    ///
+    /// # Errors
+    /// As [`HandleTable::import`].
+    pub fn try_import(&self, fd: BorrowedFd<'_>) -> Result<Option<GemHandle>, ImportError> {
+        let stat = self.stat(fd)?;
+        if let Some(hit) = self.known(stat.id()) {
+            return Ok(Some(hit));
+        }
+        let Some(gate) = sync::try_lock(&self.shared.gate) else { return Ok(None) };
+        self.import_behind(gate, &stat, true).map(Some)
+    }
+
+    /// Whether an import of that dma-buf would be answered without asking the device, so that it cannot take long.
+    #[must_use]
+    pub fn knows(&self, dmabuf: DmabufId) -> bool {
+        self.shared.lock().of_dmabuf(dmabuf).is_some()
+    }
+
+    fn stat<'a>(&self, fd: BorrowedFd<'a>) -> Result<DmabufStat<'a>, ImportError> {
         let device = self.shared.device.dev_id();
-        let stat = DmabufStat::of(fd).map_err(|source| ImportError::System {
+        DmabufStat::of(fd).map_err(|source| ImportError::System {
             action: "identify a dma-buf",
             device,
             source,
-        })?;
-        self.import_stat(&stat)
+        })
     }
 
     /// As [`HandleTable::import`] for a descriptor that has been looked at already, which saves the second look.
@@ -232,32 +290,66 @@ impl HandleTable {
     /// # Errors
     /// As [`HandleTable::import`].
     pub fn import_stat(&self, stat: &DmabufStat<'_>) -> Result<GemHandle, ImportError> {
-        self.import_from(stat, true)
+        match self.known(stat.id()) {
+            Some(hit) => Ok(hit),
+            None => self.import_behind(sync::lock(&self.shared.gate), stat, true),
+        }
     }
 
     /// As [`HandleTable::import`], and the device is asked even if the table knows the answer: after it has denied one of
     /// the table's handles.
     pub(crate) fn import_again(&self, stat: &DmabufStat<'_>) -> Result<GemHandle, ImportError> {
-        self.import_from(stat, false)
+        self.import_behind(sync::lock(&self.shared.gate), stat, false)
     }
 
-    fn import_from(&self, stat: &DmabufStat<'_>, by_identity: bool) -> Result<GemHandle, ImportError> {
-        let (shared, dmabuf) = (&*self.shared, stat.id());
-        let mut state = shared.lock();
-        shared.close_unclosed(&mut state);
-        let known = state.of_dmabuf(dmabuf);
-        if let Some(hit) = known.filter(|_| by_identity).and_then(|handle| self.hit(&mut state, handle)) {
-            state.stats.spared += 1;
-            return Ok(hit);
+    /// Closes what the device would not close before, unless somebody is behind the gate.
+    fn try_close_unclosed(&self) {
+        if let Some(gate) = sync::try_lock(&self.shared.gate) {
+            self.shared.close_unclosed(&gate);
         }
-        let handle = match shared.device.prime_fd_to_handle(stat.fd()) {
-            Ok(handle) => handle,
-            Err(source) => {
-                drop(state);
-                return Err(self.import_failure(stat.fd(), dmabuf, source));
+        self.shared.settle();
+    }
+
+    /// One more reference on a handle that is known by its dma-buf.
+    fn known(&self, dmabuf: DmabufId) -> Option<GemHandle> {
+        let mut state = self.shared.lock();
+        if state.has_unclosed() {
+            drop(state);
+            self.try_close_unclosed();
+            state = self.shared.lock();
+        }
+        let handle = state.of_dmabuf(dmabuf)?;
+        let hit = self.hit(&mut state, handle)?;
+        state.stats.spared += 1;
+        Some(hit)
+    }
+
+    fn import_behind(
+        &self,
+        gate: Gate<'_>,
+        stat: &DmabufStat<'_>,
+        by_identity: bool,
+    ) -> Result<GemHandle, ImportError> {
+        let shared = &*self.shared;
+        shared.close_unclosed(&gate);
+        // It may have been imported while we waited.
+        let known = if by_identity { self.known(stat.id()) } else { None };
+        let imported = match known {
+            Some(hit) => Ok(hit),
+            None => {
+                shared.device.prime_fd_to_handle(stat.fd()).map(|handle| self.imported(handle, stat.id()))
             }
         };
-        if let Some(known) = known.filter(|known| *known != handle) {
+        drop(gate);
+        shared.settle();
+        imported.map_err(|source| self.import_failure(stat.fd(), stat.id(), source))
+    }
+
+    /// Books what the device gave for a dma-buf. Behind the gate.
+    fn imported(&self, handle: NonZeroU32, dmabuf: DmabufId) -> GemHandle {
+        let shared = &*self.shared;
+        let mut state = shared.lock();
+        if let Some(known) = state.of_dmabuf(dmabuf).filter(|known| *known != handle) {
             // The device has another handle for a dma-buf whose handle we thought we had.
             shared.strike(&mut state, known);
         }
@@ -265,7 +357,7 @@ impl HandleTable {
             Some(true) => {
                 state.identify(handle, dmabuf);
                 if let Some(hit) = self.hit(&mut state, handle) {
-                    return Ok(hit);
+                    return hit;
                 }
             }
             // The number now belongs to another buffer, so somebody else closed ours.
@@ -277,7 +369,7 @@ impl HandleTable {
         let generation = state.insert(handle, seen, Some(dmabuf), &self.owner, shared.clock.now());
         state.stats.imports += 1;
         tracing::debug!(%handle, %dmabuf, "imported");
-        Ok(self.guard(handle, generation, seen, false))
+        self.guard(handle, generation, seen, false)
     }
 
     /// One more reference on a handle that is there.
@@ -348,10 +440,10 @@ impl HandleTable {
         bpp: u32,
     ) -> io::Result<(GemHandle, DumbAllocation)> {
         let shared = &*self.shared;
-        let mut state = shared.lock();
-        shared.close_unclosed(&mut state);
+        self.try_close_unclosed();
         let allocation = shared.device.create_dumb(width, height, bpp)?;
         let handle = allocation.handle;
+        let mut state = shared.lock();
         if state.get(handle).is_some() {
             shared.strike(&mut state, handle);
         }
@@ -388,9 +480,11 @@ impl HandleTable {
     /// Closes what the device would not close before, and returns how much is left. Imports and allocations do
     /// so, too.
     pub fn retry_closes(&self) -> usize {
-        let mut state = self.shared.lock();
-        self.shared.close_unclosed(&mut state);
-        state.stats().unclosed
+        let gate = sync::lock(&self.shared.gate);
+        self.shared.close_unclosed(&gate);
+        drop(gate);
+        self.shared.settle();
+        self.shared.lock().stats().unclosed
     }
 
     /// What the table has done, and holds now.
@@ -516,11 +610,9 @@ impl Clone for Reference {
 
 impl Drop for Reference {
     fn drop(&mut self) {
-        let mut state = self.table.lock();
-        if state.give_back(self.raw, self.generation, &self.owner)
-            && let Some(entry) = state.remove(self.raw)
-        {
-            self.table.close(&mut state, self.raw, entry);
+        let last = self.table.lock().give_back(self.raw, self.generation, &self.owner);
+        if last {
+            self.table.settle();
         }
     }
 }

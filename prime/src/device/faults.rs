@@ -8,7 +8,7 @@ use std::{
     io,
     num::NonZeroU32,
     os::fd::{BorrowedFd, OwnedFd, RawFd},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Condvar, Mutex, MutexGuard, PoisonError},
 };
 
 use rustix::io::Errno;
@@ -64,6 +64,9 @@ struct Fault {
 #[derive(Debug, Default)]
 struct Script {
     faults: Vec<Fault>,
+    /// Calls that wait until they are let go, and how many do.
+    held: Vec<Call>,
+    waiting: [usize; Call::ALL.len()],
     uses: [u64; Call::ALL.len()],
     injected: u64,
     request: Option<FramebufferRequest>,
@@ -97,13 +100,22 @@ pub struct Faulty<D> {
     descriptors: Option<Vec<RawFd>>,
     yields: bool,
     script: Mutex<Script>,
+    released: Condvar,
 }
 
 impl<D: GemDevice> Faulty<D> {
     /// A device that fails at nothing yet.
     pub fn new(inner: D) -> Self {
         let identifies = inner.identifies_dmabufs();
-        Self { inner, driver: None, identifies, descriptors: None, yields: false, script: Mutex::default() }
+        Self {
+            inner,
+            driver: None,
+            identifies,
+            descriptors: None,
+            yields: false,
+            script: Mutex::default(),
+            released: Condvar::new(),
+        }
     }
 
     /// Gives itself out for a device of that kernel driver, for [`crate::quirks`].
@@ -144,6 +156,22 @@ impl<D: GemDevice> Faulty<D> {
         self.script().faults.push(Fault { call, after: nth.saturating_sub(1), errno });
     }
 
+    /// Has every use of a call from now on wait, as if the exporter's driver took its time, until [`release`](Self::release).
+    pub fn hold(&self, call: Call) {
+        self.script().held.push(call);
+    }
+
+    /// Lets the held uses of a call go on.
+    pub fn release(&self, call: Call) {
+        self.script().held.retain(|held| *held != call);
+        self.released.notify_all();
+    }
+
+    /// How many threads wait in a held call.
+    pub fn waiting(&self, call: Call) -> usize {
+        self.script().waiting[call as usize]
+    }
+
     /// Forgets failures that have not come to pass.
     pub fn clear(&self) {
         self.script().faults.clear();
@@ -173,11 +201,21 @@ impl<D: GemDevice> Faulty<D> {
         if self.yields {
             std::thread::yield_now();
         }
+        self.wait_while_held(call);
         let outcome = self.fault(call).map_or_else(|| pass_on(&self.inner), |errno| Err(errno.into()));
         if self.yields {
             std::thread::yield_now();
         }
         outcome
+    }
+
+    fn wait_while_held(&self, call: Call) {
+        let mut script = self.script();
+        script.waiting[call as usize] += 1;
+        while script.held.contains(&call) {
+            script = self.released.wait(script).unwrap_or_else(PoisonError::into_inner);
+        }
+        script.waiting[call as usize] -= 1;
     }
 
     /// Counts a use of a call; the errno if it is to fail.

@@ -116,6 +116,8 @@ pub(super) struct State {
     /// The handle of each dma-buf, where an identity names one dma-buf alone ([`State::by_identity`]).
     by_dmabuf: NumberMap<DmabufId, NonZeroU32>,
     framebuffers: NumberMap<NonZeroU32, FramebufferRecord>,
+    /// Handles whose last reference was given back, with the generation that they had: they are to be closed.
+    idle: Vec<(NonZeroU32, u64)>,
     /// Handles and framebuffers that the device would not close.
     unclosed: usize,
     serial: u64,
@@ -178,14 +180,35 @@ impl State {
         Some(entry)
     }
 
-    /// One reference less, if it counts at all; true if it was the last one.
+    /// One reference less, if it counts at all; true if it was the last one. The handle is to be closed then, unless it is
+    /// taken again before that.
     pub fn give_back(&mut self, handle: NonZeroU32, generation: u64, owner: &Owner) -> bool {
         let Some(entry) = self.entries.get_mut(&handle).filter(|entry| entry.generation == generation) else {
             return false;
         };
         entry.references -= 1;
         entry.holders.give_back(owner);
-        entry.references == 0
+        let last = entry.references == 0;
+        if last {
+            self.idle.push((handle, generation));
+        }
+        last
+    }
+
+    /// Whether a handle may wait for being closed.
+    pub fn has_idle(&self) -> bool {
+        !self.idle.is_empty()
+    }
+
+    /// Takes out a handle that nobody holds any more.
+    pub fn take_idle(&mut self) -> Option<(NonZeroU32, Entry)> {
+        while let Some((handle, generation)) = self.idle.pop() {
+            let entry = self.current(handle, generation);
+            if entry.is_some_and(|entry| entry.references == 0 && !entry.unclosed) {
+                return Some((handle, self.remove(handle)?));
+            }
+        }
+        None
     }
 
     /// Remembers the exporter's name of a handle.

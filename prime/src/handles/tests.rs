@@ -520,3 +520,87 @@ proptest! {
         prop_assert!(device.is_clean());
     }
 }
+
+/// Waits until a thread is in a held import.
+fn until_waiting(device: &TestDevice) {
+    while device.waiting(Call::FdToHandle) == 0 {
+        std::thread::yield_now();
+    }
+}
+
+/// While one thread is in an import that takes long, another goes on: with what the table knows, with closes, which are done
+/// later, with allocations and with questions.
+#[test]
+fn an_import_that_takes_long_keeps_no_other_work_waiting() {
+    let (device, table) = table();
+    let (known, gone, slow) = (memory(4096), memory(4096), memory(4096));
+    let first = table.import(known.as_fd()).unwrap();
+    let dying = table.import(gone.as_fd()).unwrap();
+    device.hold(Call::FdToHandle);
+    let late = std::thread::scope(|scope| {
+        let importing = scope.spawn(|| table.import(slow.as_fd()).unwrap());
+        until_waiting(&device);
+        assert!(table.knows(id(&known)) && !table.knows(id(&slow)));
+        let second = table.import(known.as_fd()).unwrap();
+        assert_eq!(second.raw(), first.raw());
+        assert_eq!(table.try_import(known.as_fd()).unwrap().unwrap().raw(), first.raw());
+        assert!(table.try_import(slow.as_fd()).unwrap().is_none(), "the device is busy");
+        let dumb = table.create_dumb(8, 8, 32).unwrap();
+        let number = dying.raw();
+        drop(dying);
+        assert_eq!((device.uses(Call::GemClose), table.stats().closes), (0, 0), "not while the gate is shut");
+        assert_eq!(device.buffer_of(number), Some(id(&gone)));
+        // One that is wanted again before it was closed is not closed.
+        let revived = table.import(gone.as_fd()).unwrap();
+        assert_eq!(revived.raw(), number);
+        drop(first);
+        assert_eq!((table.stats().handles, table.stats().violations), (3, 0));
+        drop(revived);
+        drop(dumb);
+        device.release(Call::FdToHandle);
+        (importing.join().unwrap(), second)
+    });
+    assert_eq!(device.named(&late.0), Some(id(&slow)));
+    assert_eq!((table.stats().handles, table.stats().closes), (2, 2), "closed on the way out");
+    assert_eq!(device.handles(), 2);
+    drop(late);
+    assert!(device.is_clean());
+    assert_eq!(table.stats().violations, 0);
+}
+
+/// Two imports of one buffer at once: the one that had to wait takes what the first one made.
+#[test]
+fn who_waits_for_an_import_of_the_same_buffer_does_not_repeat_it() {
+    let (device, table) = table();
+    let slow = memory(4096);
+    device.hold(Call::FdToHandle);
+    let handles: Vec<_> = std::thread::scope(|scope| {
+        let importing: Vec<_> = (0..2).map(|_| scope.spawn(|| table.import(slow.as_fd()).unwrap())).collect();
+        until_waiting(&device);
+        device.release(Call::FdToHandle);
+        importing.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert_eq!(handles[0].raw(), handles[1].raw());
+    assert_eq!(device.uses(Call::FdToHandle), 1);
+    drop(handles);
+    assert!(device.is_clean());
+}
+
+/// A failed import closes what was dropped meanwhile, too.
+#[test]
+fn a_failed_import_opens_the_gate() {
+    let (device, table) = table();
+    let (gone, slow) = (memory(4096), memory(4096));
+    let dying = table.import(gone.as_fd()).unwrap();
+    device.hold(Call::FdToHandle);
+    device.fail(Call::FdToHandle, 1, Errno::NODEV);
+    std::thread::scope(|scope| {
+        let importing = scope.spawn(|| table.import(slow.as_fd()).unwrap_err());
+        until_waiting(&device);
+        drop(dying);
+        assert_eq!(table.stats().handles, 1);
+        device.release(Call::FdToHandle);
+        assert!(matches!(importing.join().unwrap(), ImportError::NotImportable { .. }));
+    });
+    assert!(device.is_clean());
+}

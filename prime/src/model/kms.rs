@@ -470,6 +470,3 @@ impl File {
         })
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -5,7 +5,6 @@ use super::*;
 mod attach;
 mod counts;
 mod descriptors;
-mod edges;
 mod export;
 mod import;
 mod kms;
