@@ -20,7 +20,7 @@ use super::params::{
 };
 use super::{
     BufferPlane, DmabufParams, FormatTable, ImportError, LinuxDmabufHandler, LinuxDmabufState, MAX_PLANES,
-    MOD_INVALID, fd_size,
+    MOD_INVALID, PendingBuffer, fd_size,
 };
 
 /// User data of the global and of its objects.
@@ -247,19 +247,25 @@ where
             }
             zwp_linux_buffer_params_v1::Request::Create { width, height, format, flags } => {
                 let request = BufferRequest { width, height, fourcc: format };
-                match make_buffer(state, client, object, data, request, flags) {
-                    // The client may be gone: then there is nobody to tell.
-                    Ok(buffer) => match client.create_resource::<WlBuffer, _, D>(display, 1, buffer) {
-                        Ok(buffer) => object.created(&buffer),
-                        Err(err) => tracing::debug!(%err, "client of a new buffer is gone"),
-                    },
-                    Err(NoBuffer::Fatal(code, why)) => object.post_error(code, why),
-                    Err(NoBuffer::Failed | NoBuffer::Invalid(_)) => object.failed(),
+                match check(state, object, data, request, flags) {
+                    Ok(params) => {
+                        let answer = PendingBuffer::new(object, client, display);
+                        state.import_later(client, params, answer);
+                    }
+                    Err(none) => {
+                        none.log(request);
+                        none.tell(object);
+                    }
                 }
             }
             zwp_linux_buffer_params_v1::Request::CreateImmed { buffer_id, width, height, format, flags } => {
                 let request = BufferRequest { width, height, fourcc: format };
-                match make_buffer(state, client, object, data, request, flags) {
+                let made = check(state, object, data, request, flags)
+                    .and_then(|params| state.import(client, params).map_err(NoBuffer::from));
+                if let Err(none) = &made {
+                    none.log(request);
+                }
+                match made {
                     Ok(buffer) => {
                         data_init.init(buffer_id, buffer);
                     }
@@ -298,12 +304,34 @@ impl DmabufParamsData {
 }
 
 /// What the client gets instead of a buffer.
-enum NoBuffer {
+pub(super) enum NoBuffer {
     Fatal(Code, String),
     /// The `failed` event, and for `create_immed` a buffer without contents.
     Failed,
     /// The `failed` event for `create`, invalid_wl_buffer for `create_immed`.
     Invalid(String),
+}
+
+impl NoBuffer {
+    /// Answers a `create`.
+    pub(super) fn tell(self, object: &ZwpLinuxBufferParamsV1) {
+        match self {
+            Self::Fatal(code, why) => object.post_error(code, why),
+            Self::Failed | Self::Invalid(_) => object.failed(),
+        }
+    }
+
+    fn log(&self, request: BufferRequest) {
+        if let Self::Fatal(_, why) | Self::Invalid(why) = self {
+            tracing::debug!(
+                width = request.width,
+                height = request.height,
+                format = format_args!("{:#010x}", request.fourcc),
+                why,
+                "dma-buf refused"
+            );
+        }
+    }
 }
 
 impl From<ClientFault> for NoBuffer {
@@ -342,29 +370,7 @@ impl From<ImportError> for NoBuffer {
     }
 }
 
-/// Checks the collected planes and imports them. Planes that make no buffer are closed here.
-fn make_buffer<D: LinuxDmabufHandler>(
-    state: &mut D,
-    client: &Client,
-    object: &ZwpLinuxBufferParamsV1,
-    data: &DmabufParamsData,
-    request: BufferRequest,
-    flags: WEnum<Flags>,
-) -> Result<D::Buffer, NoBuffer> {
-    let result = check(state, object, data, request, flags)
-        .and_then(|params| state.import(client, params).map_err(NoBuffer::from));
-    if let Err(NoBuffer::Fatal(_, why) | NoBuffer::Invalid(why)) = &result {
-        tracing::debug!(
-            width = request.width,
-            height = request.height,
-            format = format_args!("{:#010x}", request.fourcc),
-            why,
-            "dma-buf refused"
-        );
-    }
-    result
-}
-
+/// Checks the collected planes. Those that make no buffer are closed here.
 fn check<D: LinuxDmabufHandler>(
     state: &mut D,
     object: &ZwpLinuxBufferParamsV1,

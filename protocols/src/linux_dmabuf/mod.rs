@@ -56,6 +56,7 @@
 //!                 -> accepts_fd per plane     -> not a dma-buf: `failed` | invalid_wl_buffer
 //!                 -> real size of each fd     -> out_of_bounds
 //!                 -> import                   -> wl_buffer, or what ImportError says
+//!                    (create: import_later, whose PendingBuffer may be answered later)
 //! ```
 //!
 //! Errors that the XML calls fatal end the client. Everything else does not: planes that are no dma-bufs, and pairs
@@ -90,17 +91,20 @@ mod dmabuf_fd;
 mod feedback;
 mod layout;
 mod params;
+mod pending;
 mod state;
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 
-use wayland_server::Client;
+use wayland_server::protocol::wl_buffer::WlBuffer;
 use wayland_server::protocol::wl_surface::WlSurface;
+use wayland_server::{Client, Dispatch};
 
 pub use dispatch::{DmabufFeedbackData, DmabufGlobalData, DmabufParamsData, FailedBuffer};
 pub use dmabuf_fd::{DMA_BUF_MAGIC, fd_size, is_dmabuf};
-pub use feedback::{DmabufFeedback, DmabufFeedbackBuilder, FormatTable, Tranche};
+pub use feedback::{DmabufFeedback, DmabufFeedbackBuilder, FormatTable};
 pub use layout::{FormatLayout, PlaneLayout};
+pub use pending::PendingBuffer;
 pub use state::LinuxDmabufState;
 /// Flags of a buffer: `YInvert`, `Interlaced`, `BottomFirst`.
 pub use wayland_protocols::wp::linux_dmabuf::zv1::server::zwp_linux_buffer_params_v1::Flags;
@@ -223,6 +227,18 @@ pub trait LinuxDmabufHandler: Sized + 'static {
     ///
     /// Why there is no buffer; each variant of [`ImportError`] says what the client gets.
     fn import(&mut self, client: &Client, params: DmabufParams) -> Result<Self::Buffer, ImportError>;
+
+    /// As [`import`](Self::import) for a `create`, which may be answered later, since its answer is an event: `answer`
+    /// waits for it, here or on another thread. What takes long to import should.
+    ///
+    /// By default it is answered at once.
+    fn import_later(&mut self, client: &Client, params: DmabufParams, answer: PendingBuffer<Self>)
+    where
+        Self: Dispatch<WlBuffer, Self::Buffer>,
+    {
+        let result = self.import(client, params);
+        answer.send(result);
+    }
 
     /// Feedback of a surface that gets its first feedback object; `None` for the default feedback.
     fn new_surface_feedback(&mut self, _surface: &WlSurface) -> Option<DmabufFeedback> {

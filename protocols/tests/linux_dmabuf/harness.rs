@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use primeway_protocols::linux_dmabuf::{
     DmabufFeedback, DmabufFeedbackBuilder, DmabufFormat, DmabufParams, FailedBuffer, ImportError,
-    LinuxDmabufHandler, LinuxDmabufState, MOD_INVALID, MOD_LINEAR, is_dmabuf,
+    LinuxDmabufHandler, LinuxDmabufState, MOD_INVALID, MOD_LINEAR, PendingBuffer, is_dmabuf,
 };
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use wayland_client::backend::WaylandError;
@@ -74,6 +74,10 @@ pub struct State {
     pub imported: Vec<String>,
     /// `wl_buffer`s with contents that exist.
     pub buffers: usize,
+    /// Keep the `create`s of clients waiting.
+    pub later: bool,
+    /// Those that wait.
+    pub waiting: Vec<(DmabufParams, PendingBuffer<State>)>,
 }
 
 impl LinuxDmabufHandler for State {
@@ -102,6 +106,16 @@ impl LinuxDmabufHandler for State {
                 Ok(Buffer(params))
             }
         }
+    }
+
+    fn import_later(&mut self, client: &Client, params: DmabufParams, answer: PendingBuffer<Self>) {
+        if self.later {
+            self.waiting.push((params, answer));
+            return;
+        }
+        let result = self.import(client, params);
+        let made = result.is_ok();
+        assert_eq!(answer.send(result), made, "a client that asks is there");
     }
 
     fn new_surface_feedback(&mut self, _surface: &server::wl_surface::WlSurface) -> Option<DmabufFeedback> {
@@ -195,6 +209,8 @@ impl Server {
             surfaces: Vec::new(),
             imported: Vec::new(),
             buffers: 0,
+            later: false,
+            waiting: Vec::new(),
         };
         Self { display, state }
     }

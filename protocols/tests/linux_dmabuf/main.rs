@@ -7,3 +7,4 @@ mod feedback;
 mod harness;
 mod heap;
 mod params;
+mod pending;
