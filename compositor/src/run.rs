@@ -21,9 +21,9 @@ use crate::backend::{Backend, OutputId, headless};
 use crate::cli::{BackendKind, Cli};
 use crate::clients::{Clients, Limits};
 use crate::ctl::server::CtlServer;
-use crate::feedback::{Devices, Feedback};
+use crate::feedback::{self, Feedback};
 use crate::fences::Fences;
-use crate::import::{Imports, probe};
+use crate::import::{Imports, Worker, probe};
 use crate::input::Input;
 use crate::output::OutputState;
 use crate::render::{Painter, choice};
@@ -175,7 +175,6 @@ fn start(
             fences: Fences::new(handle.clone()),
             exit: None,
             copy_on_purpose: std::env::var_os("PRIMEWAY_TEST_COPY").is_some(),
-            direct_scanout: !cli.no_direct_scanout,
             socket: String::new(),
         },
     };
@@ -199,11 +198,12 @@ fn dmabuf_part(
     painter: &mut Painter,
 ) -> anyhow::Result<DmabufPart> {
     let formats = probe::run(backend, painter);
-    let displays = backend.kms().map(|kms| kms.device_id()).into_iter().collect();
-    let devices = Devices { renderer: painter.device(), displays };
-    let (global, feedback) =
-        Feedback::start(display, &formats, &devices).context("no memory for the format table")?;
-    Ok(DmabufPart { global, feedback, imports: Imports::default(), dying: Vec::new() })
+    let kms = backend.kms();
+    let drives = kms.map(|kms| feedback::Display { device: kms.device_id(), formats: kms.scanout_formats() });
+    let (global, feedback) = Feedback::start(display, &formats, painter.device(), drives.as_ref())
+        .context("no memory for the format table")?;
+    let (imports, worker) = (Imports::default(), Worker::default());
+    Ok(DmabufPart { global, feedback, imports, worker, dying: Vec::new() })
 }
 
 fn listen(handle: &LoopHandle<'static, State>, name: Option<&str>) -> anyhow::Result<String> {

@@ -25,7 +25,7 @@ use crate::backend::{Backend, Flip, FrameSpec, OutputId};
 use crate::clients::Clients;
 use crate::feedback::Feedback;
 use crate::fences::Fences;
-use crate::import::Imports;
+use crate::import::{Imports, Worker};
 use crate::input::Input;
 use crate::output::{Drawn, OutputState, Redraw, RedrawParts, frame_done};
 use crate::render::Painter;
@@ -69,6 +69,8 @@ pub struct DmabufPart {
     pub feedback: Feedback,
     /// How the buffers can be shown that came, and why others were refused.
     pub imports: Imports,
+    /// Imports what may take long.
+    pub worker: Worker,
     /// Buffers whose `wl_buffer` is destroyed and which may still be shown.
     pub(crate) dying: Vec<WeakDmabuf>,
 }
@@ -90,8 +92,6 @@ pub struct Runtime {
     pub exit: Option<u8>,
     /// Copy on purpose while claiming zero-copy (PRIMEWAY_TEST_COPY).
     pub copy_on_purpose: bool,
-    /// Planes may show clients' buffers.
-    pub direct_scanout: bool,
     /// The name of the Wayland socket.
     pub socket: String,
 }
@@ -138,7 +138,7 @@ pub struct State {
 const HIDDEN_INTERVAL: Duration = Duration::from_secs(1);
 
 /// CLOCK_MONOTONIC.
-pub(crate) fn monotonic() -> Duration {
+fn monotonic() -> Duration {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0))
 }
@@ -168,9 +168,6 @@ impl State {
         if let Some(index) = self.outputs.iter().position(|o| o.state.id == id) {
             let entry = self.outputs.remove(index);
             self.runtime.display.remove_global::<Self>(entry.global);
-        }
-        if let Some(device) = self.backend.kms().map(|kms| kms.device_id()) {
-            self.dmabuf.feedback.output_gone(&self.runtime.handle, device, id);
         }
         let mut x = 0;
         for entry in &mut self.outputs {
@@ -269,15 +266,11 @@ impl State {
             cursor,
             backdrop,
             copy_on_purpose: self.runtime.copy_on_purpose,
-            direct_scanout: self.runtime.direct_scanout,
         };
         let plans = output.plans;
         let drawn = output.draw(&layers, &mut parts);
-        if output.plans != plans
-            && let Some(device) = self.backend.kms().map(|kms| kms.device_id())
-        {
-            let planes = self.backend.planes(id);
-            self.dmabuf.feedback.planned(&self.runtime.handle, device, planes, output, &layers);
+        if output.plans != plans {
+            self.dmabuf.feedback.planned(&mut self.dmabuf.global, &layers);
         }
         let visible = layers.iter().take(output.visible()).map(|l| l.surface.clone());
         let surfaces: Vec<WlSurface> = visible.chain(self.input.cursor.surface().cloned()).collect();
@@ -319,19 +312,22 @@ impl State {
         }
     }
 
+    /// Forgets a buffer that is gone.
+    pub(crate) fn forget_buffer(&mut self, dmabuf: &WeakDmabuf) {
+        self.backend.buffers_mut().forget(dmabuf);
+        self.painter.forget(dmabuf);
+        self.dmabuf.imports.forget(dmabuf);
+    }
+
     /// Forgets destroyed buffers that nothing shows any more.
     pub(crate) fn forget_dead_buffers(&mut self) {
-        let (backend, painter) = (&mut self.backend, &mut self.painter);
-        let imports = &mut self.dmabuf.imports;
-        self.dmabuf.dying.retain(|dmabuf| {
-            let gone = dmabuf.is_gone();
-            if gone {
-                backend.buffers_mut().forget(dmabuf);
-                painter.forget(dmabuf);
-                imports.forget(dmabuf);
-            }
-            !gone
-        });
+        if self.dmabuf.dying.is_empty() {
+            return;
+        }
+        let (gone, shown) = std::mem::take(&mut self.dmabuf.dying).into_iter().partition(WeakDmabuf::is_gone);
+        self.dmabuf.dying = shown;
+        let gone: Vec<WeakDmabuf> = gone;
+        gone.iter().for_each(|dmabuf| self.forget_buffer(dmabuf));
     }
 
     /// Lets a timer stand in for the vertical blank: `surfaces` hear then that they may draw.

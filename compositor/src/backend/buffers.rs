@@ -13,7 +13,7 @@ use drm_fourcc::{DrmFourcc, DrmModifier};
 use drm_prime::scanout::{FramebufferRefusal, Refusal};
 use drm_prime::{
     Acquisition, BufferPlane, DeviceError, Dmabuf as PrimeDmabuf, DumbBuffer, Framebuffer, FramebufferCache,
-    GemDevice, GemHandle, HandleTable, KernelDevice, LayoutError, Ledger, LinearExporters, Origin,
+    GemDevice, GemHandle, HandleTable, KernelDevice, LayoutError, Ledger, LinearExporters, Origin, Owner,
     SharedFramebuffer,
 };
 use rustix::io::Errno;
@@ -27,6 +27,8 @@ pub struct Buffers {
     acquisition: &'static str,
     /// Handles of every `wl_buffer`, held from its creation on.
     imported: HashMap<WeakDmabuf, Vec<GemHandle>>,
+    /// Those among them whose import the device was too busy for, with their owners.
+    postponed: HashMap<WeakDmabuf, Owner>,
     framebuffers: FramebufferCache<WeakDmabuf>,
     exporters: LinearExporters,
     /// What composition draws into is exported as well.
@@ -57,6 +59,7 @@ impl Buffers {
             table,
             acquisition,
             imported: HashMap::new(),
+            postponed: HashMap::new(),
             framebuffers,
             exporters: LinearExporters::default(),
             share_targets: false,
@@ -118,6 +121,24 @@ impl Buffers {
         self.imported.insert(dmabuf.weak(), handles);
     }
 
+    /// Has a buffer imported when it is about to be shown.
+    pub fn postpone(&mut self, dmabuf: &Dmabuf, owner: Owner) {
+        self.postponed.insert(dmabuf.weak(), owner);
+    }
+
+    /// Imports a postponed buffer, unless the device is still busy.
+    fn make_up_for(&mut self, dmabuf: &Dmabuf, key: &WeakDmabuf) -> Result<(), Refusal> {
+        let Some(owner) = self.postponed.get(key) else { return Ok(()) };
+        let table = self.table.owned_by(owner.clone());
+        let handles: Result<Option<Vec<_>>, _> = dmabuf.handles().map(|fd| table.try_import(fd)).collect();
+        // What the device refuses, it refuses again when the framebuffer is made, and says why.
+        if let Ok(handles) = handles {
+            self.keep(dmabuf, handles.ok_or(Refusal::Importing)?);
+        }
+        self.postponed.remove(key);
+        Ok(())
+    }
+
     /// The framebuffer of a buffer, made at first use. A known buffer costs no system call.
     ///
     /// # Errors
@@ -132,6 +153,9 @@ impl Buffers {
         if let Some(known) = self.framebuffers.get(&key, opaque) {
             return known.map_err(|err| Refusal::Framebuffer(FramebufferRefusal(err)));
         }
+        if !self.postponed.is_empty() {
+            self.make_up_for(dmabuf, &key)?;
+        }
         let owner = self.imported.get(&key).and_then(|handles| handles.first()).map(GemHandle::owner);
         let owner = owner.cloned().unwrap_or_default();
         let made = self.framebuffers.get_or_make(key, opaque, |table| {
@@ -143,6 +167,7 @@ impl Buffers {
     /// Forgets a buffer that is gone.
     pub fn forget(&mut self, dmabuf: &WeakDmabuf) {
         self.imported.remove(dmabuf);
+        self.postponed.remove(dmabuf);
         self.framebuffers.remove(dmabuf);
     }
 

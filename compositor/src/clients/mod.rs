@@ -75,6 +75,8 @@ struct Connection {
     from_library: RegistrationToken,
     /// It waits in the queue.
     queued: bool,
+    /// Its next message is a roundtrip, which waits for buffers of its that are being imported.
+    held: bool,
     /// Its last requests are likely to be answered.
     answers: bool,
     /// Bytes since its objects were counted.
@@ -272,6 +274,7 @@ impl State {
             to_client: None,
             from_library,
             queued: false,
+            held: false,
             answers: false,
             uncounted: 0,
         };
@@ -287,7 +290,7 @@ impl State {
     fn client_readable(&mut self, key: Key) {
         let clients = &mut self.runtime.clients;
         // Who waits in the queue is served from there.
-        if clients.connections.get(&key).is_none_or(|c| c.queued) {
+        if clients.connections.get(&key).is_none_or(|c| c.queued || c.held) {
             return;
         }
         if clients.late() {
@@ -343,7 +346,20 @@ impl State {
         let data = ClientState::of(&connection.client);
         let stray = data.is_some_and(|data| data.usage().stray_files() > 0);
         let (mut answers, mut taken) = (false, 0);
+        let importing = data.is_some_and(ClientState::imports);
+        let (mut creates, mut held) = (importing, false);
         let handed = connection.relay.hand_on(SLICE, |header| {
+            if header.is_sync() && creates {
+                // Clients that make a roundtrip after `create` count on its answer. One that is handed over now has to be
+                // dispatched before one knows whether there is anything to wait for.
+                held = importing;
+                return false;
+            }
+            if header.may_be_create() {
+                let id = handle.object_for_protocol_id(id.clone(), WlSurface::interface(), header.object);
+                // wl_surface.damage looks the same.
+                creates |= id.is_err();
+            }
             answers |= header.object == 1;
             // Offers are the library's own objects, which are not asked here what they do with a file.
             if stray && takes_file(header) {
@@ -351,6 +367,7 @@ impl State {
                     handle.object_for_protocol_id(id.clone(), WlDataOffer::interface(), header.object);
                 taken += u64::from(offer.is_ok());
             }
+            true
         });
         let handed = handed.map_err(|_| End::HungUp)?;
         connection.answers = answers;
@@ -366,7 +383,28 @@ impl State {
         if connection.answers && !clients.told.contains(&key) {
             clients.told.push(key);
         }
+        if held && data_imports(connection) {
+            connection.held = true;
+            // What it sends meanwhile waits in its socket.
+            if let Err(err) = clients.handle.disable(&connection.from_client) {
+                tracing::warn!(%err, "a client's socket is still watched");
+            }
+            return Ok(false);
+        }
         Ok(full || connection.relay.next().map_err(End::from)?.is_some())
+    }
+
+    /// Lets a client go on that waited for the buffers of its that were being imported.
+    pub(crate) fn imports_done(&mut self, client: &ClientState) {
+        let clients = &mut self.runtime.clients;
+        let key = client.key;
+        let Some(connection) = clients.connections.get_mut(&key).filter(|c| c.held) else { return };
+        connection.held = false;
+        if let Err(err) = clients.handle.enable(&connection.from_client) {
+            tracing::error!(%err, "a client is not heard any more");
+        }
+        clients.enqueue(key);
+        clients.signal.wakeup();
     }
 
     fn dispatch(&mut self, key: Key) {
@@ -565,6 +603,10 @@ impl State {
             clients.signal.wakeup();
         }
     }
+}
+
+fn data_imports(connection: &Connection) -> bool {
+    ClientState::of(&connection.client).is_some_and(ClientState::imports)
 }
 
 /// Whether a message to an offer hands over a file: `wl_data_offer.receive`.

@@ -64,6 +64,16 @@ pub(super) struct Header {
 }
 
 impl Header {
+    /// Whether it is `wl_display.sync`.
+    pub(super) fn is_sync(self) -> bool {
+        (self.object, self.opcode) == (1, 0)
+    }
+
+    /// Whether it has the shape of `zwp_linux_buffer_params_v1.create`: four words behind the header.
+    pub(super) fn may_be_create(self) -> bool {
+        (self.opcode, self.len) == (2, HEADER + 16)
+    }
+
     /// The header at the start of `bytes`, if it is there.
     fn of(bytes: &[u8]) -> Result2<Option<Header>> {
         let Some((object, rest)) = bytes.split_first_chunk::<4>() else { return Ok(None) };
@@ -168,19 +178,25 @@ impl Relay {
     }
 
     /// Hands the library whole messages, at most `most` of them, and the files that came so far. `each` sees the
-    /// headers. Returns the number of messages.
+    /// headers and says whether to go on with that message, or to stop before it. Returns the number of messages.
     ///
     /// # Errors
     ///
     /// When the next message cannot be one, after those before it were handed on; or when the library's socket is
     /// broken.
-    pub(super) fn hand_on(&mut self, most: usize, mut each: impl FnMut(Header)) -> Result<Result2<usize>> {
+    pub(super) fn hand_on(
+        &mut self,
+        most: usize,
+        mut each: impl FnMut(Header) -> bool,
+    ) -> Result<Result2<usize>> {
         let (mut messages, mut end) = (0, 0);
         let mut outcome = Ok(());
         while messages < most {
             match Header::of(&self.input[end..]) {
                 Ok(Some(header)) if header.len <= self.input.len() - end => {
-                    each(header);
+                    if !each(header) {
+                        break;
+                    }
                     end += header.len;
                     messages += 1;
                 }

@@ -1,7 +1,7 @@
 //! What one client holds. Owns the counts; the handlers count, and ask [`Limits`] whether there is room.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use smithay::reexports::wayland_server::Client;
@@ -104,6 +104,8 @@ pub struct ClientState {
     pub(crate) held: HeldCommits,
     pub(super) key: Key,
     usage: Mutex<Usage>,
+    /// Buffers of it that are being imported: a roundtrip of its waits for them.
+    importing: AtomicU32,
     ended: AtomicBool,
     /// Clients that the Wayland library has given up.
     gone: Arc<Mutex<Vec<Key>>>,
@@ -123,6 +125,7 @@ impl ClientState {
             held: HeldCommits::default(),
             key,
             usage: Mutex::default(),
+            importing: AtomicU32::new(0),
             ended: AtomicBool::new(false),
             gone,
         }
@@ -131,6 +134,21 @@ impl ClientState {
     /// What it holds.
     pub(crate) fn usage(&self) -> MutexGuard<'_, Usage> {
         crate::lock(&self.usage)
+    }
+
+    /// A buffer of it is being imported, until [`import_ended`](Self::import_ended).
+    pub(crate) fn import_began(&self) {
+        self.importing.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The import of a buffer of it is over. Says whether it was the last one.
+    pub(crate) fn import_ended(&self) -> bool {
+        self.importing.fetch_sub(1, Ordering::Relaxed) == 1
+    }
+
+    /// Whether buffers of it are being imported.
+    pub(super) fn imports(&self) -> bool {
+        self.importing.load(Ordering::Relaxed) > 0
     }
 
     /// The state of a client of this compositor; `None` for one that was not taken in by it.

@@ -259,13 +259,12 @@ pub fn stats(state: &mut State) -> Stats {
 fn imports(imports: &Imports) -> ImportStats {
     let (refused, last) = imports.refusals();
     let report = |refusal: &Refusal| {
-        let (format, modifier, width, height) = refusal.asked;
-        let reasons = refusal.why.reasons();
+        let (asked, reasons) = (&refusal.asked, refusal.why.reasons());
         RefusedBuffer {
-            owner: refusal.owner.to_string(),
-            format: drm_prime::format::name(format),
-            modifier: modifier_text(modifier),
-            size: (width, height),
+            owner: asked.owner.to_string(),
+            format: drm_prime::format::name(asked.format),
+            modifier: modifier_text(asked.modifier),
+            size: asked.size,
             rung: reasons.last().map(|reason| reason.rung().to_string()).unwrap_or_default(),
             reasons: reasons.into_iter().map(Reason::text).collect(),
         }

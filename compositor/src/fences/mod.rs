@@ -26,7 +26,6 @@
 //! The kernel keeps a dma-buf that was polled while a fence was pending until that fence signals (dma-buf.c), whoever has
 //! closed it: its memory, not a descriptor of ours.
 
-mod alarm;
 mod hold;
 mod implicit;
 mod waits;
@@ -46,7 +45,6 @@ use smithay::wayland::compositor::{
 };
 use smithay::wayland::dmabuf::get_dmabuf;
 
-pub use alarm::bounded;
 pub(crate) use hold::HeldCommits;
 pub(crate) use implicit::pending as pending_planes;
 pub use waits::Waiting;

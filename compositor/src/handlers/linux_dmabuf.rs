@@ -6,7 +6,7 @@ use std::os::fd::BorrowedFd;
 use drm_prime::Owner;
 use primeway_protocols::delegate_linux_dmabuf;
 use primeway_protocols::linux_dmabuf::{
-    DmabufFeedback, DmabufParams, ImportError, LinuxDmabufHandler, LinuxDmabufState,
+    DmabufFeedback, DmabufParams, ImportError, LinuxDmabufHandler, LinuxDmabufState, PendingBuffer,
 };
 use smithay::backend::allocator::dmabuf::Dmabuf;
 use smithay::reexports::wayland_server::backend::ClientId;
@@ -31,13 +31,19 @@ impl LinuxDmabufHandler for State {
     }
 
     fn import(&mut self, client: &Client, params: DmabufParams) -> Result<Dmabuf, ImportError> {
-        let asked = (params.format, params.modifier, params.width, params.height);
-        let owner = owner(client);
-        self.take_in(client, owner.clone(), params).map_err(|why| {
-            let error = answer(&why);
-            self.dmabuf.imports.refused(Refusal { owner, asked, why });
-            error
-        })
+        let data = self.client_state(client.id());
+        let candidate = Candidate::new(data.as_ref(), owner(client), params, &self.backend);
+        self.create_now(candidate).map_err(|refusal| self.refused(refusal))
+    }
+
+    fn import_later(&mut self, client: &Client, params: DmabufParams, answer: PendingBuffer<Self>) {
+        let data = self.client_state(client.id());
+        match Candidate::new(data.as_ref(), owner(client), params, &self.backend) {
+            Ok(candidate) => self.create_later(candidate, answer),
+            Err(refusal) => {
+                answer.send(Err(self.refused(refusal)));
+            }
+        }
     }
 
     fn plane_received(&mut self, client: &Client) {
@@ -51,16 +57,6 @@ impl LinuxDmabufHandler for State {
     }
 }
 
-impl State {
-    fn take_in(&mut self, client: &Client, owner: Owner, params: DmabufParams) -> Result<Dmabuf, Refused> {
-        let data = self.client_state(client.id()).ok_or(Reason::ClientGone)?;
-        let candidate = Candidate::new(&data, owner, params, &self.backend)?;
-        let imported = candidate.import(self.backend.buffers().table());
-        let direct_scanout = self.runtime.direct_scanout;
-        imported.accept(&mut self.backend, &mut self.painter, &mut self.dmabuf.imports, direct_scanout)
-    }
-}
-
 /// In whose name a client's buffers are held. Not the library's idea of it: that is connected to the relay, which is this
 /// process.
 fn owner(client: &Client) -> Owner {
@@ -71,13 +67,17 @@ fn owner(client: &Client) -> Owner {
     }
 }
 
-/// What the client is told.
-fn answer(why: &Refused) -> ImportError {
-    match why {
-        Refused::At(Reason::UnknownFormat(_)) => ImportError::InvalidFormat,
-        Refused::At(Reason::Planes) => ImportError::Incomplete,
-        // What no client could have known.
-        _ => ImportError::Failed,
+impl State {
+    /// Notes a refusal and says what the client is told.
+    pub(crate) fn refused(&mut self, refusal: Refusal) -> ImportError {
+        let error = match &refusal.why {
+            Refused::At(Reason::UnknownFormat(_)) => ImportError::InvalidFormat,
+            Refused::At(Reason::Planes) => ImportError::Incomplete,
+            // What no client could have known.
+            _ => ImportError::Failed,
+        };
+        self.dmabuf.imports.refused(refusal);
+        error
     }
 }
 

@@ -8,6 +8,9 @@
 //!                    main thread        any thread            main thread
 //! ```
 //!
+//! A `create` whose import may take its time goes to a thread for the middle part ([`Worker`]); everything else runs
+//! through at once.
+//!
 //! The types are the order: each is made from the one before, and there is no other way to get it. What stops a buffer,
 //! or a way to show it, is a [`Reason`] of its [`Rung`]; the last refusals are kept for `ctl` ([`Imports`]).
 //!
@@ -25,18 +28,20 @@
 
 pub mod probe;
 mod reason;
+mod worker;
 
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
 
 use drm_fourcc::{DrmFourcc, DrmModifier};
-use drm_prime::{GemHandle, HandleTable, Owner};
+use drm_prime::{DmabufId, GemHandle, HandleTable, Owner};
 use primeway_protocols::linux_dmabuf::{BufferPlane, DmabufParams, Flags};
 use smithay::backend::allocator::Buffer as _;
 use smithay::backend::allocator::dmabuf::{Dmabuf, DmabufFlags, WeakDmabuf};
 
 pub use self::reason::{Reason, Refused, Rung, Ways};
+pub use self::worker::Worker;
 
 use crate::backend::Backend;
 use crate::clients::{ClientState, FileId};
@@ -45,11 +50,30 @@ use crate::render::{Painter, cpu};
 /// Refusals that are remembered.
 const REMEMBERED: usize = 16;
 
+/// What a client asked for.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// Who.
+    pub owner: Owner,
+    /// Fourcc as sent.
+    pub format: u32,
+    /// Modifier as sent.
+    pub modifier: u64,
+    /// Pixels.
+    pub size: (i32, i32),
+}
+
+impl Asked {
+    fn refused(self, why: impl Into<Refused>) -> Refusal {
+        Refusal { asked: self, why: why.into() }
+    }
+}
+
 /// A buffer that is no wl_buffer yet, counted against its client's quota.
 #[derive(Debug)]
 pub struct Candidate {
+    asked: Asked,
     dmabuf: Dmabuf,
-    owner: Owner,
     reservation: Reservation,
 }
 
@@ -59,11 +83,25 @@ impl Candidate {
     /// # Errors
     /// Which of them stops it; nothing is left counted.
     pub fn new(
-        client: &Arc<ClientState>,
+        client: Option<&Arc<ClientState>>,
         owner: Owner,
         params: DmabufParams,
         backend: &Backend,
-    ) -> Result<Self, Reason> {
+    ) -> Result<Self, Refusal> {
+        let (format, modifier, size) = (params.format, params.modifier, (params.width, params.height));
+        let asked = Asked { owner, format, modifier, size };
+        match Self::describe(client, params, backend) {
+            Ok((dmabuf, reservation)) => Ok(Self { asked, dmabuf, reservation }),
+            Err(reason) => Err(asked.refused(reason)),
+        }
+    }
+
+    fn describe(
+        client: Option<&Arc<ClientState>>,
+        params: DmabufParams,
+        backend: &Backend,
+    ) -> Result<(Dmabuf, Reservation), Reason> {
+        let client = client.ok_or(Reason::ClientGone)?;
         if params.flags.intersects(Flags::Interlaced | Flags::BottomFirst) {
             return Err(Reason::Interlaced(params.flags));
         }
@@ -86,18 +124,35 @@ impl Candidate {
         for (index, plane) in (0..).zip(params.planes) {
             builder.add_plane(plane.fd, index, plane.offset, plane.stride);
         }
-        let dmabuf = builder.build().ok_or(Reason::Planes)?;
-        Ok(Self { dmabuf, owner, reservation })
+        Ok((builder.build().ok_or(Reason::Planes)?, reservation))
+    }
+
+    /// Whether its import asks the device, which may take its time. What the table knows already does not.
+    pub fn may_block(&self, table: &HandleTable) -> bool {
+        !self.reservation.files.iter().all(|(dev, ino)| table.knows(DmabufId { dev: *dev, ino: *ino }))
     }
 
     /// Imports every plane and sees whether the CPU can read them. This is what may take its time: the exporter's
     /// driver is asked to share its memory.
     pub fn import(self, table: &HandleTable) -> Imported {
-        let table = table.owned_by(self.owner);
+        let table = table.owned_by(self.asked.owner.clone());
         let handles: Result<Vec<_>, _> = self.dmabuf.handles().map(|fd| table.import(fd)).collect();
+        self.imported(handles.map_err(Reason::Import))
+    }
+
+    /// The same, but does not wait while another thread imports something: the buffer is not imported then.
+    pub fn import_unless_busy(self, table: &HandleTable) -> Imported {
+        let table = table.owned_by(self.asked.owner.clone());
+        let import = |fd| table.try_import(fd).map_err(Reason::Import)?.ok_or(Reason::DeviceBusy);
+        let handles: Result<Vec<_>, _> = self.dmabuf.handles().map(import).collect();
+        self.imported(handles)
+    }
+
+    fn imported(self, handles: Result<Vec<GemHandle>, Reason>) -> Imported {
         Imported {
-            handles: handles.map_err(Reason::Import),
+            handles,
             cpu: cpu::check(&self.dmabuf),
+            asked: self.asked,
             dmabuf: self.dmabuf,
             reservation: self.reservation,
         }
@@ -114,6 +169,7 @@ fn memory(plane: &BufferPlane) -> Option<(FileId, u64)> {
 /// A buffer whose memory was tried.
 #[derive(Debug)]
 pub struct Imported {
+    asked: Asked,
     dmabuf: Dmabuf,
     handles: Result<Vec<GemHandle>, Reason>,
     cpu: Result<(), Reason>,
@@ -121,7 +177,7 @@ pub struct Imported {
 }
 
 impl Imported {
-    /// Finds the ways to show it. The buffer stays counted until its wl_buffer is destroyed, and its handles stay open.
+    /// Finds the ways to show it. Its handles stay open until it is forgotten.
     ///
     /// # Errors
     /// [`Refused::NoWay`]; nothing is left counted or open.
@@ -130,23 +186,30 @@ impl Imported {
         backend: &mut Backend,
         painter: &mut Painter,
         imports: &mut Imports,
-        direct_scanout: bool,
-    ) -> Result<Dmabuf, Refused> {
-        let Self { dmabuf, handles, cpu, reservation } = self;
+    ) -> Result<Accepted, Refusal> {
+        let Self { asked, dmabuf, handles, cpu, reservation } = self;
         let key = dmabuf.weak();
         let cpu = cpu.and_then(|()| painter.reads(&dmabuf));
         let gpu = cpu.is_err().then(|| painter.samples(&dmabuf));
         let composited = cpu.is_ok() || matches!(gpu, Some(Ok(())));
-        let plane = handles.and_then(|handles| {
-            backend.buffers_mut().keep(&dmabuf, handles);
-            if direct_scanout { plane(&dmabuf, backend, composited) } else { Err(Reason::Disabled) }
-        });
+        let plane = match handles {
+            Ok(handles) => {
+                backend.buffers_mut().keep(&dmabuf, handles);
+                plane(&dmabuf, backend, composited)
+            }
+            Err(reason) => {
+                if matches!(reason, Reason::DeviceBusy) {
+                    backend.buffers_mut().postpone(&dmabuf, asked.owner.clone());
+                }
+                Err(reason)
+            }
+        };
         let ways = Ways { plane, gpu, cpu };
         if !ways.any() {
             // What was tried with it is forgotten with the buffer.
             backend.buffers_mut().forget(&key);
             painter.forget(&key);
-            return Err(Refused::NoWay(Box::new(ways)));
+            return Err(asked.refused(Refused::NoWay(Box::new(ways))));
         }
         if let Err(reason) = &ways.plane {
             tracing::debug!(reason = reason.text(), "buffer will not be scanned out");
@@ -156,8 +219,22 @@ impl Imported {
             tracing::debug!(?reasons, "buffer can be shown by planes alone");
         }
         imports.accepted(key, ways);
-        reservation.keep();
-        Ok(dmabuf)
+        Ok(Accepted { dmabuf, reservation })
+    }
+}
+
+/// A buffer that can be shown.
+#[derive(Debug)]
+pub struct Accepted {
+    dmabuf: Dmabuf,
+    reservation: Reservation,
+}
+
+impl Accepted {
+    /// The buffer, counted until its wl_buffer is destroyed.
+    pub fn keep(self) -> Dmabuf {
+        self.reservation.keep();
+        self.dmabuf
     }
 }
 
@@ -226,11 +303,9 @@ impl Drop for Reservation {
 /// A buffer that was not taken.
 #[derive(Debug)]
 pub struct Refusal {
-    /// Whose it was.
-    pub owner: Owner,
-    /// Its format, modifier, width and height, as the client gave them.
-    pub asked: (u32, u64, i32, i32),
-    /// Why.
+    /// What was asked for.
+    pub asked: Asked,
+    /// Why it was not had.
     pub why: Refused,
 }
 
@@ -252,10 +327,9 @@ impl Imports {
 
     /// Notes a refusal, and logs it.
     pub fn refused(&mut self, refusal: Refusal) {
-        let (format, modifier, width, height) = refusal.asked;
-        let why = &refusal.why;
-        let (owner, format) = (refusal.owner.as_str(), drm_prime::format::name(format));
-        tracing::debug!(owner, format, modifier, width, height, %why, "dma-buf refused");
+        let Refusal { asked: Asked { owner, format, modifier, size }, why } = &refusal;
+        let format = drm_prime::format::name(*format);
+        tracing::debug!(%owner, format, modifier, ?size, %why, "dma-buf refused");
         self.refused += 1;
         self.last.truncate(REMEMBERED - 1);
         self.last.push_front(refusal);

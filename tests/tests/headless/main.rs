@@ -11,6 +11,7 @@ mod bad;
 mod headless_support;
 mod hostile;
 mod ladder;
+mod later;
 mod planes;
 mod probe;
 mod release;

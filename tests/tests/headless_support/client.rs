@@ -137,6 +137,15 @@ impl Client {
         self.link.roundtrip(&mut self.seen)
     }
 
+    /// [`Client::roundtrip`] that waits no longer than `limit`; says whether it was answered.
+    ///
+    /// # Errors
+    ///
+    /// When the connection broke.
+    pub fn roundtrip_within(&mut self, limit: Duration) -> Result<bool> {
+        self.link.roundtrip_within(&mut self.seen, limit)
+    }
+
     /// Handles events until `done` holds.
     ///
     /// # Errors

@@ -340,7 +340,6 @@ fn run(
         writeback: false,
         renderer: renderer(),
         render_node: None,
-        no_direct_scanout: false,
         size,
         limits,
         program: Vec::new(),
