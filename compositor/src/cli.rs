@@ -39,12 +39,16 @@ pub struct Cli {
     #[arg(long, value_name = "NODE")]
     pub render_node: Option<PathBuf>,
 
+    /// Composite everything: no plane shows a client's buffer.
+    #[arg(long)]
+    pub no_direct_scanout: bool,
+
     /// Size of the headless output in pixels.
     #[arg(long, value_name = "WIDTHxHEIGHT", default_value = "1024x768", value_parser = parse_size)]
     pub size: (u32, u32),
 
-    /// A quota of each client: surfaces, objects, buffers, bytes, params, pending, pools, files, outgoing; or
-    /// open-files, of the whole process. K, M and G are powers of 1024. May be given several times.
+    /// A quota of each client: surfaces, objects, buffers, bytes, params, pending, pools, files, outgoing,
+    /// commits; or open-files, of the whole process. K, M and G are powers of 1024. May be given several times.
     #[arg(long = "limit", value_name = "NAME=NUMBER", value_parser = LimitArg::parse)]
     pub limits: Vec<LimitArg>,
 

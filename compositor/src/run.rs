@@ -21,7 +21,7 @@ use crate::backend::{Backend, OutputId, headless};
 use crate::cli::{BackendKind, Cli};
 use crate::clients::{Clients, Limits};
 use crate::ctl::server::CtlServer;
-use crate::feedback::{self, Feedback};
+use crate::feedback::{Devices, Feedback};
 use crate::fences::Fences;
 use crate::import::{Imports, Worker, probe};
 use crate::input::Input;
@@ -175,6 +175,7 @@ fn start(
             fences: Fences::new(handle.clone()),
             exit: None,
             copy_on_purpose: std::env::var_os("PRIMEWAY_TEST_COPY").is_some(),
+            direct_scanout: !cli.no_direct_scanout,
             socket: String::new(),
         },
     };
@@ -198,10 +199,10 @@ fn dmabuf_part(
     painter: &mut Painter,
 ) -> anyhow::Result<DmabufPart> {
     let formats = probe::run(backend, painter);
-    let kms = backend.kms();
-    let drives = kms.map(|kms| feedback::Display { device: kms.device_id(), formats: kms.scanout_formats() });
-    let (global, feedback) = Feedback::start(display, &formats, painter.device(), drives.as_ref())
-        .context("no memory for the format table")?;
+    let displays = backend.kms().map(|kms| kms.device_id()).into_iter().collect();
+    let devices = Devices { renderer: painter.device(), displays };
+    let (global, feedback) =
+        Feedback::start(display, &formats, &devices).context("no memory for the format table")?;
     let (imports, worker) = (Imports::default(), Worker::default());
     Ok(DmabufPart { global, feedback, imports, worker, dying: Vec::new() })
 }

@@ -92,6 +92,8 @@ pub struct Runtime {
     pub exit: Option<u8>,
     /// Copy on purpose while claiming zero-copy (PRIMEWAY_TEST_COPY).
     pub copy_on_purpose: bool,
+    /// Planes may show clients' buffers.
+    pub direct_scanout: bool,
     /// The name of the Wayland socket.
     pub socket: String,
 }
@@ -138,7 +140,7 @@ pub struct State {
 const HIDDEN_INTERVAL: Duration = Duration::from_secs(1);
 
 /// CLOCK_MONOTONIC.
-fn monotonic() -> Duration {
+pub(crate) fn monotonic() -> Duration {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0))
 }
@@ -168,6 +170,9 @@ impl State {
         if let Some(index) = self.outputs.iter().position(|o| o.state.id == id) {
             let entry = self.outputs.remove(index);
             self.runtime.display.remove_global::<Self>(entry.global);
+        }
+        if let Some(device) = self.backend.kms().map(|kms| kms.device_id()) {
+            self.dmabuf.feedback.output_gone(&self.runtime.handle, device, id);
         }
         let mut x = 0;
         for entry in &mut self.outputs {
@@ -266,11 +271,15 @@ impl State {
             cursor,
             backdrop,
             copy_on_purpose: self.runtime.copy_on_purpose,
+            direct_scanout: self.runtime.direct_scanout,
         };
         let plans = output.plans;
         let drawn = output.draw(&layers, &mut parts);
-        if output.plans != plans {
-            self.dmabuf.feedback.planned(&mut self.dmabuf.global, &layers);
+        if output.plans != plans
+            && let Some(device) = self.backend.kms().map(|kms| kms.device_id())
+        {
+            let planes = self.backend.planes(id);
+            self.dmabuf.feedback.planned(&self.runtime.handle, device, planes, output, &layers);
         }
         let visible = layers.iter().take(output.visible()).map(|l| l.surface.clone());
         let surfaces: Vec<WlSurface> = visible.chain(self.input.cursor.surface().cloned()).collect();

@@ -23,6 +23,7 @@ use std::sync::Arc;
 
 use drm_fourcc::{DrmFourcc, DrmModifier};
 
+use crate::Fault;
 use crate::framebuffer::FramebufferError;
 
 /// A rectangle of CRTC pixels.
@@ -51,6 +52,16 @@ impl Rect {
             && i64::from(other.x) < end(self.x, self.w)
             && i64::from(self.y) < end(other.y, other.h)
             && i64::from(other.y) < end(self.y, self.h)
+    }
+
+    /// Pixels that the two rectangles share.
+    pub fn overlap(&self, other: &Rect) -> u64 {
+        let shared = |a: (i32, u32), b: (i32, u32)| {
+            let end = |(at, len): (i32, u32)| i64::from(at) + i64::from(len);
+            u64::try_from(end(a).min(end(b)) - i64::from(a.0.max(b.0))).unwrap_or(0)
+        };
+        let width = shared((self.x, self.w), (other.x, other.w));
+        width * shared((self.y, self.h), (other.y, other.h))
     }
 }
 
@@ -156,6 +167,9 @@ pub enum Refusal {
     /// The content is not a dma-buf.
     #[error("the buffer is not a dma-buf")]
     NotDmabuf,
+    /// The user wants everything composited.
+    #[error("direct scanout is disabled")]
+    Disabled,
     /// No framebuffer could be made of it.
     #[error("{0}")]
     Framebuffer(FramebufferRefusal),
@@ -229,6 +243,17 @@ pub enum Refusal {
     },
 }
 
+impl Refusal {
+    /// Tells whether a plane might take the same content from a buffer of another format, modifier or memory.
+    pub fn is_of_the_buffer(&self) -> bool {
+        match self {
+            Self::Format { .. } => true,
+            Self::Framebuffer(refusal) => refusal.0.fault() == Fault::CannotScanOut,
+            _ => false,
+        }
+    }
+}
+
 /// What the primary plane shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PrimaryContent {
@@ -279,6 +304,49 @@ impl Plan {
         };
         self.refusals.iter().filter(|(l, ..)| *l == layer).map(|(.., r)| r).max_by_key(|r| rank(r))
     }
+}
+
+/// The planes for which nothing but its buffer matters to a layer: one that shows it, or whose formats or memory are all
+/// that keep it from being shown there. Empty for a layer that no other buffer would bring onto a plane.
+///
+/// `planes`, `layers` and `output` are those that `made` was made of. What the driver says in a test is not considered:
+/// a plane that refused the layer so can be among those of a layer that another one shows.
+pub fn open_planes<'a>(
+    planes: &'a [PlaneCaps],
+    layers: &[Layer],
+    output: Rect,
+    made: &Plan,
+    layer: usize,
+) -> Vec<&'a PlaneCaps> {
+    let (Some(content), true) = (layers.get(layer).map(|l| &l.content), layer < made.visible) else {
+        return Vec::new();
+    };
+    match content {
+        Ok(_) if made.planes[layer].is_none() => {
+            let refused = |p: &&PlaneCaps| {
+                let of = |(l, id, r): &(usize, NonZeroU32, Refusal)| {
+                    (*l, *id) == (layer, p.id) && matches!(r, Refusal::Format { .. })
+                };
+                made.refusals.iter().any(of)
+            };
+            return planes.iter().filter(refused).collect();
+        }
+        Err(refusal) if !refusal.is_of_the_buffer() => return Vec::new(),
+        _ => {}
+    }
+    // As the planner found it when it came to this layer: those below had nothing yet.
+    let mut above = made.clone();
+    above.planes[layer..].fill(None);
+    let composited: Vec<usize> = (0..layer).filter(|&i| above.planes[i].is_none()).collect();
+    let covered = composited.iter().copied().find(|&c| layers[c].dst.overlaps(&layers[layer].dst));
+    let primary = planes.iter().find(|p| p.kind == PlaneType::Primary);
+    let bottom = layer + 1 == made.visible && composited.is_empty();
+    let refuse = |p: &PlaneCaps| match p.kind {
+        PlaneType::Cursor => Some(Refusal::CursorPlane),
+        PlaneType::Primary => refuse_primary(&layers[layer], output, bottom),
+        PlaneType::Overlay => refuse_overlay(p, primary, &layers[layer], covered, &above, layers, planes),
+    };
+    planes.iter().filter(|p| refuse(p).is_none()).collect()
 }
 
 fn covers(layer: &Layer, output: Rect) -> bool {
@@ -546,6 +614,89 @@ mod tests {
         assert_eq!(run(&planes(), &[wants]).reason(0), Some(&refusal));
     }
 
+    fn open(planes: &[PlaneCaps], layers: &[Layer], layer: usize) -> Vec<u32> {
+        let plan = run(planes, layers);
+        open_planes(planes, layers, OUTPUT, &plan, layer).iter().map(|p| p.id.get()).collect()
+    }
+
+    fn of_format(layer: Layer, format: DrmFourcc) -> Layer {
+        let content = layer.content.map(|s| Scannable { format, ..s });
+        Layer { content, ..layer }
+    }
+
+    fn refused(dst: Rect, refusal: Refusal) -> Layer {
+        Layer { content: Err(refusal), ..layer(dst, true) }
+    }
+
+    /// A buffer that lies in memory the device does not take.
+    fn elsewhere() -> Refusal {
+        let error = FramebufferError::OtherDevice { device: 1 };
+        Refusal::Framebuffer(FramebufferRefusal(Arc::new(error)))
+    }
+
+    #[test]
+    fn planes_are_open_to_whom_only_the_buffer_keeps_off_them() {
+        let (small, format) =
+            (Rect::new(0, 0, 50, 50), Refusal::Format { format: DrmFourcc::P010, modifier: 1 });
+        for refusal in [format, elsewhere()] {
+            assert_eq!(open(&planes(), &[refused(small, refusal.clone())], 0), [2, 3]);
+            assert_eq!(open(&planes(), &[refused(OUTPUT, refusal)], 0), [1, 2, 3]);
+        }
+        assert_eq!(open(&planes(), &[of_format(layer(small, true), DrmFourcc::P010)], 0), [2, 3]);
+        let damaged = FramebufferError::Layout(crate::LayoutError::PlaneCount {
+            format: DrmFourcc::Nv12,
+            modifier: 0,
+            expected: 2,
+            got: 1,
+        });
+        let damaged = Refusal::Framebuffer(FramebufferRefusal(Arc::new(damaged)));
+        for refusal in [Refusal::NotDmabuf, Refusal::Transform, Refusal::Disabled, damaged] {
+            assert!(open(&planes(), &[refused(small, refusal)], 0).is_empty());
+        }
+    }
+
+    #[test]
+    fn planes_are_not_open_to_what_is_covered_hidden_or_late() {
+        let (left, right) = (Rect::new(0, 0, 50, 50), Rect::new(500, 0, 50, 50));
+        // Covered by something composited, and beside it.
+        assert!(open(&planes(), &[shm(left), refused(left, elsewhere())], 1).is_empty());
+        assert_eq!(open(&planes(), &[shm(left), refused(right, elsewhere())], 1), [2, 3]);
+        // Behind a full-screen layer.
+        assert!(open(&planes(), &[layer(OUTPUT, true), refused(left, elsewhere())], 1).is_empty());
+        // Every plane that would do is taken, or one is left, and the order of the stack matters.
+        let two = [layer(left, true), layer(right, true), refused(left, elsewhere())];
+        assert!(open(&planes(), &two, 2).is_empty());
+        assert_eq!(open(&planes(), &[layer(left, true), refused(left, elsewhere())], 1), [2]);
+        // The primary is for what is opaque and fills the output.
+        let see_through = Layer { opaque: false, ..refused(OUTPUT, elsewhere()) };
+        assert_eq!(open(&planes(), &[see_through], 0), [2, 3]);
+        assert_eq!(open(&planes(), &[shm(left), refused(OUTPUT, elsewhere())], 1), [0u32; 0]);
+    }
+
+    #[test]
+    fn planes_stay_open_to_what_is_on_one_and_no_longer_to_what_the_driver_refused() {
+        let small = Rect::new(0, 0, 50, 50);
+        // What lies below it does not matter: it chose later.
+        assert_eq!(open(&planes(), &[layer(small, true), layer(small, true)], 0), [2, 3]);
+        assert_eq!(open(&planes(), &[layer(OUTPUT, true)], 0), [1, 2, 3]);
+        let (planes, layers) = (planes(), [layer(small, true)]);
+        let plan = plan(&planes, &layers, OUTPUT, |_| Err(rustix::io::Errno::INVAL));
+        assert!(open_planes(&planes, &layers, OUTPUT, &plan, 0).is_empty());
+    }
+
+    #[test]
+    fn rectangles_share_what_lies_in_both() {
+        let a = Rect::new(-10, 0, 30, 20);
+        for (b, shared) in
+            [((0, 10, 100, 100), 200), ((20, 0, 5, 5), 0), ((-10, 0, 30, 20), 600), ((0, 40, 5, 5), 0)]
+        {
+            let b = Rect::new(b.0, b.1, b.2, b.3);
+            assert_eq!((a.overlap(&b), b.overlap(&a)), (shared, shared));
+        }
+        let all = Rect::new(i32::MIN, i32::MIN, u32::MAX, u32::MAX);
+        assert_eq!(all.overlap(&all), u64::from(u32::MAX) * u64::from(u32::MAX));
+    }
+
     prop_compose! {
         fn any_layer()(x in -50i32..950, y in -50i32..450, w in 1u32..400, h in 1u32..300, full in 0u8..8,
                        opaque: bool, dmabuf: bool) -> Layer {
@@ -581,6 +732,25 @@ mod tests {
             }
             if let PrimaryContent::Layer(_) = plan.primary {
                 prop_assert_eq!(plan.composited().count(), 0);
+            }
+        }
+
+        /// A layer whose buffer is refused gets onto a plane with another buffer if, and only if, one is open to it.
+        #[test]
+        fn an_open_plane_is_one_that_would_be_taken(
+            mut layers in prop::collection::vec(any_layer(), 1..8),
+            chosen: prop::sample::Index,
+        ) {
+            let planes = planes();
+            let chosen = chosen.index(layers.len());
+            layers[chosen].content = Err(elsewhere());
+            let plan = run(&planes, &layers);
+            let open: Vec<_> =
+                open_planes(&planes, &layers, OUTPUT, &plan, chosen).iter().map(|p| p.id).collect();
+            layers[chosen].content = layer(OUTPUT, true).content;
+            match run(&planes, &layers).planes[chosen] {
+                Some(plane) => prop_assert!(open.contains(&plane), "{plane} is not among {open:?}"),
+                None => prop_assert!(open.is_empty(), "{open:?}"),
             }
         }
     }

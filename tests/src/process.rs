@@ -87,6 +87,19 @@ impl Process {
         Ok(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
     }
 
+    /// Its memory that is in use now, in KiB.
+    ///
+    /// # Errors
+    ///
+    /// When it has ended.
+    pub fn resident_kib(&self) -> Result<u64> {
+        let path = format!("/proc/{}/status", self.pid);
+        let status = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let figure = line.and_then(|line| line.split_whitespace().next()).and_then(|kib| kib.parse().ok());
+        figure.with_context(|| format!("no VmRSS in {path}"))
+    }
+
     /// How many file descriptors it has open.
     ///
     /// # Errors

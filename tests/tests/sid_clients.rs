@@ -5,10 +5,11 @@
 
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use primeway_tests::ctl::Surface;
+use primeway_tests::debugfs::{DebugDevice, FramebufferState};
 use primeway_tests::drm_node::DrmNode;
 use primeway_tests::kernel_cases::{self, Case};
 use primeway_tests::screen::Screen;
@@ -18,6 +19,8 @@ use rustix::process::{Pid, Signal, kill_process};
 
 const CASES: &[Case] = &[
     ("simple_dmabuf_feedback_follows_the_tranches", simple_dmabuf_feedback_follows_the_tranches),
+    ("without_direct_scanout_there_is_no_tranche", without_direct_scanout_there_is_no_tranche),
+    ("simple_dmabuf_v4l_is_zero_copy", simple_dmabuf_v4l_is_zero_copy),
     ("simple_dmabuf_egl_on_the_display_is_zero_copy", || simple_dmabuf_egl("vkms")),
     ("simple_dmabuf_egl_on_another_device_is_zero_copy", || simple_dmabuf_egl("vgem")),
     ("presentation_shm_gets_feedback", presentation_shm_gets_feedback),
@@ -73,25 +76,59 @@ fn ensure_zero_copy(client: &RunningClient, surface: &Surface) -> Result<()> {
     note_figure(&format!("sid's {}: {percent:.1} % of {} zero-copy", client.name, surface.frames_presented))
 }
 
+/// Starts weston-simple-dmabuf-feedback with its clock stopped: it would end after three seconds, in which no surface can be
+/// told anything, covered, and told again.
+fn start_feedback_client(compositor: &Compositor) -> Result<RunningClient> {
+    let stopped = format!("inject=clock_gettime:poke_exit=@arg2={}", "00".repeat(16));
+    let calls = ["-D", "-f", "-qq", "--seccomp-bpf", "-o/dev/null", "-etrace=clock_gettime", "-e", &stopped];
+    let arguments = [&calls[..], &["/usr/bin/weston-simple-dmabuf-feedback"]].concat();
+    RunningClient::start(&compositor.display, "feedback", Path::new("/usr/bin/strace"), &arguments)
+}
+
+/// Waits until the client draws in a format, on a plane or not.
+fn wait_format(
+    compositor: &mut Compositor,
+    client: &RunningClient,
+    format: &str,
+    on: bool,
+) -> Result<Surface> {
+    let pid = client.pid();
+    let wanted =
+        |surface: &Surface| surface.format.as_deref() == Some(format) && surface.plane.is_some() == on;
+    let what = format!("a buffer in {format}, on a plane: {on}");
+    let stats = compositor.wait_stats(&what, PATIENCE, |stats| stats.surface(pid).is_some_and(wanted));
+    let stats = stats.with_context(|| last_lines(client))?;
+    stats.surface(pid).cloned().context("its window has gone")
+}
+
+/// What the kernel says is on the plane that the compositor names.
+fn framebuffer_of(surface: &Surface) -> Result<FramebufferState> {
+    let plane = surface.plane.context("on no plane")?;
+    let planes = DebugDevice::of_driver("vkms")?.planes()?;
+    let shown = planes.into_iter().find(|state| state.id == plane).and_then(|state| state.framebuffer);
+    shown.with_context(|| format!("plane {plane} is off"))
+}
+
+const END: &str = "end of dma-buf feedback";
+
 /// The client picks XRGB8888 from the first feedback of its surface, which must have no scanout tranche, and then another
-/// format from the scanout tranche of the next one; its own assertions end it when the feedback is anything else.
+/// format from the scanout tranche of the next one; its own assertions end it when the feedback is anything else. When
+/// something covers it, it is told of no scanout tranche, and goes back to XRGB8888 for the buffers that it makes from then
+/// on, which are none (it keeps those it has).
 fn simple_dmabuf_feedback_follows_the_tranches() -> Result<()> {
-    const END: &str = "end of dma-buf feedback";
     let mut compositor = Compositor::start("sid-feedback", &[])?;
-    let client = start(&compositor, "weston-simple-dmabuf-feedback", &[])?;
-    let surface = wait_frames(&mut compositor, &client, 60)?;
+    let client = start_feedback_client(&compositor)?;
+    wait_format(&mut compositor, &client, "XR24", true)?;
+    let surface = wait_format(&mut compositor, &client, "AR24", true)?;
     let text = client.output();
-    let version = bound_version(&text).context("it did not bind linux-dmabuf")?;
-    ensure!(version >= 4, "it bound linux-dmabuf at version {version}");
     let node = compositor.ctl.stats()?.device.card()?.display().to_string();
     let scanout = format!("tranche: target device {node}, scanout");
     let (first, later) = text.split_once(END).context("it read no feedback")?;
     ensure!(!first.contains(&scanout), "a scanout tranche at first:\n{first}");
-    ensure!(later.contains(END), "only one feedback:\n{}", last_lines(&client));
+    wait_feedback(&mut compositor, &client, 2)?;
     let (renderer, main) =
         (format!("tranche: target device {node}, no flags"), format!("feedback: main device {node}"));
     for (part, wanted) in [
-        (first, ".format_table(fd "),
         (first, main.as_str()),
         (first, renderer.as_str()),
         (first, "format XRGB8888, modifier LINEAR"),
@@ -101,10 +138,91 @@ fn simple_dmabuf_feedback_follows_the_tranches() -> Result<()> {
     ] {
         ensure!(part.contains(wanted), "it did not read {wanted:?}:\n{part}");
     }
-    ensure!(surface.format.as_deref() == Some("AR24"), "it did not take the scanout format: {surface:?}");
+    let (offered, _) = later.split_once("end of tranche").context("no tranche")?;
+    ensure!(!offered.contains("INVALID"), "planes take no implicit layouts:\n{offered}");
+    // It is opaque, so that the plane shows the twin without alpha.
+    let (framebuffer, size) = (framebuffer_of(&surface)?, surface.size.map(|side| side as u32));
+    ensure!(framebuffer.format == "XR24" && framebuffer.size == size, "{framebuffer:?}");
     ensure_zero_copy(&client, &surface)?;
-    // It ends by itself after some more frames, but not always well: once it hung when its window was already destroyed.
+
+    let cover = ["--alloc", "shm", "--size", "200x200", "--static"];
+    let cover = RunningClient::start_test_client(&compositor.display, "cover", &cover)?;
+    let third = wait_feedback(&mut compositor, &client, 3)?;
+    ensure!(!third.contains(&scanout) && third.contains(&renderer), "while covered: {third}");
+    wait_format(&mut compositor, &client, "AR24", false)?;
+    drop(cover);
+    let fourth = wait_feedback(&mut compositor, &client, 4)?;
+    ensure!(fourth.contains(&scanout), "when free again: {fourth}");
+    wait_format(&mut compositor, &client, "AR24", true)?;
     compositor.check_alive()
+}
+
+/// The last feedback that the client read, once these are so many.
+fn wait_feedback(compositor: &mut Compositor, client: &RunningClient, count: usize) -> Result<String> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        compositor.check_alive()?;
+        let text = client.output();
+        let feedbacks: Vec<&str> = text.split(END).collect();
+        match feedbacks.len() - 1 {
+            read if read < count => ensure!(Instant::now() < deadline, "only {read} feedbacks: {text}"),
+            read => {
+                ensure!(read == count, "{read} feedbacks instead of {count}: {text}");
+                return Ok(feedbacks[count - 1].to_owned());
+            }
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Without direct scanout nobody is told to allocate for it.
+fn without_direct_scanout_there_is_no_tranche() -> Result<()> {
+    let mut compositor = Compositor::start_with("sid-no-scanout", &["--no-direct-scanout"])?;
+    let client = start_feedback_client(&compositor)?;
+    let surface = wait_format(&mut compositor, &client, "XR24", false)?;
+    std::thread::sleep(Duration::from_secs(3));
+    let later = wait_format(&mut compositor, &client, "XR24", false)?;
+    ensure!(later.frames_presented > surface.frames_presented && later.frames_zero_copy == 0, "{later:?}");
+    ensure!(later.reason.as_deref() == Some("direct scanout is disabled"), "{later:?}");
+    let text = client.output();
+    ensure!(text.matches(END).count() == 1 && !text.contains("scanout"), "{text}");
+    compositor.check_alive()
+}
+
+/// Frames of the kernel's virtual camera, which is an exporter of its own, go from its driver to a plane.
+fn simple_dmabuf_v4l_is_zero_copy() -> Result<()> {
+    let camera = camera()?;
+    for format in ["NV12", "XR24"] {
+        let mut compositor = Compositor::start(&format!("sid-v4l-{format}"), &[])?;
+        let arguments = ["-v", &camera, "-f", format, "-d", format];
+        let client = start(&compositor, "weston-simple-dmabuf-v4l", &arguments)?;
+        let surface = wait_frames(&mut compositor, &client, 5)?;
+        ensure!(surface.format.as_deref() == Some(format), "{surface:?}");
+        ensure_zero_copy(&client, &surface)?;
+        let framebuffer = framebuffer_of(&surface)?;
+        ensure!(framebuffer.format == format && framebuffer.imported, "{framebuffer:?}");
+        let [width, height] = framebuffer.size;
+        let said = format!("creating buffer of size {width}x{height} format {format}");
+        ensure!(client.output().contains(&said), "it did not say {said:?}: {}", last_lines(&client));
+        // Colour bars: more than one colour, and not the background's.
+        let file = artefacts().join(format!("sid-v4l-{format}.png"));
+        compositor.capture(&file)?;
+        let share = Screen::read(&file)?.share_in_front(surface.position, surface.size)?;
+        ensure!(share >= 0.9, "only {:.0} % of its window can be seen: {surface:?}", 100.0 * share);
+        compositor.check_alive()?;
+    }
+    Ok(())
+}
+
+/// The node of vivid's capture device.
+fn camera() -> Result<String> {
+    for entry in std::fs::read_dir("/sys/class/video4linux").context("no video devices")? {
+        let entry = entry?;
+        if std::fs::read_to_string(entry.path().join("name"))?.trim_end().ends_with("-vid-cap") {
+            return Ok(format!("/dev/{}", entry.file_name().to_string_lossy()));
+        }
+    }
+    bail!("no capture device of vivid")
 }
 
 /// Ends a client as its user does from a terminal; it must end well.
@@ -113,13 +231,6 @@ fn interrupt(client: &mut RunningClient) -> Result<()> {
     let status = client.wait_end(PATIENCE)?;
     ensure!(status.success(), "it ended with {status}: {}", last_lines(client));
     ensure_no_error(client)
-}
-
-/// The version in `-> wl_registry#2.bind(10, "zwp_linux_dmabuf_v1", 4, new id ...`.
-fn bound_version(log: &str) -> Option<u32> {
-    let line =
-        log.lines().find(|line| line.contains(".bind(") && line.contains("\"zwp_linux_dmabuf_v1\""))?;
-    line.split("\"zwp_linux_dmabuf_v1\", ").nth(1)?.split(',').next()?.parse().ok()
 }
 
 /// Buffers of the display's own device and of another one reach a plane.

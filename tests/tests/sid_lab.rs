@@ -34,6 +34,7 @@ fn the_clients_are_there() -> Result<()> {
     for client in [
         "weston-simple-dmabuf-feedback",
         "weston-simple-dmabuf-egl",
+        "weston-simple-dmabuf-v4l",
         "weston-simple-egl",
         "weston-terminal",
         "foot",

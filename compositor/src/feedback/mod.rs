@@ -1,85 +1,197 @@
-//! linux-dmabuf feedback: which devices, formats and modifiers clients are told to prefer.
+//! linux-dmabuf feedback: which devices, formats and modifiers each surface is told to prefer.
 //!
-//! It owns the feedback of surfaces and which of the machine's devices it names. It does not own the events nor who
-//! listens to them ([`primeway_protocols::linux_dmabuf`]), nor which plane takes what ([`drm_prime::scanout`]).
+//! ```text
+//!  output's plan ──> planes open to each dma-buf ──> policy (2 s of the same mind) ──> protocols::LinuxDmabufState
+//!                    [drm_prime::scanout]            └── tranche (device, formats)
+//! ```
+//!
+//! It owns what surfaces are told and when. A surface that a plane shows, or would show from another buffer, is told what
+//! the planes take that are open to it; all others follow the default feedback. It works only when a plan is new, and a
+//! timer runs only while a change waits for its two seconds.
+//!
+//! It does not own the events nor who listens to them ([`primeway_protocols::linux_dmabuf`]), nor which plane shows what
+//! ([`drm_prime::scanout`]).
 
-use std::collections::HashSet;
+pub mod policy;
+pub mod tranche;
+
 use std::io;
+use std::num::NonZeroU32;
+use std::time::Duration;
 
+use calloop::timer::{TimeoutAction, Timer};
+use calloop::{LoopHandle, RegistrationToken};
 use drm_fourcc::{DrmFourcc, DrmModifier};
-use primeway_protocols::linux_dmabuf::{
-    DmabufFeedback, DmabufFeedbackBuilder, DmabufFormat, LinuxDmabufState, TrancheFlags,
-};
-use smithay::reexports::wayland_server::DisplayHandle;
+use drm_prime::scanout::{Layer, Plan, PlaneCaps, Rect, Refusal, open_planes};
+use primeway_protocols::linux_dmabuf::{DmabufFeedback, LinuxDmabufState};
 use smithay::reexports::wayland_server::protocol::wl_surface::WlSurface;
+use smithay::reexports::wayland_server::{DisplayHandle, Resource as _};
 
-use crate::output::SurfaceStats;
+pub use self::policy::{Planned, Policy, Shape};
+pub use self::tranche::{Devices, Tranches};
+
+use crate::backend::OutputId;
+use crate::output::OutputState;
 use crate::output::layers::SurfaceLayer;
-use crate::state::State;
+use crate::state::{State, monotonic};
 
 /// A format with its modifier, as planes and renderers name it.
 pub type Pair = (DrmFourcc, DrmModifier);
-
-/// A display device and what its planes take.
-#[derive(Clone, Debug)]
-pub struct Display {
-    /// Its number.
-    pub device: u64,
-    /// What some plane of it takes.
-    pub formats: HashSet<Pair>,
-}
+/// A plane's object id on its device.
+pub type PlaneId = NonZeroU32;
+/// An output: its device and its id there.
+pub type OutputKey = (u64, OutputId);
 
 /// What surfaces are told.
 #[derive(Debug, Default)]
 pub struct Feedback {
-    scanout: Option<DmabufFeedback>,
+    /// `None` where there is no device to name, and so no feedback.
+    tranches: Option<Tranches>,
+    policy: Policy<WlSurface, OutputKey, DmabufFeedback>,
+    /// Runs while a change waits, until then.
+    timer: Option<(RegistrationToken, Duration)>,
 }
 
 impl Feedback {
-    /// Creates the global. `formats` is all that clients may use; `renderer` is the device that composites, if it is
-    /// one. Without any device there is none to name: version 3, formats and modifiers as events.
+    /// Creates the global. `formats` is all that clients may use. Without any device there is none to name: version 3,
+    /// formats and modifiers as events.
     ///
     /// # Errors
     /// When there is no memory for the format table.
     pub fn start(
         wayland: &DisplayHandle,
         formats: &[Pair],
-        renderer: Option<u64>,
-        display: Option<&Display>,
+        devices: &Devices,
     ) -> io::Result<(LinuxDmabufState, Self)> {
-        let all = || formats.iter().copied().map(pair);
-        // Clients allocate best on what composites, which is where most of their frames go.
-        let Some(main) = renderer.or(display.map(|display| display.device)) else {
-            return Ok((LinuxDmabufState::new::<State>(wayland, all(), None), Self::default()));
-        };
-        let default = DmabufFeedbackBuilder::new(main, all()).build()?;
-        let mut scanout = None;
-        if let Some(display) = display {
-            let both = formats.iter().copied();
-            let both = both.filter(|f| display.formats.contains(f) && f.1 != DrmModifier::Invalid);
-            let builder = DmabufFeedbackBuilder::new(main, all());
-            let builder = builder.add_tranche(display.device, TrancheFlags::Scanout, both.map(pair));
-            scanout = Some(builder.share_table(&default).build()?);
-        }
-        Ok((LinuxDmabufState::new::<State>(wayland, all(), Some(default)), Self { scanout }))
+        let tranches = devices.main().map(|main| Tranches::new(main, formats)).transpose()?;
+        let default = tranches.as_ref().map(|tranches| tranches.default_feedback().clone());
+        let formats = formats.iter().copied().map(tranche::pair);
+        let global = LinuxDmabufState::new::<State>(wayland, formats, default);
+        Ok((global, Self { tranches, ..Self::default() }))
     }
 
-    /// An output has a new plan for its layers.
-    pub fn planned(&mut self, global: &mut LinuxDmabufState, layers: &[SurfaceLayer]) {
-        let Some(feedback) = &self.scanout else { return };
-        // Who shows dma-bufs hears which of them planes would take; sent once, since it does not change.
-        for layer in layers.iter().filter(|l| l.dmabuf.is_some()) {
-            global.set_surface_feedback(&layer.surface, feedback);
-        }
-    }
-
-    /// The feedback of a surface that asks for the first time; `None` for the default.
+    /// The feedback of a surface that asks for the first time; `None` for the default, which every surface gets until it
+    /// has shown a dma-buf for a while: weston's clients rely on that order.
     pub fn of(&self, surface: &WlSurface) -> Option<DmabufFeedback> {
-        // Until a surface shows a dma-buf it gets the default: weston's clients rely on that order.
-        self.scanout.clone().filter(|_| SurfaceStats::of(surface).dmabuf)
+        self.policy.told(surface).cloned()
+    }
+
+    /// Surfaces that something is remembered of.
+    pub fn surfaces(&self) -> usize {
+        self.policy.len()
+    }
+
+    /// An output of `device` has a new plan for `layers`.
+    pub fn planned(
+        &mut self,
+        handle: &LoopHandle<'static, State>,
+        device: u64,
+        planes: &[PlaneCaps],
+        output: &OutputState,
+        layers: &[SurfaceLayer],
+    ) {
+        let (Some(tranches), Some((requests, plan))) = (&mut self.tranches, output.last_plan()) else {
+            return;
+        };
+        let made = Made { planes, output: output.picture(), requests, plan };
+        let shown = layers.iter().enumerate().filter(|(_, l)| l.dmabuf.is_some() && l.surface.is_alive());
+        let shown = shown.map(|(index, layer)| made.planned(layer.surface.clone(), index, layer.y_invert));
+        let now = monotonic();
+        self.policy.planned(now, (device, output.id), shown, |open, opaque| {
+            tranches.of(device, planes, open, opaque)
+        });
+        self.arm(handle, now);
+    }
+
+    /// An output is gone.
+    pub fn output_gone(&mut self, handle: &LoopHandle<'static, State>, device: u64, output: OutputId) {
+        let now = monotonic();
+        self.policy.output_gone(now, (device, output));
+        self.arm(handle, now);
+    }
+
+    /// A surface is gone.
+    pub fn surface_gone(&mut self, handle: &LoopHandle<'static, State>, surface: &WlSurface) {
+        self.policy.surface_gone(surface);
+        if self.timer.is_some() {
+            self.arm(handle, monotonic());
+        }
+    }
+
+    /// Tells who has waited long enough.
+    fn tell(&mut self, global: &mut LinuxDmabufState, now: Duration) {
+        for (surface, feedback) in self.policy.due(now) {
+            let sent = match &feedback {
+                Some(feedback) => global.set_surface_feedback(&surface, feedback),
+                None => global.reset_surface_feedback(&surface),
+            };
+            tracing::debug!(surface = %surface.id(), scanout = feedback.is_some(), sent, "feedback changed");
+        }
+    }
+
+    /// Sets the timer for the change that is due first, or removes it. One that runs out early is set again.
+    fn arm(&mut self, handle: &LoopHandle<'static, State>, now: Duration) {
+        let deadline = self.policy.deadline();
+        if let (Some(deadline), Some((_, armed))) = (deadline, &self.timer)
+            && *armed <= deadline
+        {
+            return;
+        }
+        if let Some((token, _)) = self.timer.take() {
+            handle.remove(token);
+        }
+        let Some(deadline) = deadline else { return };
+        let timer = Timer::from_duration(deadline.saturating_sub(now));
+        let inserted = handle.insert_source(timer, |_, (), state| {
+            let (feedback, now) = (&mut state.dmabuf.feedback, monotonic());
+            feedback.timer = None;
+            feedback.tell(&mut state.dmabuf.global, now);
+            feedback.arm(&state.runtime.handle, now);
+            TimeoutAction::Drop
+        });
+        match inserted {
+            Ok(token) => self.timer = Some((token, deadline)),
+            Err(err) => tracing::error!(%err, "cannot set a timer"),
+        }
     }
 }
 
-fn pair((fourcc, modifier): Pair) -> DmabufFormat {
-    DmabufFormat { fourcc: fourcc as u32, modifier: modifier.into() }
+/// A plan and what it was made of.
+#[derive(Clone, Copy, Debug)]
+pub struct Made<'a> {
+    /// The planes of the output.
+    pub planes: &'a [PlaneCaps],
+    /// Its picture.
+    pub output: Rect,
+    /// The layers.
+    pub requests: &'a [Layer],
+    /// What became of them.
+    pub plan: &'a Plan,
 }
+
+impl Made<'_> {
+    /// What became of a layer, for the policy. `y_invert`: its buffers are stored bottom row first, as the next one will be.
+    pub fn planned<S>(&self, surface: S, index: usize, y_invert: bool) -> Planned<S> {
+        let (layer, plan) = (&self.requests[index], self.plan);
+        let open = open_planes(self.planes, self.requests, self.output, plan, index);
+        let by_the_driver = plan.refusals.iter().filter(|(l, _, refusal)| {
+            *l == index && matches!(refusal, Refusal::Test { .. } | Refusal::Commit { .. })
+        });
+        Planned {
+            surface,
+            area: layer.dst.overlap(&self.output),
+            shape: Shape { src: layer.src, dst: layer.dst },
+            opaque: layer.opaque,
+            plane: plan.planes[index],
+            open: open
+                .into_iter()
+                .filter(|plane| !y_invert || plane.reflect_y)
+                .map(|plane| plane.id)
+                .collect(),
+            refused: by_the_driver.map(|(_, plane, _)| *plane).collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,7 @@
 //! always ready.
 
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::LazyLock;
 
 use drm_prime::sys::{CpuAccess, export_sync_file};
 use drm_prime::{DmabufId, MAX_BUFFER_PLANES};
@@ -43,7 +44,12 @@ pub(crate) fn pending<'a>(planes: impl IntoIterator<Item = BorrowedFd<'a>>) -> u
 
 /// The fences that a reader of a buffer has to wait for now, one for each distinct dma-buf that has any.
 pub(super) fn snapshot<'a, I: Iterator<Item = BorrowedFd<'a>>>(planes: impl Fn() -> I) -> Vec<Pending> {
-    snapshot_by(planes, |fd| export_sync_file(fd, CpuAccess::Read))
+    // Tests have it as before Linux 6.0.
+    static OFF: LazyLock<bool> = LazyLock::new(|| std::env::var_os("PRIMEWAY_TEST_NO_SYNC_FILE").is_some());
+    snapshot_by(planes, |fd| match *OFF {
+        false => export_sync_file(fd, CpuAccess::Read),
+        true => Err(rustix::io::Errno::NOTTY.into()),
+    })
 }
 
 fn snapshot_by<'a, I: Iterator<Item = BorrowedFd<'a>>>(

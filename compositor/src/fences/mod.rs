@@ -26,6 +26,7 @@
 //! The kernel keeps a dma-buf that was polled while a fence was pending until that fence signals (dma-buf.c), whoever has
 //! closed it: its memory, not a descriptor of ours.
 
+mod alarm;
 mod hold;
 mod implicit;
 mod waits;
@@ -45,6 +46,7 @@ use smithay::wayland::compositor::{
 };
 use smithay::wayland::dmabuf::get_dmabuf;
 
+pub use alarm::bounded;
 pub(crate) use hold::HeldCommits;
 pub(crate) use implicit::pending as pending_planes;
 pub use waits::Waiting;

@@ -61,7 +61,7 @@ impl CompositorHandler for State {
     fn commit(&mut self, surface: &WlSurface) {
         super::subcompositor::place_children(surface);
         on_commit_buffer_handler::<Self>(surface);
-        self.shell.popups.commit(surface);
+        self.commit_popup(surface);
         if is_sync_subsurface(surface) {
             return;
         }
@@ -79,6 +79,7 @@ impl CompositorHandler for State {
             usage.surfaces = usage.surfaces.saturating_sub(1);
         }
         self.forget_fences(surface);
+        self.dmabuf.feedback.surface_gone(&self.runtime.handle, surface);
         self.queue_redraw_all();
     }
 }

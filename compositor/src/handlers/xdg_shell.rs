@@ -11,11 +11,11 @@ use smithay::reexports::wayland_server::protocol::wl_output::WlOutput;
 use smithay::reexports::wayland_server::protocol::wl_seat::WlSeat;
 use smithay::reexports::wayland_server::protocol::wl_surface::WlSurface;
 use smithay::reexports::wayland_server::{Resource as _, delegate_dispatch, delegate_global_dispatch};
-use smithay::utils::{Logical, Rectangle, Serial};
+use smithay::utils::{IsAlive as _, Logical, Rectangle, Serial};
 use smithay::wayland::compositor::{get_role, with_states};
 use smithay::wayland::shell::xdg::{
-    PopupSurface, PositionerState, ToplevelSurface, XdgPopupSurfaceData, XdgPositionerUserData,
-    XdgShellHandler, XdgShellState, XdgShellSurfaceUserData,
+    PopupSurface, PositionerState, ToplevelSurface, XDG_POPUP_ROLE, XdgPopupSurfaceData,
+    XdgPositionerUserData, XdgShellHandler, XdgShellState, XdgShellSurfaceUserData,
 };
 
 use super::guard::{self, guarded_dispatch};
@@ -174,6 +174,20 @@ impl State {
         {
             tracing::debug!(%err, "popup not configured");
         }
+    }
+
+    /// Handles a commit of what may be a popup. One that neither its request nor another protocol gave a parent is an
+    /// error now.
+    pub(super) fn commit_popup(&mut self, surface: &WlSurface) {
+        if get_role(surface) != Some(XDG_POPUP_ROLE) {
+            return;
+        }
+        let popup = self.shell.popups.find_popup(surface);
+        if popup.is_some_and(|popup| popup.alive() && popup_parent(surface).is_none()) {
+            post_on_base(surface, xdg_wm_base::Error::InvalidPopupParent, "a popup without a parent");
+            return;
+        }
+        self.shell.popups.commit(surface);
     }
 
     /// Tells whether the surface shows a buffer.

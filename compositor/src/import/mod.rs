@@ -186,6 +186,7 @@ impl Imported {
         backend: &mut Backend,
         painter: &mut Painter,
         imports: &mut Imports,
+        direct_scanout: bool,
     ) -> Result<Accepted, Refusal> {
         let Self { asked, dmabuf, handles, cpu, reservation } = self;
         let key = dmabuf.weak();
@@ -195,7 +196,7 @@ impl Imported {
         let plane = match handles {
             Ok(handles) => {
                 backend.buffers_mut().keep(&dmabuf, handles);
-                plane(&dmabuf, backend, composited)
+                if direct_scanout { plane(&dmabuf, backend, composited) } else { Err(Reason::Disabled) }
             }
             Err(reason) => {
                 if matches!(reason, Reason::DeviceBusy) {

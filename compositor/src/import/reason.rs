@@ -75,6 +75,9 @@ pub enum Reason {
     /// The layout is the exporting driver's secret, which an AddFB without modifier would have to guess.
     #[error("the layout is implicit, and the exporter is not known to be linear")]
     ImplicitLayout,
+    /// The user wants everything composited.
+    #[error("direct scanout is disabled")]
+    Disabled,
     /// No plane of any output lists the pair.
     #[error("no plane takes {format} with modifier {:#x}", u64::from(*modifier))]
     NoPlane {
@@ -125,9 +128,11 @@ impl Reason {
             Self::Interlaced(_) | Self::UnknownFormat(_) | Self::Planes => Rung::Description,
             Self::NoSize(_) | Self::Quota { .. } | Self::ClientGone => Rung::Files,
             Self::Import(_) | Self::DeviceBusy => Rung::Import,
-            Self::ImplicitLayout | Self::NoPlane { .. } | Self::NoReflectY | Self::Framebuffer(_) => {
-                Rung::Plane
-            }
+            Self::ImplicitLayout
+            | Self::Disabled
+            | Self::NoPlane { .. }
+            | Self::NoReflectY
+            | Self::Framebuffer(_) => Rung::Plane,
             Self::NoGpu | Self::NotNamed { .. } | Self::Untrusted | Self::Texture(_) => Rung::Gpu,
             Self::NotLinear(_) | Self::NotReadable(_) | Self::View(_) => Rung::Cpu,
         }

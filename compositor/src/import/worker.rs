@@ -35,7 +35,7 @@ use primeway_protocols::linux_dmabuf::PendingBuffer;
 use smithay::backend::allocator::dmabuf::Dmabuf;
 use smithay::reexports::wayland_server::backend::ClientId;
 
-use super::{Candidate, Imported, Refusal};
+use super::{Accepted, Candidate, Imported, Refusal};
 use crate::clients::ClientState;
 use crate::state::State;
 
@@ -181,8 +181,12 @@ impl State {
     /// Takes a buffer in at once.
     pub(crate) fn create_now(&mut self, candidate: Result<Candidate, Refusal>) -> Result<Dmabuf, Refusal> {
         let imported = candidate?.import_unless_busy(self.backend.buffers().table());
-        let accepted = imported.accept(&mut self.backend, &mut self.painter, &mut self.dmabuf.imports)?;
-        Ok(accepted.keep())
+        Ok(self.accept(imported)?.keep())
+    }
+
+    fn accept(&mut self, imported: Imported) -> Result<Accepted, Refusal> {
+        let direct_scanout = self.runtime.direct_scanout;
+        imported.accept(&mut self.backend, &mut self.painter, &mut self.dmabuf.imports, direct_scanout)
     }
 
     /// Takes a buffer in and answers, at once if that cannot take long.
@@ -249,10 +253,10 @@ impl State {
     }
 
     fn answer_create(&mut self, imported: Imported, answer: Answer) {
-        match imported.accept(&mut self.backend, &mut self.painter, &mut self.dmabuf.imports) {
+        match self.accept(imported) {
             Ok(accepted) => {
                 let key = accepted.dmabuf.weak();
-                let super::Accepted { dmabuf, reservation } = accepted;
+                let Accepted { dmabuf, reservation } = accepted;
                 if answer.send(Ok(dmabuf)) {
                     reservation.keep();
                 } else {

@@ -151,6 +151,8 @@ pub struct RedrawParts<'a> {
     pub cursor: Option<CursorLayer>,
     /// What is behind all layers.
     pub backdrop: Color32F,
+    /// Planes may show clients' buffers.
+    pub direct_scanout: bool,
     /// Copy on purpose while claiming zero-copy: the checker of the demo must notice.
     pub copy_on_purpose: bool,
 }
@@ -204,6 +206,16 @@ impl OutputState {
         Rectangle::new(self.position, self.size.to_logical(1))
     }
 
+    /// Its picture in the planner's terms.
+    pub fn picture(&self) -> Rect {
+        Rect::new(0, 0, self.size.w as u32, self.size.h as u32)
+    }
+
+    /// What was asked of the planner last, and its answer.
+    pub fn last_plan(&self) -> Option<(&[Layer], &Plan)> {
+        self.plan.as_ref().map(|cached| (cached.layers.as_slice(), &cached.plan))
+    }
+
     /// Notes that something changed. Returns whether a redraw must be queued in the event loop.
     pub fn want_redraw(&mut self) -> bool {
         match &mut self.redraw {
@@ -255,8 +267,8 @@ impl OutputState {
 
     /// Draws and submits a frame of `layers` (topmost first).
     pub fn draw(&mut self, layers: &[SurfaceLayer], parts: &mut RedrawParts<'_>) -> Drawn {
-        let (requests, buffers) = requests(layers, parts.backend);
-        let output = Rect::new(0, 0, self.size.w as u32, self.size.h as u32);
+        let (requests, buffers) = requests(layers, parts.direct_scanout, parts.backend);
+        let output = self.picture();
         let cursor_plane = self.cursor_plane(parts);
         let stale = self
             .plan
@@ -300,6 +312,7 @@ impl OutputState {
         plan.refusals = used.filter_map(|(i, p)| Some((i, (*p)?, Refusal::Commit { errno }))).collect();
         cached.plan = plan;
         cached.cursor_on_plane = false;
+        self.plans += 1;
         stats::record_plan(layers, &cached.plan);
     }
 
@@ -533,12 +546,17 @@ impl OutputState {
 }
 
 /// What each layer asks of the planner, and the buffer a plane would show for it.
-fn requests(layers: &[SurfaceLayer], backend: &mut Backend) -> (Vec<Layer>, Vec<Option<SharedFramebuffer>>) {
+fn requests(
+    layers: &[SurfaceLayer],
+    direct_scanout: bool,
+    backend: &mut Backend,
+) -> (Vec<Layer>, Vec<Option<SharedFramebuffer>>) {
     let mut requests = Vec::with_capacity(layers.len());
     let mut buffers = Vec::with_capacity(layers.len());
     for layer in layers {
         let buffer = match &layer.dmabuf {
             None => Err(Refusal::NotDmabuf),
+            Some(_) if !direct_scanout => Err(Refusal::Disabled),
             Some(_) if layer.transform != Transform::Normal => Err(Refusal::Transform),
             Some(dmabuf) => backend.buffers_mut().framebuffer(dmabuf, layer.opaque),
         };

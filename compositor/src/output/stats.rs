@@ -25,8 +25,6 @@ pub struct SurfaceStats {
     pub reason: Option<String>,
     /// Why it is black, or not there, instead of composited.
     pub undrawn: Option<String>,
-    /// It has shown a dma-buf: what planes take is of interest to it.
-    pub dmabuf: bool,
     last: Option<CommitCounter>,
 }
 
@@ -65,7 +63,6 @@ pub fn record_plan(layers: &[SurfaceLayer], plan: &Plan) {
             if stats.plane.is_some() {
                 stats.undrawn = None;
             }
-            stats.dmabuf |= layer.dmabuf.is_some();
         });
     }
 }

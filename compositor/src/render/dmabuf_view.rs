@@ -1,16 +1,24 @@
 //! A readable view of a client's dma-buf: mapped from offset 0, bracketed by DMA_BUF_IOCTL_SYNC.
 //!
+//! Nothing is waited for: a commit's fences have signalled before it is latched ([`crate::fences`]), and a fence that is
+//! pending now was attached by a client that writes to what it shows. It gets to see what is in the memory then, as it
+//! would on a plane, since that ioctl would wait for the fence without end.
+//!
 //! It owns the mappings. Mapping at the plane's offset is not an option: dma-bufs of shmem GEM objects (vgem, vkms,
 //! virtio-gpu) ignore the offset of mmap and always show page 0.
 #![allow(unsafe_code)]
 
 use std::collections::HashMap;
+use std::io::ErrorKind;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use drm_prime::{Mapping, format};
 use smithay::backend::allocator::Buffer as _;
-use smithay::backend::allocator::dmabuf::{Dmabuf, DmabufSyncFlags, WeakDmabuf};
+use smithay::backend::allocator::dmabuf::{Dmabuf, DmabufSyncFailed, DmabufSyncFlags, WeakDmabuf};
+
+use crate::fences::{bounded, pending_planes};
 
 /// Why a dma-buf cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +77,8 @@ pub struct DmabufView {
     planes: Vec<PlaneView>,
     width: usize,
     height: usize,
+    /// A fence appeared while a read was about to begin: the client does that on purpose, and gets no second chance.
+    contested: AtomicBool,
 }
 
 impl DmabufView {
@@ -86,6 +96,7 @@ impl DmabufView {
             planes: Vec::new(),
             width: width as usize,
             height: height as usize,
+            contested: AtomicBool::new(false),
         };
         let planes = dmabuf.handles().zip(dmabuf.offsets().zip(dmabuf.strides()));
         for (plane, (fd, (offset, stride))) in planes.enumerate() {
@@ -104,15 +115,25 @@ impl DmabufView {
         Ok(view)
     }
 
-    /// Begins a CPU read on every plane; the guard ends it.
+    /// Begins a CPU read on every plane that nothing writes to; the guard ends it. Waits for no fence.
     pub(super) fn begin_read(&self) -> Result<ReadGuard, ViewError> {
         let dmabuf = self.dmabuf.upgrade().ok_or(ViewError::Sync)?;
         let mut guard = ReadGuard { dmabuf, begun: 0 };
-        for plane in 0..self.planes.len() {
-            let result = guard.dmabuf.sync_plane(plane, DmabufSyncFlags::START | DmabufSyncFlags::READ);
-            // A memfd of the software device has no such ioctl and needs none.
-            if result.is_ok() {
-                guard.begun |= 1 << plane;
+        if self.contested.load(Ordering::Relaxed) {
+            return Ok(guard);
+        }
+        let pending = pending_planes(guard.dmabuf.handles());
+        for plane in (0..self.planes.len()).filter(|plane| pending & 1 << plane == 0) {
+            let sync = DmabufSyncFlags::START | DmabufSyncFlags::READ;
+            match bounded(|| guard.dmabuf.sync_plane(plane, sync)) {
+                Ok(()) => guard.begun |= 1 << plane,
+                Err(DmabufSyncFailed::Io(err)) if err.kind() == ErrorKind::Interrupted => {
+                    tracing::debug!(plane, "a fence came between a look at a buffer and its reading");
+                    self.contested.store(true, Ordering::Relaxed);
+                    break;
+                }
+                // A memfd of the software device has no such ioctl and needs none.
+                Err(_) => {}
             }
         }
         Ok(guard)

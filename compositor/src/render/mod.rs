@@ -87,6 +87,9 @@ pub enum RenderError {
     /// No memory for a scaled picture, or no picture.
     #[error("the picture cannot be scaled")]
     Resample,
+    /// The GPU waits for something, a client's fence for example.
+    #[error("the gpu has not finished the picture")]
+    Unfinished,
     /// The output has no mode.
     #[error("the output has no mode")]
     NoMode,

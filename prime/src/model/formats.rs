@@ -245,4 +245,34 @@ mod tests {
         assert!(VKMS.iter().all(|fourcc| find(*fourcc).is_some()));
         assert_eq!(find(u32::from_le_bytes(*b"none")), None);
     }
+
+    #[test]
+    fn bits_of_whole_and_broken_pixels() {
+        let bpp = |name: &[u8; 4]| find(u32::from_le_bytes(*name)).unwrap().bpp();
+        let bits = [b"XR24", b"RG24", b"RG16", b"R8  ", b"C4  ", b"C2  ", b"R1  ", b"NV15", b"VU30"].map(bpp);
+        assert_eq!(bits, [32, 24, 16, 8, 4, 2, 1, 10, 0]);
+        let linear = |name: &[u8; 4]| find(u32::from_le_bytes(*name)).unwrap().has_blocks(0);
+        assert_eq!([b"XR24", b"VU30", b"YU08"].map(linear), [true, false, false]);
+    }
+
+    #[test]
+    fn colour_modes_stand_for_formats() {
+        let modes = [
+            (1, 1, b"C1  "),
+            (2, 2, b"C2  "),
+            (4, 4, b"C4  "),
+            (8, 8, b"C8  "),
+            (16, 15, b"XR15"),
+            (16, 16, b"RG16"),
+            (24, 24, b"RG24"),
+            (32, 24, b"XR24"),
+            (32, 30, b"XR30"),
+            (32, 32, b"AR24"),
+        ];
+        for (bpp, depth, name) in modes {
+            let format = legacy(bpp, depth).unwrap();
+            assert_eq!((format.fourcc, format.bpp()), (u32::from_le_bytes(*name), bpp), "{bpp} {depth}");
+        }
+        assert_eq!([legacy(32, 16), legacy(15, 15), legacy(0, 0)], [None; 3]);
+    }
 }

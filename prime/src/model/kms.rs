@@ -470,3 +470,6 @@ impl File {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

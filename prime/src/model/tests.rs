@@ -5,6 +5,7 @@ use super::*;
 mod attach;
 mod counts;
 mod descriptors;
+mod edges;
 mod export;
 mod import;
 mod kms;

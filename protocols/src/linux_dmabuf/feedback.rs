@@ -102,11 +102,15 @@ struct Inner {
     sent: Vec<SentTranche>,
 }
 
+/// Formats that are equally preferred.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Tranche {
-    target_device: u64,
-    flags: TrancheFlags,
-    formats: Vec<DmabufFormat>,
+pub struct Tranche {
+    /// The device that buffers should suit, a `dev_t`.
+    pub target_device: u64,
+    /// What it does with them.
+    pub flags: TrancheFlags,
+    /// What it takes, each pair once.
+    pub formats: Vec<DmabufFormat>,
 }
 
 #[derive(Debug)]
@@ -141,6 +145,11 @@ impl DmabufFeedback {
     /// Every pair that some tranche holds, each once per tranche.
     pub fn formats(&self) -> impl Iterator<Item = DmabufFormat> + '_ {
         self.0.tranches.iter().flat_map(|tranche| tranche.formats.iter().copied())
+    }
+
+    /// The tranches, most preferred first, as version 6 sees them.
+    pub fn tranches(&self) -> &[Tranche] {
+        &self.0.tranches
     }
 
     /// The table that the indices point into.

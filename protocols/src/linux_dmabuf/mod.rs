@@ -102,7 +102,7 @@ use wayland_server::{Client, Dispatch};
 
 pub use dispatch::{DmabufFeedbackData, DmabufGlobalData, DmabufParamsData, FailedBuffer};
 pub use dmabuf_fd::{DMA_BUF_MAGIC, fd_size, is_dmabuf};
-pub use feedback::{DmabufFeedback, DmabufFeedbackBuilder, FormatTable};
+pub use feedback::{DmabufFeedback, DmabufFeedbackBuilder, FormatTable, Tranche};
 pub use layout::{FormatLayout, PlaneLayout};
 pub use pending::PendingBuffer;
 pub use state::LinuxDmabufState;

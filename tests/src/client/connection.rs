@@ -13,6 +13,7 @@ use anyhow::{Context, Result, bail};
 use wayland_client::backend::ObjectId;
 use wayland_client::protocol::wl_buffer::{self, WlBuffer};
 use wayland_client::protocol::wl_callback::{self, WlCallback};
+use wayland_client::protocol::wl_pointer::{self, WlPointer};
 use wayland_client::protocol::wl_seat::WlSeat;
 use wayland_client::protocol::wl_shm;
 use wayland_client::protocol::wl_subsurface::WlSubsurface;
@@ -63,6 +64,10 @@ pub struct Events {
     pub created: Option<Option<WlBuffer>>,
     /// `failed` events for `create_immed`.
     pub failed: u64,
+    /// The serial of the last `wl_pointer.enter`.
+    pub pointer_entered: Option<u32>,
+    /// `wl_pointer.motion` events.
+    pub motions: u64,
 }
 
 /// A connection with its queue.
@@ -179,14 +184,40 @@ impl Wire {
     ///
     /// When wl_subcompositor is missing.
     pub fn open_subsurface(&mut self, parent: &WlSurface, place: (i32, i32)) -> Result<WlSurface> {
+        let (surface, subsurface) = self.open_synced_subsurface(parent, place)?;
+        subsurface.set_desync();
+        Ok(surface)
+    }
+
+    /// The same in sync with its parent.
+    ///
+    /// # Errors
+    ///
+    /// When wl_subcompositor is missing.
+    pub fn open_synced_subsurface(
+        &mut self,
+        parent: &WlSurface,
+        place: (i32, i32),
+    ) -> Result<(WlSurface, WlSubsurface)> {
         let handle = self.link.handle();
         let compositor = self.events.globals.compositor.as_ref().context("no wl_compositor")?;
         let subcompositor = self.events.globals.subcompositor.as_ref().context("no wl_subcompositor")?;
         let surface = compositor.create_surface(&handle, ());
         let subsurface = subcompositor.get_subsurface(&surface, parent, &handle, ());
         subsurface.set_position(place.0, place.1);
-        subsurface.set_desync();
-        Ok(surface)
+        Ok((surface, subsurface))
+    }
+
+    /// A surface without a role, and the pointer that it may become the image of.
+    ///
+    /// # Errors
+    ///
+    /// When wl_compositor or wl_seat is missing.
+    pub fn open_cursor(&mut self) -> Result<(WlSurface, WlPointer)> {
+        let handle = self.link.handle();
+        let compositor = self.events.globals.compositor.as_ref().context("no wl_compositor")?;
+        let seat = self.events.globals.seat.as_ref().context("no wl_seat")?;
+        Ok((compositor.create_surface(&handle, ()), seat.get_pointer(&handle, ())))
     }
 
     /// Opens a popup of `size` with its corner at `place` of the window, and waits until it is configured there.
@@ -382,6 +413,23 @@ impl Dispatch<WlBuffer, ()> for Events {
     ) {
         if let wl_buffer::Event::Release = event {
             state.released.insert(buffer.id());
+        }
+    }
+}
+
+impl Dispatch<WlPointer, ()> for Events {
+    fn event(
+        state: &mut Self,
+        _: &WlPointer,
+        event: wl_pointer::Event,
+        (): &(),
+        _: &Connection,
+        _: &QueueHandle<Self>,
+    ) {
+        match event {
+            wl_pointer::Event::Enter { serial, .. } => state.pointer_entered = Some(serial),
+            wl_pointer::Event::Motion { .. } => state.motions += 1,
+            _ => {}
         }
     }
 }

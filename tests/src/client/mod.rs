@@ -8,6 +8,7 @@
 pub mod bad;
 mod churn;
 pub mod connection;
+pub mod crowd;
 pub mod link;
 pub mod malformed;
 pub mod raw;

@@ -88,6 +88,24 @@ fn wl_shm_is_composited_and_not_called_zero_copy() {
 }
 
 #[test]
+fn without_direct_scanout_dmabufs_are_composited() {
+    let (server, mut client) = start();
+    server.ask(|state| state.runtime.direct_scanout = false).unwrap();
+    for (name, size) in [("full", OUTPUT), ("small", SMALL)] {
+        let buffer = client.dmabuf("XR24", size, NOISE).unwrap();
+        let window = client.open_window(name).unwrap();
+        assert!(!present(&mut client, &window.surface, &buffer), "ZERO_COPY");
+        server.settle().unwrap();
+        assert_eq!(server.contents().unwrap(), ["composited", "none", "none"]);
+        let report = server.window(name).unwrap();
+        assert_eq!(report.reason.as_deref(), Some("direct scanout is disabled"));
+        assert_shows(&server.picture().unwrap(), (0, 0), &buffer);
+        window.close();
+        client.roundtrip().unwrap();
+    }
+}
+
+#[test]
 fn a_dmabuf_under_composited_content_is_composited_too() {
     let (server, mut client) = start();
     let below = client.dmabuf("XR24", OUTPUT, NOISE).unwrap();

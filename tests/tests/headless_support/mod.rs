@@ -340,6 +340,7 @@ fn run(
         writeback: false,
         renderer: renderer(),
         render_node: None,
+        no_direct_scanout: false,
         size,
         limits,
         program: Vec::new(),

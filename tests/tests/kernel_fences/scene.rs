@@ -16,6 +16,11 @@ use wayland_client::protocol::wl_buffer::WlBuffer;
 pub const PATIENCE: Duration = Duration::from_secs(3);
 const REQUEST: BufferRequest = BufferRequest { modifier: MODIFIER_LINEAR, y_invert: false, immediate: true };
 
+/// Frames a second of somebody who is not held up, of 60 that the display has, on a busy machine. Who is has 0 or 1.
+pub const FLUENT: f64 = 20.0;
+/// What the windows of this process show: red, green, blue.
+pub const COLOUR: [u8; 3] = [0x30, 0x60, 0xc0];
+
 /// A window of this process with its buffers.
 pub struct Pane {
     pub window: Window,
@@ -23,12 +28,24 @@ pub struct Pane {
     next: usize,
 }
 
-/// A buffer of `size` in one colour.
+/// A dma-buf of `size` in one colour, with an object for each plane.
 pub fn buffer(wire: &mut Wire, format: &str, size: (u32, u32)) -> Result<(ClientBuffer, WlBuffer)> {
+    memory(wire, Allocator::Vgem, format, size)
+}
+
+/// A buffer of any memory.
+pub fn memory(
+    wire: &mut Wire,
+    allocator: Allocator,
+    format: &str,
+    size: (u32, u32),
+) -> Result<(ClientBuffer, WlBuffer)> {
     let format = Format::named(format).context("no such format")?;
     let placement = Placement { separate: true, offset: 0 };
-    let mut buffer = ClientBuffer::allocate_placed(Allocator::Vgem, format, size, placement)?;
-    let picture = Picture { pattern: Pattern::Solid(0xff30_60c0), width: size.0, height: size.1, frame: 0 };
+    let mut buffer = ClientBuffer::allocate_placed(allocator, format, size, placement)?;
+    let [r, g, b] = COLOUR;
+    let colour = u32::from_be_bytes([0xff, r, g, b]);
+    let picture = Picture { pattern: Pattern::Solid(colour), width: size.0, height: size.1, frame: 0 };
     buffer.draw(&picture, false)?;
     let wl = wire.create_buffer(&buffer, &REQUEST)?;
     Ok((buffer, wl))
@@ -37,9 +54,20 @@ pub fn buffer(wire: &mut Wire, format: &str, size: (u32, u32)) -> Result<(Client
 impl Pane {
     /// Opens a window that has shown its first frame.
     pub fn open(wire: &mut Wire, title: &str, format: &str, size: (u32, u32)) -> Result<Pane> {
+        Pane::open_of(wire, title, Allocator::Vgem, format, size)
+    }
+
+    /// The same of any memory.
+    pub fn open_of(
+        wire: &mut Wire,
+        title: &str,
+        allocator: Allocator,
+        format: &str,
+        size: (u32, u32),
+    ) -> Result<Pane> {
         wire.events.configured = false;
         let window = wire.open_window(title, false)?;
-        let buffers = (0..3).map(|_| buffer(wire, format, size)).collect::<Result<_>>()?;
+        let buffers = (0..3).map(|_| memory(wire, allocator, format, size)).collect::<Result<_>>()?;
         let mut pane = Pane { window, buffers, next: 0 };
         let before = wire.events.presented;
         pane.commit(wire);

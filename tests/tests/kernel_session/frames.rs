@@ -26,6 +26,10 @@ struct Recording {
     flips: u64,
     /// Every ioctl, as strace writes it, with the number of flips before it.
     ioctls: Vec<(u64, String)>,
+    /// Looks at the fences of buffers.
+    polls: u64,
+    /// Registrations of buffers or fences with the event loop.
+    watched: u64,
 }
 
 impl Recording {
@@ -40,6 +44,9 @@ impl Recording {
                 continue;
             }
             recording.calls += 1;
+            let of_buffer = call.contains("dmabuf:") || call.contains("sync_file");
+            recording.polls += u64::from(of_buffer && matches!(name, "poll" | "ppoll"));
+            recording.watched += u64::from(of_buffer && name == "epoll_ctl");
             if name == "read" && call.contains("</dev/dri/card") {
                 let bytes = call.rsplit_once(" = ").and_then(|(_, result)| result.trim().parse::<u64>().ok());
                 recording.flips += bytes.unwrap_or(0) / FLIP_EVENT;
@@ -77,8 +84,8 @@ fn record(pid: i32, client: &RunningClient, file: &Path) -> Result<Recording> {
     Ok(Recording::parse(&text))
 }
 
-/// In the steady state the only ioctl is the commit of each frame: for a full-screen client, and for a window on an
-/// overlay plane above a desktop at rest.
+/// In the steady state the only ioctl is the commit of each frame, and fences are looked at once for each: for a
+/// full-screen client, and for a window on an overlay plane above a desktop at rest.
 pub fn one_ioctl_per_frame() -> Result<()> {
     let mut desktop = Launch::new("frames")?.start()?;
     one_ioctl_for(&mut desktop, "full screen", &["--fullscreen"])?;
@@ -95,7 +102,7 @@ fn one_ioctl_for(desktop: &mut Desktop, name: &str, arguments: &[&str]) -> Resul
     let after = desktop.wait_frames(&client, surface.frames_presented)?;
     let shown =
         after.frames_presented - before.surface(client.pid()).map_or(0, |surface| surface.frames_presented);
-    let Recording { calls, flips, ref ioctls } = recording;
+    let Recording { calls, flips, ref ioctls, polls, watched } = recording;
     ensure!(flips >= FRAMES / 2, "only {flips} frames recorded, {shown} shown meanwhile");
     ensure!(flips <= shown, "the kernel counts {flips} frames, primeway {shown}");
     let foreign: Vec<_> = ioctls.iter().filter(|(_, call)| !call.contains("DRM_IOCTL_MODE_ATOMIC")).collect();
@@ -105,9 +112,13 @@ fn one_ioctl_for(desktop: &mut Desktop, name: &str, arguments: &[&str]) -> Resul
         let commits = ioctls.iter().filter(|(before, _)| *before == flip).count();
         ensure!(commits == 1, "{commits} commits between flips {flip} and {}", flip + 1);
     }
+    // One look at all planes of a commit, and the recording may begin or end between it and the frame's commit.
+    ensure!(watched == 0, "{watched} registrations of buffers whose fences have signalled");
+    ensure!(polls > 0 && polls <= flips + 2, "{polls} looks at fences in {flips} frames");
     let per_frame = calls as f64 / flips as f64;
     println!(
-        "one_ioctl_per_frame: {name}: {flips} frames presented, {} ioctls, {per_frame:.1} system calls per frame",
+        "one_ioctl_per_frame: {name}: {flips} frames presented, {} ioctls, {polls} looks at fences, {per_frame:.1} system \
+         calls per frame",
         ioctls.len()
     );
     ensure!(ioctls.len().abs_diff(flips as usize) <= 1, "{} ioctls for {flips} frames", ioctls.len());

@@ -23,7 +23,7 @@ use std::time::Duration;
 use drm::control::{Device as _, Event, connector, crtc};
 use drm_fourcc::{DrmFourcc, DrmModifier};
 use drm_prime::SharedFramebuffer;
-use drm_prime::scanout::{PlaneCaps, PlaneType};
+use drm_prime::scanout::PlaneCaps;
 use rustix::io::Errno;
 use smithay::backend::session::Session;
 use smithay::backend::session::libseat::LibSeatSession;
@@ -299,12 +299,6 @@ impl Kms {
     /// The planes of all outputs.
     pub(super) fn every_plane(&self) -> impl Iterator<Item = &PlaneCaps> {
         self.outputs.iter().flat_map(|o| &o.caps)
-    }
-
-    /// Formats with modifiers that some plane takes for a client's picture, which the cursor planes never show.
-    pub fn scanout_formats(&self) -> HashSet<(DrmFourcc, DrmModifier)> {
-        let planes = self.every_plane().filter(|c| c.kind != PlaneType::Cursor);
-        planes.flat_map(|c| c.formats.iter().copied()).collect()
     }
 
     fn output(&self, id: OutputId) -> Option<&KmsOutput> {

@@ -24,6 +24,7 @@ use std::sync::{Mutex, PoisonError};
 use drm_fourcc::{DrmFourcc, DrmModifier};
 use smithay::backend::allocator::Buffer as _;
 use smithay::backend::allocator::dmabuf::{Dmabuf, DmabufFlags, WeakDmabuf};
+use smithay::backend::egl::fence::EGLFence;
 use smithay::backend::renderer::damage::OutputDamageTracker;
 use smithay::backend::renderer::gles::{GlesError, GlesRenderbuffer, GlesRenderer, GlesTexture};
 use smithay::backend::renderer::sync::SyncPoint;
@@ -43,6 +44,7 @@ use super::cpu::{self, Source};
 use super::dmabuf_view::Views;
 use super::element::{LayerElement, Texture};
 use super::{RenderError, Target, image, resample};
+use crate::fences::LATE;
 use crate::import::Reason;
 use crate::output::layers::SurfaceLayer;
 
@@ -217,7 +219,9 @@ impl Gles {
         let [r, g, b] = [0x35, 0x97, 0xda];
         let part = |v: u8| f32::from(v) / 255.0;
         frame.clear(Color32F::new(part(r), part(g), part(b), 1.0), &[whole])?;
-        wait(&frame.finish()?);
+        if !wait(&frame.finish()?) {
+            return Ok(false);
+        }
         let pixels = image::to_xrgb(&mut target.image);
         Ok(!pixels.is_empty() && pixels.chunks_exact(4).all(|p| p[..3] == [b, g, r]))
     }
@@ -455,7 +459,8 @@ impl Gles {
                     let renderer = &mut self.renderer;
                     let result =
                         tracker.render_output(renderer, &mut framebuffer, age, elements, background)?;
-                    // Not every driver attaches its fence to the memory, and the CPU may read a capture at once.
+                    // Not every driver attaches its fence to the memory, and the CPU may read a capture at once. If it takes
+                    // too long, what is missing appears on the screen later.
                     wait(&result.sync);
                     return Ok(result.damage.is_some());
                 }
@@ -475,7 +480,9 @@ impl Gles {
             tracker.render_output(&mut self.renderer, &mut framebuffer, age, elements, background)?;
         let Some(damage) = result.damage else { return Ok(false) };
         let Some(damage) = damage.iter().copied().reduce(Rectangle::merge) else { return Ok(false) };
-        wait(&result.sync);
+        if !wait(&result.sync) {
+            return Err(RenderError::Unfinished);
+        }
         let region =
             Rectangle::new((damage.loc.x, damage.loc.y).into(), (damage.size.w, damage.size.h).into());
         let mapping = self.renderer.copy_framebuffer(&framebuffer, region, DrmFourcc::Argb8888)?;
@@ -510,11 +517,25 @@ fn has_alpha(image: &pixman::Image<'static, 'static>) -> bool {
     format.and_then(drm_prime::format::info).is_none_or(|info| info.has_alpha)
 }
 
-/// Waits until the GPU is done.
-fn wait(sync: &SyncPoint) {
-    while sync.wait().is_err() {
-        // Interrupted.
+/// Waits until the GPU is done, at most [`LATE`]; says whether it is.
+///
+/// The GPU waits for fences that clients attached to their buffers after these were latched. Fences of drivers signal in the
+/// end, the latest when a hanging GPU is reset; until then each frame costs so much, and no more.
+fn wait(sync: &SyncPoint) -> bool {
+    let Some(fence) = sync.get::<EGLFence>() else {
+        while sync.wait().is_err() {
+            // Interrupted.
+        }
+        return true;
+    };
+    let done = fence.client_wait(Some(LATE), false).unwrap_or_else(|err| {
+        tracing::warn!(%err, "cannot wait for the gpu");
+        true
+    });
+    if !done {
+        tracing::warn!("the gpu has not finished a picture");
     }
+    done
 }
 
 #[cfg(test)]

@@ -316,3 +316,11 @@ fn a_holder_that_drops_the_lock_counts_as_gone_and_keeps_its_bytes() {
     assert_eq!(DmabufId::of(fd.as_fd()).unwrap(), memory.id().unwrap());
     assert!(Mapping::of_fd(fd.as_fd(), 0, PAGE, true).is_ok());
 }
+
+#[test]
+fn frames_are_set_aside_with_room_for_every_gap() {
+    let frames = Frames::default();
+    let starts = [1, 2, 5, 1].map(|pages| frames.set_aside(pages));
+    let gaps: Vec<u64> = starts.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert_eq!(gaps, [1, 2, 5].map(|pages| pages * (1 + LONGEST_GAP)));
+}

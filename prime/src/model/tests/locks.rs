@@ -96,9 +96,11 @@ fn s33_each_call_takes_the_locks_of_its_kernel() {
         assert!(import(file, &fd).is_ok());
     };
     let close: Op = |file, own, _| file.gem_close(own).unwrap();
+    let make: Op = |file, _, _| assert_ne!(dumb(file), 0);
     use LockClass::{ObjectName, Prime, Struct, Table};
     for (what, op, modern, seed) in [
         ("export", export, [true, true, false, true], [true, false, false, true]),
+        ("make", make, [false, true, false, true], [false, false, false, true]),
         ("miss", miss, [true, true, false, true], [true, false, false, true]),
         ("hit", hit, [true, false, false, false], [true, false, false, false]),
         // The seed only looks for an entry where a dma-buf is linked, and this object has none.
