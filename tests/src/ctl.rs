@@ -193,6 +193,12 @@ pub struct Resources {
     /// File descriptors.
     #[serde(default)]
     pub fds: u64,
+    /// linux-dmabuf feedback objects of clients.
+    #[serde(default)]
+    pub feedback_objects: u64,
+    /// Surfaces that feedback is decided for.
+    #[serde(default)]
+    pub feedback_surfaces: u64,
 }
 
 impl Device {

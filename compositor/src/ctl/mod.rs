@@ -234,4 +234,9 @@ pub struct ResourceStats {
     pub fds: usize,
     /// dma-bufs mapped for composition.
     pub mapped: usize,
+    /// linux-dmabuf feedback objects of clients.
+    pub feedback_objects: usize,
+    /// Surfaces that feedback is decided for: those that show a dma-buf, and those that have not been told yet that they
+    /// no longer do.
+    pub feedback_surfaces: usize,
 }

@@ -252,7 +252,14 @@ pub fn stats(state: &mut State) -> Stats {
         clients,
         imports,
         fences: fence_stats(state),
-        resources: ResourceStats { gem_handles, framebuffers, fds, mapped },
+        resources: ResourceStats {
+            gem_handles,
+            framebuffers,
+            fds,
+            mapped,
+            feedback_objects: state.dmabuf.global.feedback_objects(),
+            feedback_surfaces: state.dmabuf.feedback.surfaces(),
+        },
     }
 }
 

@@ -31,8 +31,8 @@ pub use self::policy::{Planned, Policy, Shape};
 pub use self::tranche::{Devices, Tranches};
 
 use crate::backend::OutputId;
-use crate::output::OutputState;
 use crate::output::layers::SurfaceLayer;
+use crate::output::{OutputState, StandIn};
 use crate::state::{State, monotonic};
 
 /// A format with its modifier, as planes and renderers name it.
@@ -93,7 +93,8 @@ impl Feedback {
         let (Some(tranches), Some((requests, plan))) = (&mut self.tranches, output.last_plan()) else {
             return;
         };
-        let made = Made { planes, output: output.picture(), requests, plan };
+        let (picture, stand_ins) = (output.picture(), output.stand_ins());
+        let made = Made { planes, output: picture, requests, plan, stand_ins };
         let shown = layers.iter().enumerate().filter(|(_, l)| l.dmabuf.is_some() && l.surface.is_alive());
         let shown = shown.map(|(index, layer)| made.planned(layer.surface.clone(), index, layer.y_invert));
         let now = monotonic();
@@ -167,6 +168,8 @@ pub struct Made<'a> {
     pub requests: &'a [Layer],
     /// What became of them.
     pub plan: &'a Plan,
+    /// What the driver said of places.
+    pub stand_ins: &'a [StandIn],
 }
 
 impl Made<'_> {
@@ -177,18 +180,18 @@ impl Made<'_> {
         let by_the_driver = plan.refusals.iter().filter(|(l, _, refusal)| {
             *l == index && matches!(refusal, Refusal::Test { .. } | Refusal::Commit { .. })
         });
+        let by_the_driver = by_the_driver.map(|(_, plane, _)| *plane);
+        let asked = |s: &&StandIn| s.refused && (s.src, s.dst) == (layer.src, layer.dst);
+        let of_the_place = self.stand_ins.iter().filter(asked).map(|s| s.plane);
+        let open = open.into_iter().filter(|plane| !y_invert || plane.reflect_y);
         Planned {
             surface,
             area: layer.dst.overlap(&self.output),
             shape: Shape { src: layer.src, dst: layer.dst },
             opaque: layer.opaque,
             plane: plan.planes[index],
-            open: open
-                .into_iter()
-                .filter(|plane| !y_invert || plane.reflect_y)
-                .map(|plane| plane.id)
-                .collect(),
-            refused: by_the_driver.map(|(_, plane, _)| *plane).collect(),
+            open: open.map(|plane| plane.id).collect(),
+            refused: by_the_driver.chain(of_the_place).collect(),
         }
     }
 }

@@ -34,6 +34,10 @@ const USABLE: [Pair; 7] = [
     (DrmFourcc::P010, LINEAR),
 ];
 
+/// What both overlays take together from a surface with alpha, and from an opaque one.
+const SEEN_THROUGH: [Pair; 4] = [(XRGB, LINEAR), (XRGB, TILED), (ARGB, LINEAR), (NV12, LINEAR)];
+const OPAQUE: [Pair; 5] = [(XRGB, LINEAR), (XRGB, TILED), (ARGB, LINEAR), (ARGB, TILED), (NV12, LINEAR)];
+
 fn plane(id: u32, kind: PlaneType, stack: i64, formats: &[Pair]) -> PlaneCaps {
     let formats = formats.iter().copied().collect();
     PlaneCaps { id: PlaneId::new(id).unwrap(), kind, formats, stack: Some(stack), reflect_y: false }
@@ -43,8 +47,8 @@ fn plane(id: u32, kind: PlaneType, stack: i64, formats: &[Pair]) -> PlaneCaps {
 fn planes() -> [PlaneCaps; 3] {
     [
         plane(1, PlaneType::Primary, 0, &[(XRGB, LINEAR), (XRGB, TILED)]),
-        plane(2, PlaneType::Overlay, 1, &[(NV12, LINEAR), (DrmFourcc::Rgb565, LINEAR)]),
-        plane(3, PlaneType::Overlay, 2, &[(ARGB, LINEAR), (XRGB, LINEAR)]),
+        plane(2, PlaneType::Overlay, 1, &[(NV12, LINEAR), (DrmFourcc::Rgb565, LINEAR), (XRGB, TILED)]),
+        plane(3, PlaneType::Overlay, 2, &[(ARGB, LINEAR), (XRGB, LINEAR), (XRGB, DrmModifier::Invalid)]),
     ]
 }
 
@@ -63,13 +67,14 @@ fn unfit(dst: Rect) -> Layer {
 struct Bench {
     tranches: Tranches,
     policy: Policy<usize, OutputKey, DmabufFeedback>,
+    stand_ins: Vec<StandIn>,
     now: Duration,
 }
 
 impl Bench {
     fn new(devices: &Devices) -> Self {
         let tranches = Tranches::new(devices.main().unwrap(), &USABLE).unwrap();
-        Self { tranches, policy: Policy::default(), now: Duration::ZERO }
+        Self { tranches, policy: Policy::default(), stand_ins: Vec::new(), now: Duration::ZERO }
     }
 
     fn show(&mut self, device: u64, first: usize, layers: &[Layer]) {
@@ -78,7 +83,8 @@ impl Bench {
 
     fn show_on(&mut self, planes: &[PlaneCaps], device: u64, first: usize, layers: &[Layer], y_invert: bool) {
         let plan = scanout::plan(planes, layers, OUTPUT, |_| Ok(()));
-        let made = Made { planes, output: OUTPUT, requests: layers, plan: &plan };
+        let stand_ins = &self.stand_ins;
+        let made = Made { planes, output: OUTPUT, requests: layers, plan: &plan, stand_ins };
         let shown = (0..layers.len()).map(|index| made.planned(first + index, index, y_invert));
         let tranches = &mut self.tranches;
         self.policy.planned(self.now, (device, CRTC), shown, |open, opaque| {
@@ -140,25 +146,70 @@ fn the_target_device_is_that_of_the_output() {
 #[test]
 fn pairs_are_those_of_the_planes_that_are_open() {
     let devices = Devices { renderer: Some(GPU), displays: vec![LEFT] };
-    let alone = |layer: Layer, y_invert| Bench::new(&devices).alone(&planes(), layer, y_invert);
+    let mut bench = Bench::new(&devices);
+    let mut alone = |planes: &[PlaneCaps], layer: Layer, y_invert| {
+        // What it was told before is over.
+        bench.show(LEFT, 0, &[]);
+        bench.told();
+        bench.alone(planes, layer, y_invert)
+    };
     // A window with alpha: the overlays, of what clients may use.
-    assert_eq!(alone(unfit(WINDOW), false), pairs(&[(XRGB, LINEAR), (ARGB, LINEAR), (NV12, LINEAR)]));
+    assert_eq!(alone(&planes(), unfit(WINDOW), false), pairs(&SEEN_THROUGH));
     // An opaque one: what has a twin without alpha that they take.
     let opaque = Layer { opaque: true, ..unfit(WINDOW) };
-    assert_eq!(alone(opaque.clone(), false), pairs(&[(XRGB, LINEAR), (ARGB, LINEAR), (NV12, LINEAR)]));
+    assert_eq!(alone(&planes(), opaque.clone(), false), pairs(&OPAQUE));
     // Full screen and opaque: the primary, too, which shows the twin of what has alpha.
-    let all = [(XRGB, LINEAR), (XRGB, TILED), (ARGB, LINEAR), (ARGB, TILED), (NV12, LINEAR)];
-    assert_eq!(alone(Layer { dst: OUTPUT, ..opaque.clone() }, false), pairs(&all));
+    let mut primary_alone = planes();
+    primary_alone[1].stack = None;
+    primary_alone[2].stack = None;
+    let full = Layer { dst: OUTPUT, ..opaque };
+    assert_eq!(alone(&primary_alone, full.clone(), false), pairs(&OPAQUE[..4]));
     // Full screen with alpha: no primary.
-    let seen_through = pairs(&[(XRGB, LINEAR), (ARGB, LINEAR), (NV12, LINEAR)]);
-    assert_eq!(alone(unfit(OUTPUT), false), seen_through);
+    assert_eq!(alone(&primary_alone, unfit(OUTPUT), false), None);
     // One that is on a plane is told the same.
-    assert_eq!(alone(layer(WINDOW, false, Ok((ARGB, LINEAR))), false), seen_through);
+    assert_eq!(alone(&planes(), layer(WINDOW, false, Ok((ARGB, LINEAR))), false), pairs(&SEEN_THROUGH));
     // Stored bottom row first, and one plane mirrors.
-    assert_eq!(alone(unfit(WINDOW), true), None);
+    assert_eq!(alone(&planes(), unfit(WINDOW), true), None);
     let mut mirrors = planes();
     mirrors[1].reflect_y = true;
-    assert_eq!(Bench::new(&devices).alone(&mirrors, unfit(WINDOW), true), pairs(&[(NV12, LINEAR)]));
+    assert_eq!(
+        Bench::new(&devices).alone(&mirrors, unfit(WINDOW), true),
+        pairs(&[(XRGB, TILED), (NV12, LINEAR)])
+    );
+}
+
+#[test]
+fn a_plane_that_cannot_show_anything_in_the_place_is_left_out() {
+    let devices = Devices { renderer: Some(GPU), displays: vec![LEFT] };
+    let layer = unfit(WINDOW);
+    let answer = |plane, refused| StandIn {
+        plane: PlaneId::new(plane).unwrap(),
+        src: layer.src,
+        dst: layer.dst,
+        refused,
+    };
+    for (answers, told) in [
+        ([answer(2, false), answer(3, true)], pairs(&[(XRGB, TILED), (NV12, LINEAR)])),
+        ([answer(2, true), answer(3, true)], None),
+    ] {
+        let mut bench = Bench { stand_ins: answers.to_vec(), ..Bench::new(&devices) };
+        assert_eq!(bench.alone(&planes(), layer.clone(), false), told);
+        // Elsewhere it has not been asked.
+        let moved = Layer { dst: Rect { x: WINDOW.x + 2, ..WINDOW }, ..layer.clone() };
+        let told = bench.alone(&planes(), moved, false);
+        assert_eq!(told, pairs(&SEEN_THROUGH));
+    }
+}
+
+#[test]
+fn what_the_driver_refused_is_known() {
+    let layers = [layer(WINDOW, true, Ok((XRGB, LINEAR)))];
+    let planes = planes();
+    let plan = scanout::plan(&planes, &layers, OUTPUT, |_| Err(rustix::io::Errno::RANGE));
+    let made = Made { planes: &planes, output: OUTPUT, requests: &layers, plan: &plan, stand_ins: &[] };
+    let planned = made.planned((), 0, false);
+    // The other overlay does not take the format.
+    assert_eq!((planned.open, planned.refused), (vec![planes[1].id], vec![planes[2].id]));
 }
 
 #[test]

@@ -14,6 +14,7 @@
 
 pub mod layers;
 mod present;
+mod stand_in;
 mod stats;
 
 use std::time::Duration;
@@ -38,6 +39,7 @@ use crate::render::{LayerElement, Painter};
 
 use layers::SurfaceLayer;
 pub use present::frame_done;
+pub use stand_in::StandIn;
 pub use stats::SurfaceStats;
 
 /// Where an output is in its cycle.
@@ -121,6 +123,8 @@ pub struct OutputState {
     cursor_plane_tried: bool,
     cursor_plane_works: bool,
     plan: Option<CachedPlan>,
+    /// Planes that were asked about the layers whose buffers they do not take.
+    stand_ins: Vec<StandIn>,
     current: Frame,
     pending: Option<Frame>,
     /// What composition drew last, while it is up to date.
@@ -194,6 +198,7 @@ impl OutputState {
             cursor_plane_tried: false,
             cursor_plane_works: true,
             plan: None,
+            stand_ins: Vec::new(),
             current: Frame::default(),
             pending: None,
             composed: None,
@@ -214,6 +219,11 @@ impl OutputState {
     /// What was asked of the planner last, and its answer.
     pub fn last_plan(&self) -> Option<(&[Layer], &Plan)> {
         self.plan.as_ref().map(|cached| (cached.layers.as_slice(), &cached.plan))
+    }
+
+    /// What the driver said of places when that plan was made.
+    pub fn stand_ins(&self) -> &[StandIn] {
+        &self.stand_ins
     }
 
     /// Notes that something changed. Returns whether a redraw must be queued in the event loop.
@@ -276,6 +286,7 @@ impl OutputState {
             .is_none_or(|p| p.layers != requests || p.cursor_on_plane != cursor_plane.is_some());
         if stale {
             let plan = self.plan(&requests, layers, &buffers, output, cursor_plane.as_ref(), parts);
+            self.try_stand_ins(&requests, layers, &buffers, &plan, parts);
             let cursor_on_plane = cursor_plane.is_some();
             self.plan = Some(CachedPlan { layers: requests, cursor_on_plane, plan });
         }

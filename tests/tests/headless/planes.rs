@@ -179,6 +179,26 @@ fn a_format_that_no_plane_has_says_so() {
     assert_shows(&server.picture().unwrap(), (0, 0), &buffer);
 }
 
+/// What another buffer would be refused for as well is found out before a client is told to make one.
+#[test]
+fn planes_are_asked_about_the_place_of_a_buffer_that_they_do_not_take() {
+    for (size, refused) in [(None, false), (Some((64, 32)), true)] {
+        let (server, mut client) = start();
+        let buffer = client.dmabuf("XB24", SMALL, NOISE).unwrap();
+        let window = client.open_window("xb24").unwrap();
+        if let Some((width, height)) = size {
+            client.viewport(&window.surface).unwrap().set_destination(width, height);
+        }
+        assert!(!present(&mut client, &window.surface, &buffer));
+        server.settle().unwrap();
+        let answers = server.ask(|state| state.outputs[0].state.stand_ins().to_vec()).unwrap();
+        let mut planes: Vec<u32> = answers.iter().map(|answer| answer.plane.get()).collect();
+        planes.sort_unstable();
+        assert_eq!(planes, [2, 3], "{answers:?}");
+        assert!(answers.iter().all(|answer| answer.refused == refused), "{answers:?}");
+    }
+}
+
 #[test]
 fn three_windows_and_two_overlays_leave_one_composited() {
     let (server, mut client) = start();

@@ -1,0 +1,92 @@
+//! What the driver says of a layer's place, if nothing but the layer's buffer keeps it off a plane: composition's buffer
+//! stands in for it in a test commit. Planes that cannot scale, or not so far, are found before a client allocates for them.
+//!
+//! It owns the questions and the answers of the last plan. What follows from them is decided in [`crate::feedback`].
+
+use std::num::NonZeroU32;
+
+use drm_prime::SharedFramebuffer;
+use drm_prime::scanout::{Layer, Plan, PrimaryContent, Rect, SourceRect, open_planes};
+
+use super::layers::SurfaceLayer;
+use super::{OutputState, RedrawParts};
+use crate::backend::PlaneUpdate;
+
+/// An answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StandIn {
+    /// Which plane was asked.
+    pub plane: NonZeroU32,
+    /// About which part of a buffer.
+    pub src: SourceRect,
+    /// At which place.
+    pub dst: Rect,
+    /// It was refused.
+    pub refused: bool,
+}
+
+impl OutputState {
+    /// Asks about every layer of a new plan whose buffer is refused. What the last plan's answers say is not asked again.
+    pub(super) fn try_stand_ins(
+        &mut self,
+        requests: &[Layer],
+        layers: &[SurfaceLayer],
+        buffers: &[Option<SharedFramebuffer>],
+        plan: &Plan,
+        parts: &mut RedrawParts<'_>,
+    ) {
+        let known = std::mem::take(&mut self.stand_ins);
+        for (index, layer) in requests.iter().enumerate().take(plan.visible) {
+            if plan.planes[index].is_some() {
+                continue;
+            }
+            let planes = parts.backend.planes(self.id);
+            let open: Vec<NonZeroU32> =
+                open_planes(planes, requests, self.picture(), plan, index).iter().map(|p| p.id).collect();
+            for plane in open {
+                let asked = |s: &&StandIn| (s.plane, s.src, s.dst) == (plane, layer.src, layer.dst);
+                let answer = known.iter().chain(&self.stand_ins).find(asked).copied();
+                let answer =
+                    answer.or_else(|| self.stand_in(index, plane, layer, layers, buffers, plan, parts));
+                self.stand_ins.extend(answer);
+            }
+        }
+    }
+
+    /// Asks about a plane. `None` if there is nothing to ask with: the plane does not take composition's format, or the
+    /// layer's part of its buffer is larger than the output.
+    #[allow(clippy::too_many_arguments, reason = "the plan and what it was made of")]
+    fn stand_in(
+        &self,
+        index: usize,
+        plane: NonZeroU32,
+        layer: &Layer,
+        layers: &[SurfaceLayer],
+        buffers: &[Option<SharedFramebuffer>],
+        plan: &Plan,
+        parts: &mut RedrawParts<'_>,
+    ) -> Option<StandIn> {
+        let buffer = parts.backend.any_target(self.id).ok()?;
+        let pair = (buffer.format(), buffer.modifier());
+        let caps = parts.backend.planes(self.id).iter().find(|caps| caps.id == plane)?;
+        // Where in the buffer the part lies does not matter, but that it has fractions of pixels does.
+        let fraction = |v: u32| v & 0xffff;
+        let src = SourceRect { x: fraction(layer.src.x), y: fraction(layer.src.y), ..layer.src };
+        let fits = |from: u32, len: u32, max: u32| u64::from(from) + u64::from(len) <= u64::from(max) << 16;
+        if !caps.formats.contains(&pair)
+            || !fits(src.x, src.w, buffer.width())
+            || !fits(src.y, src.h, buffer.height())
+        {
+            return None;
+        }
+        let mut above = plan.clone();
+        above.planes[index..].fill(None);
+        above.primary = PrimaryContent::Composited;
+        let mut spec = self.spec(&above, layers, buffers, Some(&buffer), parts.backend)?;
+        spec.planes.retain(|update| update.plane != plane);
+        let (dst, commit, reflect_y) = (layer.dst, None, false);
+        spec.planes.push(PlaneUpdate { plane, buffer, src, dst, reflect_y, commit });
+        let refused = parts.backend.test(self.id, &spec).is_err();
+        Some(StandIn { plane, src: layer.src, dst, refused })
+    }
+}
