@@ -360,3 +360,61 @@ fn s07_where_nothing_was_removed_nothing_is_said() {
     }
     assert_eq!(bench.close(), []);
 }
+
+#[test]
+fn a_dmabuf_is_no_file_to_read_or_write() {
+    let bench = Bench::new(Profile::MODERN);
+    let handle = dumb(&bench.a);
+    let writable = bench.a.handle_to_fd(handle, DRM_RDWR).unwrap();
+    let (_, fd) = bench.exported();
+    assert_eq!([writable.read_bytes(), writable.write_bytes(), writable.truncate(0)], [Err(Errno::INVAL); 3]);
+    assert_eq!((fd.write_bytes(), fd.unknown_ioctl()), (Err(Errno::BADF), Err(Errno::NOTTY)));
+    let descriptors = bench.machine.state().descriptors;
+    assert_eq!(fd.reopen().unwrap_err(), Errno::NXIO);
+    assert_eq!(bench.machine.state().descriptors, descriptors);
+    assert!(!fd.nonblocking());
+    fd.set_nonblocking(true);
+    assert!(fd.nonblocking() && !writable.nonblocking());
+    fd.set_nonblocking(false);
+    assert!(!fd.nonblocking());
+    drop((fd, writable));
+    assert_eq!(bench.close(), []);
+}
+
+#[test]
+fn s11_an_object_freed_while_mapped_is_noticed() {
+    let bench = Bench::new(Profile::MODERN);
+    let (handle, fd) = bench.exported();
+    fd.vmap().unwrap();
+    bench.a.gem_close(handle).unwrap();
+    assert_eq!(noted(&bench.machine), []);
+    drop(fd);
+    assert_eq!(rows(&bench.close()), [("S11", EventKind::Warn)]);
+}
+
+#[test]
+fn s06_an_object_freed_while_pinned_is_noticed() {
+    let bench = Bench::new(Profile::MODERN);
+    let (handle, fd) = bench.exported();
+    let importer = fd.attach(&bench.vkms).unwrap();
+    let (key, attachment) = (fd.key(), importer.key());
+    let attach = prime::GEM_PRIME_OPS.attach.unwrap();
+    bench.machine.call(|call| attach(call, key, attachment)).unwrap();
+    bench.a.gem_close(handle).unwrap();
+    drop((importer, fd));
+    assert_eq!(rows(&bench.close()), [("S06", EventKind::Warn)]);
+}
+
+#[test]
+fn c1_an_object_freed_with_a_link_is_noticed() {
+    let bench = Bench::new(Profile::MODERN);
+    let (handle, fd) = bench.exported();
+    bench.a.gem_close(handle).unwrap();
+    {
+        let mut state = bench.machine.state();
+        let object = state.dmabufs.get(fd.key()).and_then(|dmabuf| dmabuf.object).unwrap();
+        state.objects.get_mut(object).unwrap().dma_buf = Some(fd.key());
+    }
+    drop(fd);
+    assert_eq!(rows(&bench.close()), [("C1", EventKind::Warn)]);
+}

@@ -213,3 +213,37 @@ fn s08_two_racing_maps_leak_a_table_in_the_seed() {
     assert_eq!(attempt(Profile::SEED), (1, vec![("S08", EventKind::WouldLeak)]));
     assert_eq!(attempt(Profile::SEED.without(SeedTrait::MapCheckUnlocked)), (0, vec![]));
 }
+
+/// Whether `GEM_OPEN` keeps the lock of the names while it waits for the file's table.
+fn names_stay_locked(profile: Profile, tries: u32) -> bool {
+    use std::{sync::mpsc, time::Duration};
+    let bench = Bench::new(profile);
+    let name = bench.a.gem_flink(dumb(&bench.a)).unwrap();
+    let (device, file) = {
+        let state = bench.machine.state();
+        let file = state.files.get(bench.a.key()).unwrap().locks.clone();
+        (state.devices[bench.vgem.key].locks.clone(), file)
+    };
+    std::thread::scope(|scope| {
+        bench.machine.clone().call(|held| {
+            let _table = held.lock(&file.table);
+            scope.spawn(|| bench.a.gem_open(name).unwrap());
+            (0..tries).any(|_| {
+                std::thread::sleep(Duration::from_millis(10));
+                let (done, wait) = mpsc::channel();
+                let (machine, device) = (bench.machine.clone(), device.clone());
+                scope.spawn(move || {
+                    machine.call(|call| drop(call.lock(&device.object_name)));
+                    done.send(()).ok();
+                });
+                wait.recv_timeout(Duration::from_millis(50)).is_err()
+            })
+        })
+    })
+}
+
+#[test]
+fn s33_gem_open_of_7_2_makes_its_handle_under_the_names_lock() {
+    assert!(names_stay_locked(Profile::MODERN, 200));
+    assert!(!names_stay_locked(Profile::SEED, 2));
+}
