@@ -48,7 +48,7 @@ pub struct Cli {
     pub size: (u32, u32),
 
     /// A quota of each client: surfaces, objects, buffers, bytes, params, pending, pools, files, outgoing,
-    /// commits; or open-files, of the whole process. K, M and G are powers of 1024. May be given several times.
+    /// commits, timelines; or open-files, of the whole process. K, M and G are powers of 1024. May be given several times.
     #[arg(long = "limit", value_name = "NAME=NUMBER", value_parser = LimitArg::parse)]
     pub limits: Vec<LimitArg>,
 

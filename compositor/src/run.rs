@@ -22,7 +22,7 @@ use crate::cli::{BackendKind, Cli};
 use crate::clients::{Clients, Limits};
 use crate::ctl::server::CtlServer;
 use crate::feedback::{Devices, Feedback};
-use crate::fences::Fences;
+use crate::fences::{self, Fences};
 use crate::import::{Imports, Worker, probe};
 use crate::input::Input;
 use crate::output::OutputState;
@@ -146,6 +146,7 @@ fn start(
     let mut dmabuf = dmabuf_part(display, &mut backend, &mut painter)?;
     let quota = |limit: u64| usize::try_from(limit).unwrap_or(usize::MAX);
     dmabuf.global.set_quotas(quota(limits.params), quota(limits.pending));
+    let timelines = fences::timelines(&backend, &painter);
     let states: Vec<OutputState> = match &mut backend {
         Backend::Kms(kms) => {
             let ids: Vec<OutputId> = kms.output_ids().collect();
@@ -172,7 +173,7 @@ fn start(
             signal: event_loop.get_signal(),
             display: display.clone(),
             clients: Clients::new(owner, handle.clone(), event_loop.get_signal(), limits)?,
-            fences: Fences::new(handle.clone()),
+            fences: Fences::new(handle.clone(), display, timelines),
             exit: None,
             copy_on_purpose: std::env::var_os("PRIMEWAY_TEST_COPY").is_some(),
             direct_scanout: !cli.no_direct_scanout,

@@ -49,7 +49,9 @@ pub struct Fence {
     /// Its object id.
     pub surface: u64,
     /// The first plane that is not ready.
-    pub buffer_plane: usize,
+    pub buffer_plane: Option<usize>,
+    /// The acquire point that it waits for instead.
+    pub acquire_point: Option<u64>,
     /// For how long.
     pub waiting_ms: u64,
     /// Longer than the compositor finds usual.

@@ -14,7 +14,7 @@ use drm_prime::scanout::{FramebufferRefusal, Refusal};
 use drm_prime::{
     Acquisition, BufferPlane, DeviceError, Dmabuf as PrimeDmabuf, DumbBuffer, Framebuffer, FramebufferCache,
     GemDevice, GemHandle, HandleTable, KernelDevice, LayoutError, Ledger, LinearExporters, Origin, Owner,
-    SharedFramebuffer,
+    SharedFramebuffer, Timelines,
 };
 use rustix::io::Errno;
 use smithay::backend::allocator::Buffer as _;
@@ -33,6 +33,7 @@ pub struct Buffers {
     exporters: LinearExporters,
     /// What composition draws into is exported as well.
     share_targets: bool,
+    timelines: Option<Timelines>,
 }
 
 impl Buffers {
@@ -47,7 +48,10 @@ impl Buffers {
             Acquisition::SecondOpen => "second-open",
             Acquisition::Degraded => "degraded",
         };
-        Ok(Self::new(Arc::new(device), acquisition))
+        let timelines = Timelines::of_device(&device);
+        let timelines =
+            timelines.inspect_err(|err| tracing::debug!(%err, "no timelines on the display's device"));
+        Ok(Self { timelines: timelines.ok(), ..Self::new(Arc::new(device), acquisition) })
     }
 
     /// The buffers of a file that nobody else imports on. `acquisition` says, for people, how it was got.
@@ -63,6 +67,7 @@ impl Buffers {
             framebuffers,
             exporters: LinearExporters::default(),
             share_targets: false,
+            timelines: None,
         };
         buffers.look_at_exporters();
         buffers
@@ -71,6 +76,11 @@ impl Buffers {
     /// How the PRIME file was got, for people.
     pub fn acquisition(&self) -> &'static str {
         self.acquisition
+    }
+
+    /// The timelines of the PRIME file, if its driver has them.
+    pub fn timelines(&self) -> Option<&Timelines> {
+        self.timelines.as_ref()
     }
 
     /// Has what is drawn into from now on exported for a GPU, or no longer.

@@ -30,6 +30,8 @@ pub struct Limits {
     pub outgoing: u64,
     /// Commits held back by a fence, those behind them included. Beyond: wl_display.no_memory.
     pub commits: u64,
+    /// Timelines of linux-drm-syncobj. Beyond: wl_display.no_memory.
+    pub timelines: u64,
     /// Open files of the whole process, of which an eighth is kept in reserve: who holds the most is disconnected
     /// when it is touched.
     pub open_files: u64,
@@ -50,6 +52,7 @@ impl Default for Limits {
             files: 512,
             outgoing: MIB,
             commits: 256,
+            timelines: 4096,
             open_files: u64::MAX,
         }
     }
@@ -63,7 +66,7 @@ pub struct LimitArg {
 }
 
 /// The names, in the order of the fields.
-const NAMES: [&str; 11] = [
+const NAMES: [&str; 12] = [
     "surfaces",
     "objects",
     "buffers",
@@ -74,6 +77,7 @@ const NAMES: [&str; 11] = [
     "files",
     "outgoing",
     "commits",
+    "timelines",
     "open-files",
 ];
 
@@ -102,6 +106,7 @@ impl Limits {
             "files" => &mut self.files,
             "outgoing" => &mut self.outgoing,
             "commits" => &mut self.commits,
+            "timelines" => &mut self.timelines,
             "open-files" => &mut self.open_files,
             _ => return None,
         })
@@ -163,11 +168,14 @@ mod tests {
             files,
             outgoing,
             commits,
+            timelines,
             open_files,
         } = limits;
-        let fields =
-            [surfaces, objects, buffers, bytes, params, pending, pools, files, outgoing, commits, open_files];
-        assert_eq!(fields, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]);
+        let fields = [
+            surfaces, objects, buffers, bytes, params, pending, pools, files, outgoing, commits, timelines,
+            open_files,
+        ];
+        assert_eq!(fields, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
     }
 
     #[test]

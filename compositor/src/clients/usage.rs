@@ -1,6 +1,7 @@
 //! What one client holds. Owns the counts; the handlers count, and ask [`Limits`] whether there is room.
 
 use std::collections::HashMap;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -9,7 +10,7 @@ use smithay::reexports::wayland_server::backend::{ClientData, ClientId, Disconne
 use smithay::wayland::compositor::CompositorClientState;
 
 use super::{Key, Limits};
-use crate::fences::HeldCommits;
+use crate::fences::{HeldCommits, TimelineCount};
 
 /// A client's process, as the kernel knew it when the client connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +38,8 @@ pub(crate) struct Usage {
     pub(crate) shm_buffers: u64,
     /// Fences that its commits wait for.
     pub(crate) fences: u64,
+    /// Descriptors of acquire points that have not signalled, and that the kernel keeps watching.
+    pub(crate) watched: Vec<OwnedFd>,
     /// Rectangles of its regions.
     pub(crate) regions: HashMap<ObjectId, u64>,
     /// Files that came over its socket.
@@ -87,7 +90,13 @@ impl Usage {
 
     /// Open files of this process that are there because of it; `pending` of them in params objects.
     pub(super) fn files(&self, pending: u64) -> u64 {
-        self.stray_files() + self.planes + self.pools + self.shm_buffers + self.fences + pending
+        self.stray_files()
+            + self.planes
+            + self.pools
+            + self.shm_buffers
+            + self.fences
+            + self.watched.len() as u64
+            + pending
     }
 }
 
@@ -102,6 +111,8 @@ pub struct ClientState {
     pub(crate) limits: Limits,
     /// Its commits that are held back.
     pub(crate) held: HeldCommits,
+    /// Its timelines.
+    pub(crate) timelines: TimelineCount,
     pub(super) key: Key,
     usage: Mutex<Usage>,
     /// Buffers of it that are being imported: a roundtrip of its waits for them.
@@ -123,6 +134,7 @@ impl ClientState {
             credentials,
             limits,
             held: HeldCommits::default(),
+            timelines: TimelineCount::default(),
             key,
             usage: Mutex::default(),
             importing: AtomicU32::new(0),

@@ -216,7 +216,9 @@ pub struct FenceStats {
     /// Its object id on the client's connection.
     pub surface: u32,
     /// The first buffer plane whose fence has not signalled.
-    pub buffer_plane: usize,
+    pub buffer_plane: Option<usize>,
+    /// The acquire point that it waits for instead, if its client synchronises explicitly.
+    pub acquire_point: Option<u64>,
     /// For how many milliseconds.
     pub waiting_ms: u64,
     /// Longer than a picture takes ([`crate::fences::LATE`]); then it is also the surface's reason.

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::backend::{Backend, headless};
 use crate::clients::ClientState;
-use crate::fences::{Waiter, Waiting};
+use crate::fences::{Awaited, Waiter, Waiting};
 use crate::import::{Imports, Reason, Refusal};
 use crate::output::SurfaceStats;
 use crate::output::layers::SurfaceLayer;
@@ -294,7 +294,14 @@ fn fence_stats(state: &State) -> Vec<FenceStats> {
             .and_then(|client| ClientState::of(&client).and_then(|data| data.credentials))
             .map(|c| c.pid),
         surface: surface.id().protocol_id(),
-        buffer_plane: waiting.plane,
+        buffer_plane: match waiting.awaited {
+            Awaited::Plane(plane) => Some(plane),
+            Awaited::Point(_) => None,
+        },
+        acquire_point: match waiting.awaited {
+            Awaited::Plane(_) => None,
+            Awaited::Point(point) => Some(point),
+        },
         waiting_ms: u64::try_from(waiting.since.as_millis()).unwrap_or(u64::MAX),
         late: waiting.is_late(),
     });

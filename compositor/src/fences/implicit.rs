@@ -11,14 +11,7 @@ use drm_prime::sys::{CpuAccess, export_sync_file};
 use drm_prime::{DmabufId, MAX_BUFFER_PLANES};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-/// What a reader of a buffer has to wait for.
-#[derive(Debug)]
-pub(super) struct Pending {
-    /// The first buffer plane that lies in the dma-buf.
-    pub(super) plane: usize,
-    /// Readable once the fence has signalled.
-    pub(super) fence: OwnedFd,
-}
+use super::{Awaited, Pending};
 
 /// The buffer planes, as bits, to which something is still writing. One system call.
 pub(crate) fn pending<'a>(planes: impl IntoIterator<Item = BorrowedFd<'a>>) -> u8 {
@@ -74,7 +67,7 @@ fn snapshot_by<'a, I: Iterator<Item = BorrowedFd<'a>>>(
             Err(_) => fd.try_clone_to_owned(),
         };
         match fence {
-            Ok(fence) => found.push(Pending { plane, fence }),
+            Ok(fence) => found.push(Pending { awaited: Awaited::Plane(plane), fence }),
             Err(err) => tracing::warn!(%err, plane, "a fence is not waited for"),
         }
     }
@@ -87,6 +80,13 @@ mod tests {
     use rustix::event::{EventfdFlags, eventfd};
     use std::io::{Error, ErrorKind};
     use std::os::fd::AsFd;
+
+    fn plane(pending: &Pending) -> usize {
+        match pending.awaited {
+            Awaited::Plane(plane) => plane,
+            Awaited::Point(_) => panic!("a point among implicit fences"),
+        }
+    }
 
     /// Stands for a dma-buf: readable once something was written to it.
     fn fence() -> OwnedFd {
@@ -135,10 +135,10 @@ mod tests {
             exports.set(exports.get() + 1);
             Ok(fence())
         };
-        let found: Vec<usize> = snapshot_by(|| planes.into_iter(), export).iter().map(|p| p.plane).collect();
+        let found: Vec<usize> = snapshot_by(|| planes.into_iter(), export).iter().map(plane).collect();
         assert_eq!((found, exports.get()), (vec![0, 1], 2));
         rustix::io::write(&writers[0], b"x").unwrap();
-        let found: Vec<usize> = snapshot_by(|| planes.into_iter(), export).iter().map(|p| p.plane).collect();
+        let found: Vec<usize> = snapshot_by(|| planes.into_iter(), export).iter().map(plane).collect();
         assert_eq!((found, exports.get()), (vec![1], 3));
     }
 

@@ -2,11 +2,12 @@
 //!
 //! ```text
 //!  wl_surface.commit ── poll(2) of all planes ── nothing pending ──────────────────────────────> latched at once
-//!                              │ pending                                                              ^
-//!                              └─ sync file of each dma-buf ──> event loop ── all signalled ──────────┘
+//!         │                    │ pending                                                              ^
+//!         │                    └─ sync file of each dma-buf ──> event loop ── all signalled ──────────┤
+//!         └─ acquire point, not signalled: eventfd ───────────> event loop ── signalled ──────────────┘
 //! ```
 //!
-//! Owns: what a commit waits for ([`implicit`]), which commits wait and since when (`waits`), and their end: signalled, or
+//! Owns: what a commit waits for ([`implicit`], [`explicit`]), which commits wait and since when (`waits`), and their end: signalled, or
 //! the surface gone. Does not own what a held commit contains: the Wayland library queues it by surface, and applies the
 //! commits of a surface in order. So a fence that does not signal holds back its own surface, with the tree that its
 //! synchronized subsurfaces belong to, and nothing else.
@@ -16,6 +17,9 @@
 //! - A commit waits for the fences that are there when it is made, each dma-buf's once. What a client attaches later does
 //!   not hold it back longer. Only where the kernel has no `DMA_BUF_IOCTL_EXPORT_SYNC_FILE` (before Linux 6.0) the dma-buf
 //!   itself is polled, and new fences count until there is a moment without one.
+//! - A commit that comes with an acquire point waits for that alone, whatever fences its buffer has, and also for a point
+//!   that nobody has promised yet. Registrations for such points stay in the kernel until they signal: a client may have as
+//!   many as commits held back, its destroyed surfaces' included.
 //! - There is no end to the waiting: what is on screen stays there. After [`LATE`] a surface is late: `primeway ctl stats`
 //!   says so as the surface's reason, and the log once for each surface.
 //! - A client may have so many commits held back (`--limit commits=NUMBER`), those behind the waiting one included. Beyond, it
@@ -27,6 +31,7 @@
 //! closed it: its memory, not a descriptor of ours.
 
 mod alarm;
+mod explicit;
 mod hold;
 mod implicit;
 mod waits;
@@ -39,18 +44,25 @@ use std::time::{Duration, Instant};
 use calloop::generic::Generic;
 use calloop::timer::{TimeoutAction, Timer};
 use calloop::{Interest, LoopHandle, Mode, PostAction, RegistrationToken};
+use drm_prime::Timelines;
+use primeway_protocols::drm_syncobj::{Attachment, SyncPoint};
+use primeway_protocols::linux_dmabuf::FailedBuffer;
+use smithay::reexports::wayland_server::protocol::wl_buffer::WlBuffer;
 use smithay::reexports::wayland_server::protocol::wl_surface::WlSurface;
-use smithay::reexports::wayland_server::{Client, Resource as _};
+use smithay::reexports::wayland_server::{Client, DisplayHandle, Resource as _};
 use smithay::wayland::compositor::{
     BufferAssignment, SurfaceAttributes, add_blocker, is_sync_subsurface, with_states,
 };
 use smithay::wayland::dmabuf::get_dmabuf;
 
 pub use alarm::bounded;
+pub use explicit::Timeline;
+pub(crate) use explicit::{Release, TimelineCount, timelines};
 pub(crate) use hold::HeldCommits;
 pub(crate) use implicit::pending as pending_planes;
-pub use waits::Waiting;
+pub use waits::{Awaited, Waiting};
 
+use self::explicit::Explicit;
 use self::hold::{Hold, Until};
 use self::waits::{WaitId, Waits};
 use crate::clients::{ClientState, over_quota};
@@ -66,8 +78,16 @@ struct Held {
     client: Client,
     surface: WlSurface,
     cleared: Arc<AtomicBool>,
-    fences: Vec<(usize, RegistrationToken)>,
+    fences: Vec<(Awaited, RegistrationToken)>,
     timer: Option<RegistrationToken>,
+}
+
+/// What a reader of a buffer has to wait for.
+#[derive(Debug)]
+struct Pending {
+    awaited: Awaited,
+    /// Readable once it has signalled.
+    fence: OwnedFd,
 }
 
 /// All commits that wait.
@@ -75,6 +95,8 @@ struct Held {
 pub struct Fences {
     handle: LoopHandle<'static, State>,
     waits: Waits<Held>,
+    /// linux-drm-syncobj.
+    pub(crate) explicit: Explicit,
 }
 
 /// A surface that waits, for people.
@@ -87,9 +109,13 @@ pub struct Waiter {
 }
 
 impl Fences {
-    /// Nobody waits.
-    pub fn new(handle: LoopHandle<'static, State>) -> Self {
-        Self { handle, waits: Waits::default() }
+    /// Nobody waits. With timelines, clients may synchronise explicitly.
+    pub fn new(
+        handle: LoopHandle<'static, State>,
+        display: &DisplayHandle,
+        timelines: Option<Timelines>,
+    ) -> Self {
+        Self { handle, waits: Waits::default(), explicit: Explicit::new(display, timelines) }
     }
 
     /// What a surface's oldest held commit waits for.
@@ -109,10 +135,10 @@ impl Fences {
         waiters
     }
 
-    fn watch(&self, id: WaitId, plane: usize, fence: OwnedFd) -> Option<RegistrationToken> {
+    fn watch(&self, id: WaitId, awaited: Awaited, fence: OwnedFd) -> Option<RegistrationToken> {
         let source = Generic::new(fence, Interest::READ, Mode::Level);
         let inserted = self.handle.insert_source(source, move |_, _, state| {
-            state.fence_signalled(id, plane);
+            state.fence_signalled(id, awaited);
             Ok(PostAction::Remove)
         });
         inserted.map_err(|err| tracing::warn!(err = %err.error, "cannot wait for a fence")).ok()
@@ -130,10 +156,10 @@ impl Fences {
         if let Some(held) = self.waits.payload(id) {
             held.timer = None;
         }
-        let Some((held, plane)) = self.waits.late(id) else { return };
+        let Some((held, awaited)) = self.waits.late(id) else { return };
         let pid = ClientState::of(&held.client).and_then(|data| data.credentials).map(|c| c.pid);
         let surface = held.surface.id().protocol_id();
-        tracing::warn!(pid, surface, plane, "a surface waits for a fence");
+        tracing::warn!(pid, surface, %awaited, "a surface waits for a fence");
     }
 
     /// Takes down what a wait has set up.
@@ -151,18 +177,26 @@ impl Fences {
 impl State {
     /// Holds the commit that a surface is about to make back until its buffer may be read.
     pub(crate) fn wait_for_fences(&mut self, surface: &WlSurface) {
-        let buffer = with_states(surface, |states| {
+        let (buffer, attachment) = with_states(surface, |states| {
             match &states.cached_state.get::<SurfaceAttributes>().pending().buffer {
-                Some(BufferAssignment::NewBuffer(buffer)) => Some(buffer.clone()),
-                _ => None,
+                Some(BufferAssignment::NewBuffer(buffer)) => (Some(buffer.clone()), attachment(buffer)),
+                Some(BufferAssignment::Removed) => (None, Attachment::Removed),
+                None => (None, Attachment::Kept),
             }
         });
-        let pending = match buffer.as_ref().map(get_dmabuf) {
-            Some(Ok(dmabuf)) => implicit::snapshot(|| dmabuf.handles()),
-            _ => Vec::new(),
-        };
         let Some(client) = surface.client() else { return };
         let Some(data) = ClientState::of(&client) else { return };
+        // A commit with a fault ends its client.
+        let Ok(acquire) = self.runtime.fences.explicit.commit(surface, attachment) else { return };
+        let pending = match (acquire, buffer.as_ref().map(get_dmabuf)) {
+            (Some(acquire), _) => pending_point(&acquire, data),
+            (None, Some(Ok(dmabuf))) => implicit::snapshot(|| dmabuf.handles()),
+            _ => Vec::new(),
+        };
+        let watched = data.usage().watched.len() as u64;
+        if watched > data.limits.commits {
+            over_quota(&self.runtime.display, &client, format!("{watched} acquire points"));
+        }
         if pending.is_empty() && data.held.count() == 0 {
             return;
         }
@@ -181,7 +215,7 @@ impl State {
         client: &Client,
         data: &ClientState,
         surface: &WlSurface,
-        pending: Vec<implicit::Pending>,
+        pending: Vec<Pending>,
     ) -> Until {
         let fences = &mut self.runtime.fences;
         if pending.is_empty() {
@@ -189,7 +223,7 @@ impl State {
         }
         let id = fences.waits.next_id();
         let watched =
-            pending.into_iter().filter_map(|p| Some((p.plane, fences.watch(id, p.plane, p.fence)?)));
+            pending.into_iter().filter_map(|p| Some((p.awaited, fences.watch(id, p.awaited, p.fence)?)));
         let watched: Vec<_> = watched.collect();
         if watched.is_empty() {
             // Shown unfinished rather than never: neither the display nor the CPU waits for it.
@@ -197,7 +231,7 @@ impl State {
         }
         data.usage().fences += watched.len() as u64;
         let cleared = Arc::new(AtomicBool::new(false));
-        let planes = watched.iter().map(|(plane, _)| *plane).collect();
+        let awaited = watched.iter().map(|(awaited, _)| *awaited).collect();
         let held = Held {
             client: client.clone(),
             surface: surface.clone(),
@@ -205,21 +239,23 @@ impl State {
             fences: watched,
             timer: fences.watch_clock(id),
         };
-        fences.waits.begin(id, surface.id(), planes, Instant::now(), held);
+        fences.waits.begin(id, surface.id(), awaited, Instant::now(), held);
         Until::Cleared(cleared)
     }
 
     /// A fence has signalled; its source goes by itself.
-    fn fence_signalled(&mut self, id: WaitId, plane: usize) {
+    fn fence_signalled(&mut self, id: WaitId, awaited: Awaited) {
         let fences = &mut self.runtime.fences;
         if let Some(held) = fences.waits.payload(id) {
-            held.fences.retain(|(p, _)| *p != plane);
+            held.fences.retain(|(other, _)| *other != awaited);
             if let Some(data) = ClientState::of(&held.client) {
                 let mut usage = data.usage();
                 usage.fences = usage.fences.saturating_sub(1);
+                drop(usage);
+                explicit::forget_signalled(data);
             }
         }
-        if let Some(held) = fences.waits.signalled(id, plane) {
+        if let Some(held) = fences.waits.signalled(id, awaited) {
             let client = held.client.clone();
             fences.end(held);
             self.apply_held(&client);
@@ -228,6 +264,7 @@ impl State {
 
     /// A surface is gone, and what it waited for is of no interest any more.
     pub(crate) fn forget_fences(&mut self, surface: &WlSurface) {
+        Release::forget(surface);
         let ended = self.runtime.fences.waits.end_surface(&surface.id());
         let client = ended.first().map(|held| held.client.clone());
         ended.into_iter().for_each(|held| self.runtime.fences.end(held));
@@ -242,6 +279,27 @@ impl State {
         let display = self.runtime.display.clone();
         if let Some(data) = ClientState::of(client) {
             data.compositor.blocker_cleared(self, &display);
+        }
+    }
+}
+
+/// What a commit of `buffer` does, as linux-drm-syncobj has it: dma-bufs can be synchronised explicitly, also those that
+/// could not be imported.
+fn attachment(buffer: &WlBuffer) -> Attachment {
+    Attachment::Buffer { explicit: get_dmabuf(buffer).is_ok() || buffer.data::<FailedBuffer>().is_some() }
+}
+
+/// What an acquire point makes its commit wait for. The buffer's implicit fences do not count.
+fn pending_point(acquire: &SyncPoint<Timeline>, data: &ClientState) -> Vec<Pending> {
+    match explicit::until(acquire, data) {
+        Ok(event) => {
+            let pending = event.map(|fence| Pending { awaited: Awaited::Point(acquire.point), fence });
+            pending.into_iter().collect()
+        }
+        Err(err) => {
+            // Shown unfinished rather than never, as with any fence that cannot be waited for.
+            tracing::warn!(%err, "an acquire point is not waited for");
+            Vec::new()
         }
     }
 }

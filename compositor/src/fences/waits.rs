@@ -1,4 +1,4 @@
-//! Which commits wait: their surfaces, the buffer planes that are not ready, and since when.
+//! Which commits wait: their surfaces, what has not signalled, and since when.
 //!
 //! Owns the bookkeeping alone, so that it can be tested without fences, clocks or clients: what belongs to a wait in the
 //! event loop is its payload, handed back when the wait ends.
@@ -14,11 +14,29 @@ use super::LATE;
 /// A wait's number, never used again; later waits have higher ones.
 pub(super) type WaitId = u64;
 
+/// What has to signal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Awaited {
+    /// An implicit fence of this buffer plane.
+    Plane(usize),
+    /// The acquire point of this value.
+    Point(u64),
+}
+
+impl std::fmt::Display for Awaited {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Plane(plane) => write!(f, "a fence of buffer plane {plane}"),
+            Self::Point(point) => write!(f, "acquire point {point}"),
+        }
+    }
+}
+
 /// What a surface waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Waiting {
-    /// The first buffer plane whose fence has not signalled.
-    pub plane: usize,
+    /// The first of what has not signalled.
+    pub awaited: Awaited,
     /// For how long.
     pub since: Duration,
 }
@@ -33,7 +51,7 @@ impl Waiting {
 impl std::fmt::Display for Waiting {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let seconds = self.since.as_secs_f64();
-        write!(f, "waits for a fence of buffer plane {} since {seconds:.1} s", self.plane)
+        write!(f, "waits for {} since {seconds:.1} s", self.awaited)
     }
 }
 
@@ -41,14 +59,14 @@ impl std::fmt::Display for Waiting {
 struct Wait<S, T> {
     surface: S,
     begun: Instant,
-    planes: Vec<usize>,
+    awaited: Vec<Awaited>,
     payload: T,
 }
 
 impl<S, T> Wait<S, T> {
     fn waiting(&self, now: Instant) -> Option<Waiting> {
-        let plane = *self.planes.iter().min()?;
-        Some(Waiting { plane, since: now.saturating_duration_since(self.begun) })
+        let awaited = *self.awaited.iter().min()?;
+        Some(Waiting { awaited, since: now.saturating_duration_since(self.begun) })
     }
 }
 
@@ -74,9 +92,9 @@ impl<T, S: Clone + Eq + Hash> Waits<T, S> {
         self.next
     }
 
-    /// A commit of `surface` waits for `planes`, of which there is at least one.
-    pub(super) fn begin(&mut self, id: WaitId, surface: S, planes: Vec<usize>, now: Instant, payload: T) {
-        self.waits.insert(id, Wait { surface, begun: now, planes, payload });
+    /// A commit of `surface` waits for something: `awaited` is not empty.
+    pub(super) fn begin(&mut self, id: WaitId, surface: S, awaited: Vec<Awaited>, now: Instant, payload: T) {
+        self.waits.insert(id, Wait { surface, begun: now, awaited, payload });
     }
 
     /// What belongs to a wait.
@@ -84,21 +102,21 @@ impl<T, S: Clone + Eq + Hash> Waits<T, S> {
         self.waits.get_mut(&id).map(|wait| &mut wait.payload)
     }
 
-    /// A plane is ready. Gives the payload back if it was the last one.
-    pub(super) fn signalled(&mut self, id: WaitId, plane: usize) -> Option<T> {
+    /// One thing has signalled. Gives the payload back if it was the last one.
+    pub(super) fn signalled(&mut self, id: WaitId, awaited: Awaited) -> Option<T> {
         let wait = self.waits.get_mut(&id)?;
-        wait.planes.retain(|p| *p != plane);
-        if !wait.planes.is_empty() {
+        wait.awaited.retain(|other| *other != awaited);
+        if !wait.awaited.is_empty() {
             return None;
         }
         self.waits.remove(&id).map(|wait| wait.payload)
     }
 
-    /// A wait has lasted long; says, the first time for its surface, for which plane.
-    pub(super) fn late(&mut self, id: WaitId) -> Option<(&T, usize)> {
+    /// A wait has lasted long; says, the first time for its surface, for what.
+    pub(super) fn late(&mut self, id: WaitId) -> Option<(&T, Awaited)> {
         let wait = self.waits.get(&id)?;
-        let plane = *wait.planes.iter().min()?;
-        self.told.insert(wait.surface.clone()).then_some((&wait.payload, plane))
+        let awaited = *wait.awaited.iter().min()?;
+        self.told.insert(wait.surface.clone()).then_some((&wait.payload, awaited))
     }
 
     /// The surface is gone.
@@ -124,13 +142,14 @@ impl<T, S: Clone + Eq + Hash> Waits<T, S> {
 
 #[cfg(test)]
 mod tests {
+    use super::Awaited::{Plane, Point};
     use super::*;
 
     type Table = Waits<&'static str, u32>;
 
     fn begin(table: &mut Table, surface: u32, planes: &[usize], now: Instant, name: &'static str) -> WaitId {
         let id = table.next_id();
-        table.begin(id, surface, planes.to_vec(), now, name);
+        table.begin(id, surface, planes.iter().copied().map(Plane).collect(), now, name);
         id
     }
 
@@ -139,14 +158,14 @@ mod tests {
         let (mut table, now) = (Table::default(), Instant::now());
         let id = begin(&mut table, 7, &[2, 0, 1], now, "a");
         let later = now + Duration::from_millis(400);
-        let at = |plane| Some(Waiting { plane, since: Duration::from_millis(400) });
+        let at = |plane| Some(Waiting { awaited: Plane(plane), since: Duration::from_millis(400) });
         assert_eq!(table.of(&7, later), at(0));
-        assert_eq!((table.signalled(id, 0), table.of(&7, later)), (None, at(1)));
+        assert_eq!((table.signalled(id, Plane(0)), table.of(&7, later)), (None, at(1)));
         // Twice the same, or one that nobody waits for, ends nothing.
-        assert_eq!((table.signalled(id, 0), table.signalled(id + 1, 1)), (None, None));
-        assert_eq!(table.signalled(id, 2), None);
-        assert_eq!((table.signalled(id, 1), table.of(&7, later)), (Some("a"), None));
-        assert_eq!(table.signalled(id, 1), None);
+        assert_eq!((table.signalled(id, Plane(0)), table.signalled(id + 1, Plane(1))), (None, None));
+        assert_eq!(table.signalled(id, Plane(2)), None);
+        assert_eq!((table.signalled(id, Plane(1)), table.of(&7, later)), (Some("a"), None));
+        assert_eq!(table.signalled(id, Plane(1)), None);
     }
 
     #[test]
@@ -156,9 +175,9 @@ mod tests {
         begin(&mut table, 1, &[0], now + LATE, "second");
         begin(&mut table, 2, &[1], now + LATE, "other");
         let later = now + 2 * LATE;
-        assert_eq!(table.of(&1, later), Some(Waiting { plane: 3, since: 2 * LATE }));
-        assert_eq!(table.signalled(first, 3), Some("first"));
-        assert_eq!(table.of(&1, later), Some(Waiting { plane: 0, since: LATE }));
+        assert_eq!(table.of(&1, later), Some(Waiting { awaited: Plane(3), since: 2 * LATE }));
+        assert_eq!(table.signalled(first, Plane(3)), Some("first"));
+        assert_eq!(table.of(&1, later), Some(Waiting { awaited: Plane(0), since: LATE }));
         let names: Vec<_> = table.all(later).map(|(name, _)| *name).collect();
         assert_eq!(names, ["second", "other"]);
     }
@@ -168,23 +187,25 @@ mod tests {
         let (mut table, now) = (Table::default(), Instant::now());
         let (a, b) = (begin(&mut table, 1, &[1, 2], now, "a"), begin(&mut table, 1, &[0], now, "b"));
         let other = begin(&mut table, 2, &[0], now, "other");
-        assert_eq!(table.late(a), Some((&"a", 1)));
+        assert_eq!(table.late(a), Some((&"a", Plane(1))));
         assert_eq!(table.late(a), None);
         assert_eq!(table.late(b), None);
         assert_eq!(table.end_surface(&1), ["a", "b"]);
         assert_eq!(table.of(&1, now), None);
         assert_eq!(table.late(a), None);
-        assert_eq!(table.late(other), Some((&"other", 0)));
+        assert_eq!(table.late(other), Some((&"other", Plane(0))));
         // Another surface under the same name.
         let again = begin(&mut table, 1, &[0], now, "again");
-        assert_eq!(table.late(again), Some((&"again", 0)));
+        assert_eq!(table.late(again), Some((&"again", Plane(0))));
     }
 
     #[test]
     fn it_says_when_it_is_late_and_for_what() {
-        let waiting = |since| Waiting { plane: 1, since };
+        let waiting = |since| Waiting { awaited: Plane(1), since };
         assert!(!waiting(LATE - Duration::from_millis(1)).is_late() && waiting(LATE).is_late());
         let text = waiting(Duration::from_millis(2340)).to_string();
         assert_eq!(text, "waits for a fence of buffer plane 1 since 2.3 s");
+        let text = Waiting { awaited: Point(9), since: LATE }.to_string();
+        assert_eq!(text, "waits for acquire point 9 since 1.0 s");
     }
 }

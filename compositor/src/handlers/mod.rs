@@ -3,6 +3,7 @@
 
 mod compositor;
 mod data_device;
+mod drm_syncobj;
 mod guard;
 mod linux_dmabuf;
 mod output;

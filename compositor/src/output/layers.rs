@@ -10,11 +10,12 @@ use smithay::backend::renderer::utils::{
 };
 use smithay::reexports::wayland_server::protocol::wl_surface::WlSurface;
 use smithay::utils::{Buffer as BufferCoords, Physical, Point, Rectangle, Size, Transform};
-use smithay::wayland::compositor::{TraversalAction, with_surface_tree_downward};
+use smithay::wayland::compositor::{SurfaceData, TraversalAction, with_surface_tree_downward};
 use smithay::wayland::dmabuf::get_dmabuf;
 
 use drm_prime::scanout::{Rect, SourceRect};
 
+use crate::fences::Release;
 use crate::lock;
 
 /// One surface with a buffer, as it is shown on one output.
@@ -26,6 +27,8 @@ pub struct SurfaceLayer {
     pub id: Id,
     /// Its buffer; a clone held anywhere keeps `wl_buffer.release` back.
     pub buffer: Buffer,
+    /// The promise to signal its release point, if it has one; held as the buffer is.
+    pub(crate) release: Option<Release>,
     /// The dma-buf behind the buffer, if it is one.
     pub dmabuf: Option<Dmabuf>,
     /// Changes with every commit that changes the content.
@@ -123,7 +126,7 @@ pub fn collect_tree(
             let Some(state) = states.data_map.get::<RendererSurfaceStateUserData>() else { return };
             let state = lock(state);
             let Some(offset) = offset(&state) else { return };
-            if let Some(layer) = layer(surface, &state, *location + offset)
+            if let Some(layer) = layer(surface, states, &state, *location + offset)
                 && layer.dst.overlaps(Rectangle::from_size(output))
             {
                 out.push(layer);
@@ -135,6 +138,7 @@ pub fn collect_tree(
 
 fn layer(
     surface: &WlSurface,
+    states: &SurfaceData,
     state: &RendererSurfaceState,
     location: Point<i32, Physical>,
 ) -> Option<SurfaceLayer> {
@@ -155,6 +159,7 @@ fn layer(
         surface: surface.clone(),
         id: Id::from_wayland_resource(surface),
         buffer,
+        release: Release::of(states),
         dmabuf,
         commit: state.current_commit(),
         damage: state.damage(),

@@ -35,6 +35,7 @@ use smithay::wayland::presentation::PresentationFeedbackCallback;
 
 use crate::backend::{Backend, Canvas, FrameSpec, OutputId, PlaneUpdate, SubmitError};
 use crate::cursor::{CursorLayer, PLANE_SIZE};
+use crate::fences::Release;
 use crate::render::{LayerElement, Painter};
 
 use layers::SurfaceLayer;
@@ -85,6 +86,8 @@ struct Frame {
     shown: Vec<Shown>,
     /// Client buffers that planes scan out: dropped, and so released, with the frame.
     _buffers: Vec<Buffer>,
+    /// The promises that go with them.
+    _releases: Vec<Release>,
 }
 
 #[derive(Debug)]
@@ -366,6 +369,8 @@ impl OutputState {
     ) -> Result<Drawn, rustix::io::Errno> {
         let wants_event = layers.iter().take(plan.visible).any(|l| present::has_feedback(&l.surface));
         if spec == self.current.spec && !wants_event && self.frames > 0 {
+            // The same pictures, but their clients may have committed them anew, with other release points.
+            self.current._releases = releases(layers, plan);
             return Ok(Drawn::Unchanged);
         }
         match parts.backend.submit(self.id, &spec, &self.current.spec) {
@@ -390,7 +395,8 @@ impl OutputState {
                 buffers.push(layer.buffer.clone());
             }
         }
-        self.pending = Some(Frame { spec, shown, _buffers: buffers });
+        let releases = releases(layers, plan);
+        self.pending = Some(Frame { spec, shown, _buffers: buffers, _releases: releases });
         self.redraw = Redraw::Waiting { again: false };
         Ok(Drawn::Submitted)
     }
@@ -554,6 +560,15 @@ impl OutputState {
         }
         Ok(buffer)
     }
+}
+
+/// The promises of what planes scan out.
+fn releases(layers: &[SurfaceLayer], plan: &Plan) -> Vec<Release> {
+    let visible = layers.iter().zip(&plan.planes).take(plan.visible);
+    visible
+        .filter(|(_, plane)| plane.is_some())
+        .filter_map(|(l, _)| Some(l.release.as_ref()?.for_frame()))
+        .collect()
 }
 
 /// What each layer asks of the planner, and the buffer a plane would show for it.

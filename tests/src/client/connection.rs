@@ -23,6 +23,9 @@ use wayland_protocols::wp::linux_dmabuf::zv1::client::zwp_linux_buffer_params_v1
     self, Flags, ZwpLinuxBufferParamsV1,
 };
 use wayland_protocols::wp::linux_dmabuf::zv1::client::zwp_linux_dmabuf_v1::{self, ZwpLinuxDmabufV1};
+use wayland_protocols::wp::linux_drm_syncobj::v1::client::wp_linux_drm_syncobj_manager_v1::WpLinuxDrmSyncobjManagerV1;
+use wayland_protocols::wp::linux_drm_syncobj::v1::client::wp_linux_drm_syncobj_surface_v1::WpLinuxDrmSyncobjSurfaceV1;
+use wayland_protocols::wp::linux_drm_syncobj::v1::client::wp_linux_drm_syncobj_timeline_v1::WpLinuxDrmSyncobjTimelineV1;
 use wayland_protocols::wp::presentation_time::client::wp_presentation_feedback::{
     self, Kind, WpPresentationFeedback,
 };
@@ -351,6 +354,42 @@ impl Wire {
         surface.commit();
     }
 
+    /// The server's explicit synchronisation, if it offers any.
+    #[must_use]
+    pub fn syncobj(&self) -> Option<&WpLinuxDrmSyncobjManagerV1> {
+        self.events.globals.syncobj.as_ref()
+    }
+
+    /// Has a surface's buffers synchronised explicitly.
+    ///
+    /// # Errors
+    ///
+    /// When the server does not offer that.
+    pub fn explicit(&self, surface: &WlSurface) -> Result<WpLinuxDrmSyncobjSurfaceV1> {
+        let syncobj = self.syncobj().context("no wp_linux_drm_syncobj_manager_v1")?;
+        Ok(syncobj.get_surface(surface, &self.link.handle(), ()))
+    }
+
+    /// Hands a file over as a timeline.
+    ///
+    /// # Errors
+    ///
+    /// When the server does not offer explicit synchronisation.
+    pub fn import_timeline(&self, file: impl AsFd) -> Result<WpLinuxDrmSyncobjTimelineV1> {
+        let syncobj = self.syncobj().context("no wp_linux_drm_syncobj_manager_v1")?;
+        Ok(syncobj.import_timeline(file.as_fd(), &self.link.handle(), ()))
+    }
+
+    /// A surface without a role.
+    ///
+    /// # Errors
+    ///
+    /// When wl_compositor is missing.
+    pub fn bare_surface(&self) -> Result<WlSurface> {
+        let compositor = self.events.globals.compositor.as_ref().context("no wl_compositor")?;
+        Ok(compositor.create_surface(&self.link.handle(), ()))
+    }
+
     /// Whether the server sends presentation feedback.
     #[must_use]
     pub fn has_presentation(&self) -> bool {
@@ -547,6 +586,8 @@ impl Dispatch<WpPresentationFeedback, ()> for Events {
 
 delegate_link!(Events);
 delegate_noop!(Events: WlSubsurface);
+delegate_noop!(Events: WpLinuxDrmSyncobjSurfaceV1);
+delegate_noop!(Events: WpLinuxDrmSyncobjTimelineV1);
 delegate_noop!(Events: XdgPositioner);
 delegate_noop!(Events: WpViewport);
 delegate_noop!(Events: ignore WlSeat);

@@ -16,6 +16,7 @@ use wayland_client::protocol::wl_shm::WlShm;
 use wayland_client::protocol::wl_subcompositor::WlSubcompositor;
 use wayland_client::{Connection, Dispatch, EventQueue, QueueHandle};
 use wayland_protocols::wp::linux_dmabuf::zv1::client::zwp_linux_dmabuf_v1::ZwpLinuxDmabufV1;
+use wayland_protocols::wp::linux_drm_syncobj::v1::client::wp_linux_drm_syncobj_manager_v1::WpLinuxDrmSyncobjManagerV1;
 use wayland_protocols::wp::presentation_time::client::wp_presentation::WpPresentation;
 use wayland_protocols::wp::viewporter::client::wp_viewporter::WpViewporter;
 use wayland_protocols::xdg::shell::client::xdg_wm_base::{self, XdgWmBase};
@@ -53,6 +54,8 @@ pub struct Globals {
     pub viewporter: Option<WpViewporter>,
     /// wp_presentation, version 1.
     pub presentation: Option<WpPresentation>,
+    /// wp_linux_drm_syncobj_manager_v1, version 1.
+    pub syncobj: Option<WpLinuxDrmSyncobjManagerV1>,
     dmabuf_version: u32,
     synced: u64,
 }
@@ -201,6 +204,7 @@ where
         + Dispatch<ZwpLinuxDmabufV1, ()>
         + Dispatch<WpViewporter, ()>
         + Dispatch<WpPresentation, ()>
+        + Dispatch<WpLinuxDrmSyncobjManagerV1, ()>
         + 'static,
 {
     fn event(
@@ -221,6 +225,7 @@ where
             "xdg_wm_base" => globals.wm_base = Some(registry.bind(name, version.min(3), handle, ())),
             "wp_viewporter" => globals.viewporter = Some(registry.bind(name, 1, handle, ())),
             "wp_presentation" => globals.presentation = Some(registry.bind(name, 1, handle, ())),
+            "wp_linux_drm_syncobj_manager_v1" => globals.syncobj = Some(registry.bind(name, 1, handle, ())),
             "zwp_linux_dmabuf_v1" if globals.dmabuf_version > 0 => {
                 let version = version.min(globals.dmabuf_version);
                 globals.dmabuf = Some(registry.bind(name, version, handle, ()));
@@ -283,6 +288,7 @@ macro_rules! delegate_link {
                 wl_shm_pool::WlShmPool, wl_subcompositor::WlSubcompositor, wl_surface::WlSurface,
             };
             use wayland_client::{delegate_dispatch, delegate_noop};
+            use wayland_protocols::wp::linux_drm_syncobj::v1::client::wp_linux_drm_syncobj_manager_v1::WpLinuxDrmSyncobjManagerV1;
             use wayland_protocols::wp::presentation_time::client::wp_presentation::WpPresentation;
             use wayland_protocols::wp::viewporter::client::wp_viewporter::WpViewporter;
             use wayland_protocols::xdg::shell::client::xdg_wm_base::XdgWmBase;
@@ -295,6 +301,7 @@ macro_rules! delegate_link {
     delegate_noop!($state: WlSubcompositor);
     delegate_noop!($state: WlShmPool);
     delegate_noop!($state: WpViewporter);
+    delegate_noop!($state: WpLinuxDrmSyncobjManagerV1);
     delegate_noop!($state: ignore WlShm);
     delegate_noop!($state: ignore WlSurface);
     delegate_noop!($state: ignore WpPresentation);

@@ -17,6 +17,10 @@ use primeway_tests::kernel_cases::{self, Case};
 const CASES: &[Case] = &[
     ("a_fence_holds_back_its_surface_alone", waits::a_fence_holds_back_its_surface_alone),
     ("fences_added_later_do_not_hold_a_commit", waits::fences_added_later_do_not_hold_a_commit),
+    (
+        "without_timelines_there_is_no_explicit_synchronisation",
+        waits::without_timelines_there_is_no_explicit_synchronisation,
+    ),
     ("commits_behind_a_fence_are_bounded", waits::commits_behind_a_fence_are_bounded),
     ("what_ends_while_it_waits_leaves_nothing", waits::what_ends_while_it_waits_leaves_nothing),
     ("a_tree_waits_for_its_synced_subsurfaces", trees::a_tree_waits_for_its_synced_subsurfaces),
