@@ -63,6 +63,15 @@ impl DrmNode {
         bail!("no DRM card of driver {driver} here (found: {})", seen.join(" "))
     }
 
+    /// Opens the card that shows pictures: vkms, or virtio-gpu in the emulated guest.
+    ///
+    /// # Errors
+    ///
+    /// When there is neither.
+    pub fn of_display() -> Result<DrmNode> {
+        DrmNode::of_driver("vkms").or_else(|_| DrmNode::of_driver("virtio_gpu"))
+    }
+
     /// The path it was opened by.
     #[must_use]
     pub fn path(&self) -> &Path {
@@ -88,7 +97,9 @@ impl DrmNode {
     pub fn dumb_dmabuf(&self, size: u64) -> Result<OwnedFd> {
         const ROW: u32 = 4096;
         let rows = u32::try_from(size.div_ceil(u64::from(ROW))).context("dumb buffer too large")?;
-        let dumb = self.create_dumb_buffer((ROW, rows), DrmFourcc::R8, 8).context("CREATE_DUMB")?;
+        // Pixels of 32 bits: virtio-gpu makes no others.
+        let dumb =
+            self.create_dumb_buffer((ROW / 4, rows), DrmFourcc::Xrgb8888, 32).context("CREATE_DUMB")?;
         let fd = self.buffer_to_prime_fd(drm::buffer::Buffer::handle(&dumb), drm::CLOEXEC | drm::RDWR);
         self.destroy_dumb_buffer(dumb).context("DESTROY_DUMB")?;
         fd.context("PRIME_HANDLE_TO_FD")

@@ -64,6 +64,17 @@ impl Compositor {
         Compositor::start_as(None, name, environment)
     }
 
+    /// The same without `--writeback`, for a display that has none, composited by Pixman and with more on its command
+    /// line.
+    ///
+    /// # Errors
+    ///
+    /// As [`Compositor::start`].
+    pub fn start_plain(name: &str, arguments: &[&str]) -> Result<Compositor> {
+        let all: Vec<&str> = ["--renderer", "pixman"].iter().chain(arguments).copied().collect();
+        Compositor::launch_with(None, name, &[], &[], &all)
+    }
+
     /// The same with more on its command line.
     ///
     /// # Errors
@@ -98,13 +109,24 @@ impl Compositor {
         environment: &[(&str, &str)],
         arguments: &[&str],
     ) -> Result<Compositor> {
+        Compositor::launch_with(user, name, environment, &["--writeback"], arguments)
+    }
+
+    fn launch_with(
+        user: Option<u32>,
+        name: &str,
+        environment: &[(&str, &str)],
+        capture: &[&str],
+        arguments: &[&str],
+    ) -> Result<Compositor> {
         let program = sibling_program("primeway")?;
         let display = format!("wayland-{name}");
         let log = artefacts().join(format!("{name}.log"));
         let stderr = File::create(&log).with_context(|| format!("cannot create {}", log.display()))?;
         let mut command = Command::new(&program);
         command
-            .args(["--backend", "kms", "--writeback", "--socket", &display])
+            .args(["--backend", "kms", "--socket", &display])
+            .args(capture)
             .args(arguments)
             .envs(environment.iter().copied())
             .env_remove("WAYLAND_DISPLAY")

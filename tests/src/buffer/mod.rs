@@ -179,7 +179,7 @@ impl AsFd for ClientBuffer {
 fn memory(allocator: Allocator, size: u64) -> Result<OwnedFd> {
     match allocator {
         Allocator::Vgem => DrmNode::of_driver("vgem")?.dumb_dmabuf(size),
-        Allocator::Vkms => DrmNode::of_driver("vkms")?.dumb_dmabuf(size),
+        Allocator::Vkms => DrmNode::of_display()?.dumb_dmabuf(size),
         Allocator::Gbm => gbm_object(size).map(|object| object.fd),
         Allocator::Udmabuf => udmabuf(size),
         Allocator::Heap => {

@@ -1,6 +1,6 @@
 //! The unsafe calls of the tests: mappings and the dma-buf ioctls that no crate offers.
 //!
-//! Owns [`Mapping`] and the ioctl numbers of `udmabuf.h`, `dma-heap.h`, `dma-buf.h` and sw_sync. It decides nothing.
+//! Owns [`Mapping`] and the ioctl numbers of `udmabuf.h`, `dma-heap.h`, `dma-buf.h`, `vgem_drm.h` and sw_sync. It decides nothing.
 
 #![allow(unsafe_code)]
 
@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::NonNull;
 
+use drm_ffi::drm_sys::{DRM_SYNCOBJ_FD_TO_HANDLE_FLAGS_IMPORT_SYNC_FILE, drm_syncobj_handle};
 use rustix::mm::{MapFlags, ProtFlags};
 
 /// A shared, writable mapping of a whole memory object. It is unmapped on drop.
@@ -118,6 +119,22 @@ struct ImportSyncFile {
     fd: i32,
 }
 
+/// `struct drm_vgem_fence_attach` of `drm/vgem_drm.h`.
+#[repr(C)]
+struct VgemAttach {
+    handle: u32,
+    flags: u32,
+    out_fence: u32,
+    pad: u32,
+}
+
+/// `struct drm_vgem_fence_signal` of `drm/vgem_drm.h`.
+#[repr(C)]
+struct VgemSignal {
+    fence: u32,
+    flags: u32,
+}
+
 /// `struct sw_sync_create_fence_data` of the kernel's sw_sync.c.
 #[repr(C)]
 struct CreateFence {
@@ -139,6 +156,11 @@ const DMA_BUF_IOCTL_SYNC: libc::c_ulong = ioc(WRITE, b'b', 0, size_of::<DmabufSy
 const DMA_BUF_IOCTL_IMPORT_SYNC_FILE: libc::c_ulong = ioc(WRITE, b'b', 3, size_of::<ImportSyncFile>());
 const SW_SYNC_IOC_CREATE_FENCE: libc::c_ulong = ioc(READ | WRITE, b'W', 0, size_of::<CreateFence>());
 const SW_SYNC_IOC_INC: libc::c_ulong = ioc(WRITE, b'W', 1, size_of::<u32>());
+const SYNCOBJ_FD_TO_HANDLE: libc::c_ulong = ioc(READ | WRITE, b'd', 0xc2, size_of::<drm_syncobj_handle>());
+const VGEM_FENCE_ATTACH: libc::c_ulong = ioc(READ | WRITE, b'd', 0x41, size_of::<VgemAttach>());
+const VGEM_FENCE_SIGNAL: libc::c_ulong = ioc(WRITE, b'd', 0x42, size_of::<VgemSignal>());
+/// `VGEM_FENCE_WRITE`.
+const VGEM_WRITE: u32 = 1;
 /// `DMA_BUF_SYNC_WRITE`.
 const SYNC_WRITE: u32 = 2;
 /// `UDMABUF_FLAGS_CLOEXEC`.
@@ -190,6 +212,50 @@ pub fn attach_write_fence(dmabuf: BorrowedFd<'_>, fence: BorrowedFd<'_>) -> io::
     let request = ImportSyncFile { flags: SYNC_WRITE, fd: fence.as_raw_fd() };
     // SAFETY: the number encodes the size of the struct that the pointer refers to, and the kernel only reads it.
     if unsafe { libc::ioctl(dmabuf.as_raw_fd(), DMA_BUF_IOCTL_IMPORT_SYNC_FILE, &raw const request) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Puts the fence of a sync file into a syncobj (drm-ffi 0.9.1 does not send the syncobj's handle).
+///
+/// # Errors
+///
+/// The ioctl's.
+pub fn syncobj_import_sync_file(drm: BorrowedFd<'_>, handle: u32, file: BorrowedFd<'_>) -> io::Result<()> {
+    let flags = DRM_SYNCOBJ_FD_TO_HANDLE_FLAGS_IMPORT_SYNC_FILE;
+    let mut request = drm_syncobj_handle { handle, flags, fd: file.as_raw_fd(), pad: 0, point: 0 };
+    // SAFETY: the number encodes the size of the struct that the pointer refers to, which is ours and writable.
+    if unsafe { libc::ioctl(drm.as_raw_fd(), SYNCOBJ_FD_TO_HANDLE, &raw mut request) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Attaches a fence of vgem's own to a buffer of it, for writing; gives the fence's number. It signals by itself after ten
+/// seconds.
+///
+/// # Errors
+///
+/// The ioctl's.
+pub fn vgem_attach(vgem: BorrowedFd<'_>, handle: u32) -> io::Result<u32> {
+    let mut request = VgemAttach { handle, flags: VGEM_WRITE, out_fence: 0, pad: 0 };
+    // SAFETY: the number encodes the size of the struct that the pointer refers to, which is ours and writable.
+    if unsafe { libc::ioctl(vgem.as_raw_fd(), VGEM_FENCE_ATTACH, &raw mut request) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(request.out_fence)
+}
+
+/// Signals a fence of vgem.
+///
+/// # Errors
+///
+/// The ioctl's.
+pub fn vgem_signal(vgem: BorrowedFd<'_>, fence: u32) -> io::Result<()> {
+    let request = VgemSignal { fence, flags: 0 };
+    // SAFETY: the number encodes the size of the struct that the pointer refers to, and the kernel only reads it.
+    if unsafe { libc::ioctl(vgem.as_raw_fd(), VGEM_FENCE_SIGNAL, &raw const request) } < 0 {
         return Err(io::Error::last_os_error());
     }
     Ok(())

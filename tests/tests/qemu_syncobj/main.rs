@@ -1,8 +1,12 @@
 //! Timelines on a device that has them (virtio-gpu, in the emulated guest): drm-prime's own, and linux-drm-syncobj with a
 //! real client.
 //!
-//! Owns what is expected; the client is in `client`, the kernel's own count of what is left in `leaks`.
+//! Owns the list of cases. Those of `device` use the library alone, `commits` and `bounds` start a primeway each; the client is in
+//! `client`, the kernel's own count of what is left in `leaks`.
 
+mod bounds;
+mod client;
+mod commits;
 mod device;
 mod leaks;
 
@@ -17,6 +21,17 @@ const CASES: &[Case] = &[
     ("points_go_from_one_timeline_to_another", device::points_go_from_one_timeline_to_another),
     ("what_is_no_syncobj_is_refused", device::what_is_no_syncobj_is_refused),
     ("timelines_leave_nothing_behind", device::timelines_leave_nothing_behind),
+    ("an_acquire_point_holds_back_its_surface_alone", commits::an_acquire_point_holds_back_its_surface_alone),
+    ("only_the_acquire_point_counts", commits::only_the_acquire_point_counts),
+    (
+        "release_points_signal_when_the_buffer_has_left_the_screen",
+        commits::release_points_signal_when_the_buffer_has_left_the_screen,
+    ),
+    ("a_buffer_committed_again_has_new_points", commits::a_buffer_committed_again_has_new_points),
+    ("release_points_signal_for_what_is_never_shown", commits::release_points_signal_for_what_is_never_shown),
+    ("every_error_has_its_code", bounds::every_error_has_its_code),
+    ("timelines_and_watched_points_are_bounded", bounds::timelines_and_watched_points_are_bounded),
+    ("timelines_of_clients_leave_nothing_behind", bounds::timelines_of_clients_leave_nothing_behind),
 ];
 
 fn main() -> ExitCode {
