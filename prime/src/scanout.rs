@@ -18,6 +18,7 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::mem::{self, Discriminant};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
@@ -129,13 +130,20 @@ pub struct Layer {
     pub content: Result<Scannable, Refusal>,
 }
 
-/// The error for which a buffer has no framebuffer. Two of them are equal if they are the same occurrence.
+/// The error for which a buffer has no framebuffer. Two of them are equal if they are of one kind, which is what plans rest
+/// on: a client that draws in three refused buffers in turn needs one plan, not one for each frame.
 #[derive(Clone, Debug)]
 pub struct FramebufferRefusal(pub Arc<FramebufferError>);
 
+impl FramebufferRefusal {
+    fn kind(&self) -> (Discriminant<FramebufferError>, Fault) {
+        (mem::discriminant(&*self.0), self.0.fault())
+    }
+}
+
 impl PartialEq for FramebufferRefusal {
     fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
+        self.kind() == other.kind()
     }
 }
 
@@ -143,7 +151,7 @@ impl Eq for FramebufferRefusal {}
 
 impl Hash for FramebufferRefusal {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        Arc::as_ptr(&self.0).hash(state);
+        self.kind().hash(state);
     }
 }
 
@@ -653,6 +661,21 @@ mod tests {
         for refusal in [Refusal::NotDmabuf, Refusal::Transform, Refusal::Disabled, damaged] {
             assert!(open(&planes(), &[refused(small, refusal)], 0).is_empty());
         }
+    }
+
+    #[test]
+    fn refused_framebuffers_are_told_apart_by_kind() {
+        let refusal = |error| FramebufferRefusal(Arc::new(error));
+        let other = |device| refusal(FramebufferError::OtherDevice { device });
+        let system = || std::io::Error::from(rustix::io::Errno::NOMEM);
+        assert_eq!(other(1), other(2));
+        assert_ne!(other(1), refusal(FramebufferError::System { device: 1, source: system() }));
+        let hashes = HashSet::from([
+            other(1),
+            other(2),
+            refusal(FramebufferError::UnknownFormat { format: DrmFourcc::R8 }),
+        ]);
+        assert_eq!(hashes.len(), 2);
     }
 
     #[test]

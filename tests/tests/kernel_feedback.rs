@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use lab::vkms::{Device, Status, card_by_device, card_by_driver};
-use primeway_tests::buffer::{Allocator, ClientBuffer};
+use primeway_tests::buffer::{Allocator, ClientBuffer, Placement};
 use primeway_tests::client::raw::{Arg, Event, Raw, message};
+use primeway_tests::ctl::Surface;
 use primeway_tests::format::{Format, MODIFIER_LINEAR};
 use primeway_tests::kernel_cases::{self, Case};
 use primeway_tests::session::Compositor;
@@ -76,8 +77,9 @@ struct Client {
 }
 
 impl Client {
-    /// Asks for feedback before it shows anything.
-    fn show(compositor: &Compositor, version: u32) -> Result<Client> {
+    /// Asks for feedback before it shows anything. The buffer starts at `offset` of its memory: vkms shows none that does not
+    /// start at 0. The surface is `scale` times as large as the buffer.
+    fn show(compositor: &Compositor, version: u32, offset: u32, scale: i32) -> Result<Client> {
         let folder = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).context("XDG_RUNTIME_DIR")?;
         let socket = UnixStream::connect(folder.join(&compositor.display)).context("cannot connect")?;
         let mut raw = Raw::over(socket)?;
@@ -91,14 +93,21 @@ impl Client {
         raw.request(wm_base, 2, &[Arg::U(xdg_surface), Arg::U(surface)])?;
         raw.request(xdg_surface, 1, &[Arg::U(toplevel)])?;
         raw.request(surface, 6, &[])?;
-        let buffer = ClientBuffer::allocate(Allocator::Udmabuf, Format::named("XR24")?, 64, 64)?;
+        let (format, placement) = (Format::named("XR24")?, Placement { separate: false, offset });
+        let buffer = ClientBuffer::allocate_placed(Allocator::Udmabuf, format, (64, 64), placement)?;
         raw.request(dmabuf, 1, &[Arg::U(params)])?;
         let stride = buffer.layout[0].stride;
-        let add = [0, 0, stride, 0, 0].map(Arg::U);
+        let add = [0, offset, stride, 0, 0].map(Arg::U);
         raw.send(&message(params, 1, &add), &[buffer.plane_fd(0)])?;
         let create =
             [Arg::U(wl_buffer), Arg::I(64), Arg::I(64), Arg::U(buffer.format.fourcc as u32), Arg::U(0)];
         raw.request(params, 3, &create)?;
+        if scale != 1 {
+            let viewporter = raw.bind("wp_viewporter", 1)?;
+            let viewport = raw.id();
+            raw.request(viewporter, 1, &[Arg::U(viewport), Arg::U(surface)])?;
+            raw.request(viewport, 2, &[Arg::I(64 * scale), Arg::I(64 * scale)])?;
+        }
         let mut client = Client {
             raw,
             _buffer: buffer,
@@ -187,7 +196,7 @@ fn expect(name: &str, arguments: &[&str], main: u64, target: u64) -> Result<()> 
     let mut compositor = Compositor::start_with(name, arguments)?;
     let mut clients = Vec::new();
     for version in 4..=6 {
-        clients.push((version, Client::show(&compositor, version)?));
+        clients.push((version, Client::show(&compositor, version, 0, 1)?));
     }
     let mut tables = Vec::new();
     for (version, client) in &mut clients {
@@ -248,12 +257,24 @@ fn changes() -> Result<()> {
     let display = Device::create("display", &"overlays=2,writeback".parse()?)?;
     let node = display.card_node()?.display().to_string();
     let mut compositor = Compositor::start_with("changes", &["--device", &node])?;
-    let mut client = Client::show(&compositor, 6)?;
+    // No plane takes its buffer, but planes would take another one.
+    let mut client = Client::show(&compositor, 6, 4096, 1)?;
     let shown = Instant::now();
+    // Nor that of another client, which is scaled: vkms cannot do that with any.
+    let mut scaled = Client::show(&compositor, 6, 4096, 2)?;
     let told = client.wait(2)?;
     let after = shown.elapsed();
     ensure!(after >= Duration::from_millis(1900), "told after {after:?}");
     ensure!(told.tranches.len() == 2, "{told:?}");
+    let stats = compositor.ctl.stats()?;
+    let surfaces: Vec<_> = stats.clients.iter().flat_map(|client| &client.surfaces).collect();
+    let why = |reason: &str| reason.contains("adds the offset of the first buffer plane twice");
+    let refused = |surface: &&&Surface| surface.reason.as_deref().is_some_and(why);
+    ensure!(surfaces.iter().filter(refused).count() == 2, "not composited for their buffers: {surfaces:?}");
+    std::thread::sleep(Duration::from_millis(500));
+    scaled.roundtrip()?;
+    ensure!(scaled.read[1].len() == 1, "the scaled one was told: {:?}", scaled.read[1]);
+    drop(scaled);
     // Nothing is pending any more: nothing wakes it up.
     std::thread::sleep(Duration::from_millis(500));
     let before = wakeups(&compositor)?;
