@@ -9,10 +9,11 @@
 //!
 //! Whether an import blocks is the exporting driver's business and cannot be known before: it may pin and map memory, wait
 //! for a lock that a third process holds, or hang. What cannot block is what needs no call at all, a buffer that the table
-//! knows. In the lab the thread costs a `create` 40 to 90 µs more than the 15 to 25 µs that the import of a buffer of vgem or
-//! udmabuf takes on vkms, whatever its size, since neither maps it; importers that map (a sg table and an IOMMU mapping of
-//! each page) take milliseconds for large ones. A buffer is created once and shown often, so it is the worst case that
-//! counts, and everything unknown goes to the thread.
+//! knows. Measured (medians): an import on vkms, which maps nothing, takes 21 µs for 16 KiB and 140 µs for 64 MiB of vgem,
+//! udmabuf or a heap; importers that map (a table of pages, an IOMMU entry for each) have to be slower. The thread makes a
+//! `create` 126 µs long instead of 68 µs, counted from the request to the event; in the lab, where a change of threads waits
+//! for a clock tick, 23 instead of 9 ms. A buffer is created once and shown often, so it is the worst case that counts, and
+//! everything unknown goes to the thread.
 //!
 //! While it imports, the main thread never waits for it: handles that are dropped are closed by the thread on its way out,
 //! and a `create_immed`, which has to be answered at once, is taken in without the import if the device is busy
