@@ -37,12 +37,20 @@ pub(crate) fn pending<'a>(planes: impl IntoIterator<Item = BorrowedFd<'a>>) -> u
 
 /// The fences that a reader of a buffer has to wait for now, one for each distinct dma-buf that has any.
 pub(super) fn snapshot<'a, I: Iterator<Item = BorrowedFd<'a>>>(planes: impl Fn() -> I) -> Vec<Pending> {
+    snapshot_by(planes, |fd| sync_file(fd, CpuAccess::Read))
+}
+
+/// The fences that an access to a dma-buf waits for now, as a file.
+///
+/// # Errors
+/// See [`export_sync_file`].
+pub(crate) fn sync_file(fd: BorrowedFd<'_>, access: CpuAccess) -> std::io::Result<OwnedFd> {
     // Tests have it as before Linux 6.0.
     static OFF: LazyLock<bool> = LazyLock::new(|| std::env::var_os("PRIMEWAY_TEST_NO_SYNC_FILE").is_some());
-    snapshot_by(planes, |fd| match *OFF {
-        false => export_sync_file(fd, CpuAccess::Read),
-        true => Err(rustix::io::Errno::NOTTY.into()),
-    })
+    if *OFF {
+        return Err(rustix::io::Errno::NOTTY.into());
+    }
+    export_sync_file(fd, access)
 }
 
 fn snapshot_by<'a, I: Iterator<Item = BorrowedFd<'a>>>(
@@ -50,10 +58,11 @@ fn snapshot_by<'a, I: Iterator<Item = BorrowedFd<'a>>>(
     export: impl Fn(BorrowedFd<'_>) -> std::io::Result<OwnedFd>,
 ) -> Vec<Pending> {
     let bits = pending(planes());
+    let several = bits.count_ones() > 1;
     let mut seen = Vec::new();
     let mut found = Vec::new();
     for (plane, fd) in planes().enumerate().filter(|(plane, _)| bits & 1 << plane != 0) {
-        let file = DmabufId::of(fd).ok();
+        let file = several.then(|| DmabufId::of(fd).ok()).flatten();
         if file.is_some_and(|file| seen.contains(&file)) {
             continue;
         }

@@ -7,10 +7,10 @@
 //!         └─ acquire point, not signalled: eventfd ───────────> event loop ── signalled ──────────────┘
 //! ```
 //!
-//! Owns: what a commit waits for ([`implicit`], [`explicit`]), which commits wait and since when (`waits`), and their end: signalled, or
-//! the surface gone. Does not own what a held commit contains: the Wayland library queues it by surface, and applies the
-//! commits of a surface in order. So a fence that does not signal holds back its own surface, with the tree that its
-//! synchronized subsurfaces belong to, and nothing else.
+//! Owns: what a commit waits for (`implicit`, `explicit`), which commits wait and since when (`waits`), and their end:
+//! signalled, or the surface gone. Does not own what a held commit contains: the Wayland library queues it by surface, and
+//! applies the commits of a surface in order. So a fence that does not signal holds back its own surface, with the tree that
+//! its synchronized subsurfaces belong to, and nothing else.
 //!
 //! # Rules
 //!
@@ -59,7 +59,7 @@ pub use alarm::bounded;
 pub use explicit::Timeline;
 pub(crate) use explicit::{Release, TimelineCount, timelines};
 pub(crate) use hold::HeldCommits;
-pub(crate) use implicit::pending as pending_planes;
+pub(crate) use implicit::{pending as pending_planes, sync_file};
 pub use waits::{Awaited, Waiting};
 
 use self::explicit::Explicit;

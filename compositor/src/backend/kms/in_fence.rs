@@ -8,46 +8,95 @@
 //!
 //! It owns one sync file for the device's life, so that no frame costs a system call more. Drivers that read the picture
 //! with the CPU while they commit (udl, gud: drm_gem_fb_begin_cpu_access) wait for such fences all the same.
+#![allow(unsafe_code)]
 
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
 
 use drm_fourcc::DrmFourcc;
-use drm_prime::sys::{CpuAccess, export_sync_file};
+use drm_prime::sys::CpuAccess;
 
 use crate::backend::buffers::Buffers;
-use crate::fences::pending_planes;
+use crate::fences::{pending_planes, sync_file};
 
 /// Variable with which tests turn it off, to see the stall that it prevents.
 const OFF: &str = "PRIMEWAY_TEST_NO_IN_FENCE";
 
-/// The sync file.
+/// What planes are told to wait for.
 #[derive(Debug)]
-pub struct SignalledFence(OwnedFd);
+pub enum InFence {
+    /// The sync file.
+    Signalled(OwnedFd),
+    /// None yet. The end of a commit is a fence as well, so the next commit asks for it.
+    Wanted,
+    /// It came with a commit that is not on the screen yet.
+    Coming(OwnedFd),
+    /// There is none.
+    Off,
+}
 
-impl SignalledFence {
-    /// Takes one from an idle buffer of our own: that has no fences, and stands for a signalled one. `None`, told once, where
-    /// that cannot be had (before Linux 6.0).
-    pub fn new(buffers: &Buffers) -> Option<Self> {
+impl InFence {
+    /// Takes one from an idle buffer of our own: that has no fences, and stands for a signalled one. Where the kernel makes
+    /// no sync files of buffers (before Linux 6.0), the first commit brings it.
+    pub fn new(buffers: &Buffers) -> Self {
         if std::env::var_os(OFF).is_some() {
             tracing::warn!("fences of clients are waited for by the display: {OFF} is set");
-            return None;
+            return Self::Off;
         }
-        let no = |err: &dyn std::fmt::Display| {
-            tracing::info!(%err, "no fence for planes: one that a client attaches late can hold up the display");
+        let idle = || -> Option<OwnedFd> {
+            let (memory, _framebuffer) = buffers.allocate(64, 64, DrmFourcc::Xrgb8888).ok()?;
+            let memory = memory.export().ok()?;
+            sync_file(memory.as_fd(), CpuAccess::ReadWrite).ok()
         };
-        let (memory, _framebuffer) =
-            buffers.allocate(64, 64, DrmFourcc::Xrgb8888).map_err(|err| no(&err)).ok()?;
-        let memory = memory.export().map_err(|err| no(&err)).ok()?;
-        let fence = export_sync_file(memory.as_fd(), CpuAccess::ReadWrite).map_err(|err| no(&err)).ok()?;
-        if pending_planes([fence.as_fd()]) != 0 {
-            no(&"it has not signalled");
-            return None;
+        match idle().filter(|fence| pending_planes([fence.as_fd()]) == 0) {
+            Some(fence) => Self::Signalled(fence),
+            None => Self::Wanted,
         }
-        Some(Self(fence))
     }
 
-    /// The value for IN_FENCE_FD. The kernel takes a reference of its own during the commit.
-    pub fn value(&self) -> u64 {
-        u64::from(self.0.as_raw_fd().unsigned_abs())
+    /// The value for IN_FENCE_FD, once there is one. The kernel takes a reference of its own during the commit.
+    pub fn value(&mut self) -> Option<u64> {
+        *self = match std::mem::replace(self, Self::Off) {
+            Self::Coming(fence) if pending_planes([fence.as_fd()]) == 0 => Self::Signalled(fence),
+            other => other,
+        };
+        match self {
+            Self::Signalled(fence) => Some(u64::from(fence.as_raw_fd().unsigned_abs())),
+            _ => None,
+        }
+    }
+
+    /// Whether the next commit is to bring one.
+    pub fn is_wanted(&self) -> bool {
+        matches!(self, Self::Wanted)
+    }
+
+    /// Takes what a commit brought.
+    pub fn came(&mut self, fence: OutFence) {
+        if let Some(fence) = fence.take() {
+            tracing::info!("planes wait for the fence of the first commit");
+            *self = Self::Coming(fence);
+        }
+    }
+}
+
+/// Where the kernel puts the fence of a commit (OUT_FENCE_PTR).
+#[derive(Debug)]
+pub struct OutFence(Box<RawFd>);
+
+impl OutFence {
+    /// Nothing yet.
+    pub fn new() -> Self {
+        Self(Box::new(-1))
+    }
+
+    /// The value for OUT_FENCE_PTR, valid while this lives and stays where it is.
+    pub fn pointer(&mut self) -> u64 {
+        (&raw mut *self.0) as u64
+    }
+
+    fn take(self) -> Option<OwnedFd> {
+        // SAFETY: the commit, which has succeeded, stored a new file descriptor there, which nobody else owns; without one
+        // it is -1 as before.
+        (*self.0 >= 0).then(|| unsafe { OwnedFd::from_raw_fd(*self.0) })
     }
 }

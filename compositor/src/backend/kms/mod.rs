@@ -32,7 +32,7 @@ use smithay::backend::udev;
 pub use self::session::insert_sources;
 
 use self::device::{Card, CardError};
-use self::in_fence::SignalledFence;
+use self::in_fence::InFence;
 use self::output::KmsOutput;
 use self::writeback::{CaptureError, Writeback};
 use crate::backend::buffers::Buffers;
@@ -129,8 +129,8 @@ pub struct Kms {
     active: bool,
     writeback: bool,
     outputs: Vec<KmsOutput>,
-    /// What planes wait for; `None` where there is no such fence.
-    fence: Option<SignalledFence>,
+    /// What planes wait for.
+    fence: InFence,
     /// What planes list and do not take, as far as it was tried.
     forbidden: HashSet<(NonZeroU32, (DrmFourcc, DrmModifier))>,
     /// Client buffers and their framebuffers.
@@ -184,7 +184,7 @@ impl Kms {
                 active: true,
                 writeback,
                 outputs: Vec::new(),
-                fence: SignalledFence::new(&buffers),
+                fence: InFence::new(&buffers),
                 forbidden: HashSet::new(),
                 buffers,
             };
@@ -400,16 +400,19 @@ impl Kms {
         if !self.active {
             return Err(SubmitError::Inactive);
         }
-        let (card, fence) = (self.card.clone(), self.fence.as_ref().map(SignalledFence::value));
-        let output = self.output_mut(id).ok_or(SubmitError::Failed(Errno::NODEV))?;
-        match output.submit(&card, frame, before, fence) {
+        let (card, fence) = (self.card.clone(), &mut self.fence);
+        let index = self.outputs.iter().position(|output| u32::from(output.pipe.crtc) == id);
+        let index = index.ok_or(SubmitError::Failed(Errno::NODEV))?;
+        match self.outputs[index].submit(&card, frame, before, fence) {
             // Whoever had the device before may have lit CRTCs and connectors in another combination.
-            Err(SubmitError::Failed(_)) if output.pipe.needs_modeset => {
-                tracing::info!(output = output.name, "mode refused: turning everything off first");
+            Err(SubmitError::Failed(_)) if self.outputs[index].pipe.needs_modeset => {
+                tracing::info!(
+                    output = self.outputs[index].name,
+                    "mode refused: turning everything off first"
+                );
                 card.turn_everything_off().map_err(SubmitError::Failed)?;
                 self.outputs.iter_mut().for_each(KmsOutput::turned_off);
-                let output = self.output_mut(id).ok_or(SubmitError::Failed(Errno::NODEV))?;
-                output.submit(&card, frame, before, fence)
+                self.outputs[index].submit(&card, frame, before, fence)
             }
             result => result,
         }
@@ -447,7 +450,7 @@ impl Kms {
         let writeback = output.pipe.writeback.as_ref().ok_or(CaptureError::NoWriteback)?;
         let (width, height) = output.mode.size();
         let size = (u32::from(width), u32::from(height));
-        let request = output.request_same(self.fence.as_ref().map(SignalledFence::value));
+        let request = output.request_same(self.fence.value());
         writeback.capture(&self.card, &self.buffers, output.pipe.crtc, size, request)
     }
 }

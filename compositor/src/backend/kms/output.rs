@@ -13,6 +13,7 @@ use drm_prime::{CommitId, PlaneFramebuffers, SharedFramebuffer, Staging};
 use rustix::io::Errno;
 
 use super::device::{Card, CardError, KmsPlane, PlaneProps, REFLECT_Y, ROTATE_0, read_planes};
+use super::in_fence::{InFence, OutFence};
 use super::writeback::Writeback;
 use crate::backend::buffers::Buffers;
 use crate::backend::canvas::DumbCanvas;
@@ -52,6 +53,7 @@ pub struct Pipe {
     connector_crtc: property::Handle,
     crtc_mode: property::Handle,
     crtc_active: property::Handle,
+    crtc_out_fence: Option<property::Handle>,
 }
 
 impl KmsOutput {
@@ -79,6 +81,7 @@ impl KmsOutput {
             connector_crtc: card.properties(info.handle())?.require("CRTC_ID")?,
             crtc_mode: crtc_props.require("MODE_ID")?,
             crtc_active: crtc_props.require("ACTIVE")?,
+            crtc_out_fence: crtc_props.id("OUT_FENCE_PTR"),
         };
         Ok(Self {
             pipe,
@@ -117,7 +120,7 @@ impl KmsOutput {
     }
 
     /// Commits `frame`, of which only what differs from `before` is sent; its event comes with the next flip. Every
-    /// plane waits for `fence` (a value for IN_FENCE_FD) instead of its buffer's own fences.
+    /// plane waits for `fence` instead of its buffer's own fences.
     ///
     /// # Errors
     /// See [`SubmitError`].
@@ -126,9 +129,11 @@ impl KmsOutput {
         card: &Card,
         frame: &FrameSpec,
         before: &FrameSpec,
-        fence: Option<u64>,
+        fence: &mut InFence,
     ) -> Result<(), SubmitError> {
         let pipe = &self.pipe;
+        let value = fence.value();
+        let mut out = OutFence::new();
         self.shown.commit(|staging| {
             let flags = pipe.flags(AtomicCommitFlags::NONBLOCK | AtomicCommitFlags::PAGE_FLIP_EVENT);
             let mut req = pipe.request(staging, frame, Some(before));
@@ -136,13 +141,17 @@ impl KmsOutput {
                 // Nothing changes, but a flip is asked for: name the CRTC by showing its first plane again.
                 pipe.show(&mut req, staging, first);
             }
-            pipe.wait_for(&mut req, fence, frame.planes.iter().map(|update| update.plane));
+            pipe.wait_for(&mut req, value, frame.planes.iter().map(|update| update.plane));
+            if let (true, Some(property)) = (fence.is_wanted(), pipe.crtc_out_fence) {
+                req.add_raw_property(pipe.crtc.into(), property, out.pointer());
+            }
             card.atomic_commit(flags, req).map_err(|err| match errno(&err) {
                 Errno::ACCESS | Errno::PERM => SubmitError::Inactive,
                 Errno::BUSY => SubmitError::Busy,
                 errno => SubmitError::Failed(errno),
             })
         })?;
+        fence.came(out);
         self.pipe.needs_modeset = false;
         self.lit.clear();
         self.lit.extend(frame.planes.iter().map(|update| update.plane));
