@@ -418,3 +418,47 @@ fn c1_an_object_freed_with_a_link_is_noticed() {
     drop(fd);
     assert_eq!(rows(&bench.close()), [("C1", EventKind::Warn)]);
 }
+
+#[test]
+fn a_udmabuf_is_made_of_whole_pages_of_a_memfd_that_cannot_shrink() {
+    let bench = Bench::new(Profile::MODERN);
+    let memfd = |size| UdmabufMemory::Memfd { size, seal_shrink: true, seal_write: false };
+    let made = |memory, offset, size| bench.machine.udmabuf_of(memory, offset, size).map(|fd| fd.size());
+    let most = 64 << 20;
+    assert_eq!(made(memfd(8192), 0, 8192), Ok(8192));
+    assert_eq!(made(memfd(8192), 4096, 4096), Ok(4096));
+    assert_eq!(made(memfd(2 * most), 0, most), Ok(most));
+    for (offset, size) in [(1, 4096), (0, 4095), (0, 0), (4096, 8192), (8192, 4096), (!4095, 4096)] {
+        assert_eq!(made(memfd(8192), offset, size), Err(Errno::INVAL), "{offset} {size}");
+    }
+    assert_eq!(made(memfd(2 * most), 0, most + 4096), Err(Errno::INVAL));
+    let sealed = |seal_shrink, seal_write| UdmabufMemory::Memfd { size: 8192, seal_shrink, seal_write };
+    for memory in [sealed(false, false), sealed(true, true), sealed(false, true)] {
+        assert_eq!(made(memory, 0, 4096), Err(Errno::INVAL));
+    }
+    assert_eq!(made(UdmabufMemory::NotMemory, 0, 4096), Err(Errno::BADFD));
+    assert_eq!(made(UdmabufMemory::NotMemory, 0, 1), Err(Errno::INVAL), "sizes come first");
+    assert_eq!(bench.close(), []);
+}
+
+#[test]
+fn there_is_room_for_exactly_the_fences_of_a_sync_file() {
+    let bench = Bench::new(Profile::MODERN);
+    let (handle, fd) = bench.exported();
+    let fence = bench.a.fence_attach(handle, fence::VGEM_FENCE_WRITE, 0).unwrap();
+    let file = fd.export_sync_file(1).unwrap();
+    let fences = |room| file.info(room, 0, 0).map(|info| info.fences);
+    assert_eq!([fences(0), fences(1), fences(2)], [Ok(1); 3]);
+    bench.a.fence_signal(fence, 0).unwrap();
+    drop((file, fd));
+    assert_eq!(bench.close(), []);
+}
+
+#[test]
+fn a_trait_is_there_or_not() {
+    for &it in SeedTrait::ALL {
+        assert_eq!(Profile::SEED.with(it), Profile::SEED);
+        assert_eq!(Profile::MODERN.without(it), Profile::MODERN);
+        assert!(Profile::MODERN.with(it).has(it) && !Profile::SEED.without(it).has(it));
+    }
+}
