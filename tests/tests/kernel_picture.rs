@@ -42,6 +42,7 @@ const SCANNED_OUT: &[Case] = &[
     ("p010_scanned_out_is_near_the_reference", || yuv_scanned_out("P010")),
     ("argb_overlay_blends", argb_overlay_blends),
     ("subsurface_lies_over_its_parent", subsurface_lies_over_its_parent),
+    ("inverted_subsurface_lies_over_its_inverted_parent", inverted_subsurface_lies_over_its_inverted_parent),
     ("popups_lie_over_their_windows", || popup_lies_over_its_window(PIXMAN, "popup", "vgem")),
     ("memory_of_gbm_is_scanned_out", memory_of_gbm_is_scanned_out),
     ("stacking_with_an_overlay_created_first", stacking_with_an_overlay_created_first),
@@ -287,11 +288,21 @@ fn overlapping_windows_stack_in_order(renderer: Renderer) -> Result<()> {
 }
 
 fn subsurface_lies_over_its_parent() -> Result<()> {
-    let mut stage = Stage::start("subsurface")?;
+    subsurface("subsurface", &["--subsurface", "40,30"])
+}
+
+/// Both stored bottom row first, both on planes, which turn them.
+fn inverted_subsurface_lies_over_its_inverted_parent() -> Result<()> {
+    subsurface("inverted-subsurface", &["--subsurface", "40,30", "--y-invert"])
+}
+
+fn subsurface(name: &str, arguments: &[&str]) -> Result<()> {
+    let mut stage = Stage::start(name)?;
     // The subsurface is half as large as its parent.
-    let client = stage.add_noise("XR24", 2, (300, 200), &["--subsurface", "40,30"])?;
+    let client = stage.add_noise("XR24", 2, (300, 200), arguments)?;
     stage.settle()?;
     let surface = stage.surface(client)?;
+    ensure!(surface.plane.is_some(), "composited: {surface:?}");
     let (format, (left, top)) = (Format::named("XR24")?, place(&surface)?);
     let (parent, child) = (noise(2, 300, 200), noise(2, 150, 100));
     let worst = stage.capture()?.difference_to((300, 200), (left, top), |x, y| {

@@ -136,6 +136,11 @@ impl Buffers {
         self.imported.insert(dmabuf.weak(), handles);
     }
 
+    /// Tells whether a buffer's planes are imported.
+    pub fn is_imported(&self, dmabuf: &Dmabuf) -> bool {
+        self.imported.contains_key(&dmabuf.weak())
+    }
+
     /// Has a buffer imported when it is about to be shown.
     pub fn postpone(&mut self, dmabuf: &Dmabuf, owner: Owner) {
         self.postponed.insert(dmabuf.weak(), owner);

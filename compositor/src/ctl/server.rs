@@ -25,7 +25,7 @@ use super::{
 use crate::backend::{Backend, headless};
 use crate::clients::ClientState;
 use crate::fences::{Awaited, Waiter, Waiting};
-use crate::import::{Imports, Reason, Refusal};
+use crate::import::{Imports, Reason, Refusal, Ways};
 use crate::output::SurfaceStats;
 use crate::output::layers::SurfaceLayer;
 use crate::render::Painter;
@@ -382,8 +382,11 @@ fn report(layer: &SurfaceLayer, state: &State) -> SurfaceReport {
         frames_presented: stats.presented,
         frames_zero_copy: stats.zero_copy,
         reason: waiting.map(|waiting| waiting.to_string()).or(stats.reason()),
-        ways: dmabuf
-            .and_then(|d| imports.ways(d))
-            .map_or_else(Vec::new, |ways| ways.reasons().map(Reason::text).collect()),
+        ways: dmabuf.map_or_else(Vec::new, |dmabuf| {
+            // It may have been imported since.
+            let late = backend.buffers().is_imported(dmabuf);
+            let reasons = imports.ways(dmabuf).into_iter().flat_map(Ways::reasons);
+            reasons.filter(|r| !(late && matches!(r, Reason::DeviceBusy))).map(Reason::text).collect()
+        }),
     }
 }

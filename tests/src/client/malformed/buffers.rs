@@ -275,6 +275,18 @@ const FORMATS: &[(&str, Send)] = &[
     ("params: interlaced", |s| one(s, Plane::default(), Buffer { flags: 2, ..Buffer::default() })),
     ("params: bottom field first", |s| one(s, Plane::default(), Buffer { flags: 4, ..Buffer::default() })),
     ("create_immed: interlaced", |s| immed(s, &[Plane::default()], Buffer { flags: 2, ..Buffer::default() })),
+    ("create_immed: bottom field first", |s| {
+        immed(s, &[Plane::default()], Buffer { flags: 4, ..Buffer::default() })
+    }),
+    ("params: y_invert, interlaced, bottom field first", |s| {
+        one(s, Plane::default(), Buffer { flags: 7, ..Buffer::default() })
+    }),
+    ("create_immed: y_invert, interlaced, bottom field first", |s| {
+        immed(s, &[Plane::default()], Buffer { flags: 7, ..Buffer::default() })
+    }),
+    ("create_immed: interlaced, flags 0x80", |s| {
+        immed(s, &[Plane::default()], Buffer { flags: 0x82, ..Buffer::default() })
+    }),
     ("params: y_invert (allowed)", |s| one(s, Plane::default(), Buffer { flags: 1, ..Buffer::default() })),
 ];
 
