@@ -9,6 +9,7 @@ mod reads;
 mod scene;
 mod trees;
 mod waits;
+mod walk;
 
 use std::process::ExitCode;
 
@@ -16,6 +17,7 @@ use primeway_tests::kernel_cases::{self, Case};
 
 const CASES: &[Case] = &[
     ("a_fence_holds_back_its_surface_alone", waits::a_fence_holds_back_its_surface_alone),
+    ("frames_that_are_done_late_are_scanned_out", waits::frames_that_are_done_late_are_scanned_out),
     ("fences_added_later_do_not_hold_a_commit", waits::fences_added_later_do_not_hold_a_commit),
     (
         "without_timelines_there_is_no_explicit_synchronisation",
@@ -25,6 +27,7 @@ const CASES: &[Case] = &[
     ("what_ends_while_it_waits_leaves_nothing", waits::what_ends_while_it_waits_leaves_nothing),
     ("a_tree_waits_for_its_synced_subsurfaces", trees::a_tree_waits_for_its_synced_subsurfaces),
     ("without_snapshots_buffers_are_polled", trees::without_snapshots_buffers_are_polled),
+    ("random_walks_leave_nothing", walk::random_walks_leave_nothing),
     ("a_cursor_waits_alone", cursor::a_cursor_waits_alone),
     ("a_late_fence_does_not_stall_the_display", late::a_late_fence_does_not_stall_the_display),
     ("a_wait_in_the_kernel_is_bounded", reads::a_wait_in_the_kernel_is_bounded),

@@ -67,6 +67,31 @@ pub fn a_fence_holds_back_its_surface_alone() -> Result<()> {
     Ok(())
 }
 
+/// As with a GPU: each frame is committed while it is still being drawn, and done some milliseconds later.
+pub fn frames_that_are_done_late_are_scanned_out() -> Result<()> {
+    const FRAMES: u64 = 20;
+    let compositor = Compositor::start("fence-gpu", &[])?;
+    let mut wire = Wire::connect_to(&compositor.display, 4)?;
+    let mut pane = Pane::open(&mut wire, "gpu", "XR24", SIZE)?;
+    let mut timeline = Timeline::new()?;
+    let (start, zero_copy) = (Instant::now(), wire.events.zero_copy);
+    for frame in 0..FRAMES {
+        let before = wire.events.presented;
+        timeline.block(pane.coming().plane_fd(0), 1)?;
+        pane.commit(&mut wire);
+        wire.roundtrip()?;
+        std::thread::sleep(Duration::from_millis(3));
+        ensure!(wire.events.presented == before, "frame {frame} was shown before it was done");
+        timeline.advance()?;
+        ensure!(presented(&mut wire, before)?, "frame {frame} was not shown");
+    }
+    let rate = FRAMES as f64 / start.elapsed().as_secs_f64();
+    let copied = FRAMES - (wire.events.zero_copy - zero_copy);
+    ensure!(copied == 0, "{copied} frames were not scanned out");
+    println!("frames_that_are_done_late_are_scanned_out: {rate:.0} frames/s");
+    Ok(())
+}
+
 /// A commit waits for what was there when it was made, and no longer.
 pub fn fences_added_later_do_not_hold_a_commit() -> Result<()> {
     let compositor = Compositor::start("fence-more", &[])?;
@@ -135,7 +160,7 @@ pub fn commits_behind_a_fence_are_bounded() -> Result<()> {
     wait_files(&compositor, files)
 }
 
-fn wait_files(compositor: &Compositor, wanted: usize) -> Result<()> {
+pub fn wait_files(compositor: &Compositor, wanted: usize) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let files = Process::open(compositor.pid())?.open_files()?;
