@@ -25,3 +25,4 @@ pub mod process;
 pub mod screen;
 pub mod session;
 pub mod stage;
+pub mod terminals;

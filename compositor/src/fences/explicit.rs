@@ -3,8 +3,9 @@
 //! Owns the timelines of clients, and for each commit the promise to signal its release point ([`Release`]): it travels
 //! with the commit's state, is held by the surface and by each frame that scans the commit's buffer out, and signals with
 //! the last of them. So it does when another commit replaces it before it was shown, when the surface goes, and when
-//! the client does. What was composited is a copy by then: the renderers are done when they say so. A buffer that is
-//! attached again comes with points of its own, which the Wayland library's own promise (`wl_buffer.release`) does not have.
+//! the client does. What was composited is a copy by then: the renderers are done when they say so (a GPU that hangs is not
+//! waited for without end). A buffer that is attached again comes with points of its own, which the Wayland library's own
+//! promise (`wl_buffer.release`) does not have.
 //!
 //! Does not own the protocol's rules (`primeway_protocols::drm_syncobj`), nor the waiting, which is the same for all fences.
 

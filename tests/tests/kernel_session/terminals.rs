@@ -1,9 +1,7 @@
 //! Virtual terminals: the session is switched away and back while frames are pending.
 //!
-//! Owns the switch, by the ioctl that `chvt` uses. It believes the kernel's word about which terminal is active.
+//! Owns what must survive that; the switch itself is in `primeway_tests::terminals`.
 
-use std::fs::File;
-use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -12,41 +10,14 @@ use primeway_tests::debugfs::DebugDevice;
 use primeway_tests::format::Format;
 use primeway_tests::picture::{Pattern, Picture};
 use primeway_tests::session::RunningClient;
+pub use primeway_tests::terminals::{ELSEWHERE, active_terminal, switch_to};
 
 use crate::desktop::{Desktop, Launch, NodeModes, PATIENCE, USER};
 
-/// `VT_ACTIVATE` of linux/vt.h.
-const VT_ACTIVATE: libc::Ioctl = 0x5606;
 /// How often the session is switched away and back.
 const SWITCHES: u32 = 20;
 /// One switch in so many sees clients come while the session is inactive.
 const IMPORT_EVERY: u32 = 4;
-/// A terminal that nobody uses.
-pub const ELSEWHERE: u32 = 7;
-
-/// The number of the terminal that the kernel shows.
-pub fn active_terminal() -> Result<u32> {
-    let name = std::fs::read_to_string("/sys/class/tty/tty0/active").context("no virtual terminals")?;
-    name.trim().trim_start_matches("tty").parse().with_context(|| format!("terminal {name:?}"))
-}
-
-/// Asks for a terminal and waits until it is the active one.
-pub fn switch_to(terminal: u32) -> Result<()> {
-    let console =
-        File::options().read(true).write(true).open("/dev/tty0").context("cannot open /dev/tty0")?;
-    #[allow(unsafe_code)]
-    // SAFETY: VT_ACTIVATE takes a number, no pointer, and the descriptor is open.
-    let result = unsafe { libc::ioctl(console.as_raw_fd(), VT_ACTIVATE, libc::c_ulong::from(terminal)) };
-    if result != 0 {
-        return Err(std::io::Error::last_os_error()).context("VT_ACTIVATE");
-    }
-    let deadline = Instant::now() + PATIENCE;
-    while active_terminal()? != terminal {
-        ensure!(Instant::now() < deadline, "terminal {terminal} did not become active");
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    Ok(())
-}
 
 /// Waits until the session of `desktop` is active, or is not.
 pub fn wait_active(desktop: &Desktop, wanted: bool) -> Result<()> {

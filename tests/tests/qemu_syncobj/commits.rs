@@ -8,9 +8,11 @@ use lab::vkms::card_by_driver;
 use primeway_tests::buffer::Allocator;
 use primeway_tests::buffer::fence::{VgemFence, promise};
 use primeway_tests::client::connection::Wire;
+use primeway_tests::ctl::Stats;
 use primeway_tests::debugfs::DebugDevice;
+use primeway_tests::terminals::{ELSEWHERE, active_terminal, switch_to};
 
-use super::client::{Buffer, Pane, SCREEN, Stage, not_shown, set_points, shown};
+use super::client::{Buffer, PATIENCE, Pane, SCREEN, Stage, not_shown, set_points, shown};
 use super::device::open;
 
 const SMALL: (u32, u32) = (160, 120);
@@ -239,4 +241,31 @@ pub fn release_points_signal_for_what_is_never_shown() -> Result<()> {
     drop((pane, wire));
     c.wait_free()?;
     d.wait_free()
+}
+
+/// Switched away, nothing is drawn: what a surface held back or had composited is released with it all the same, and not with
+/// the first frame after the return.
+pub fn release_points_signal_while_the_session_is_away() -> Result<()> {
+    let mut stage = Stage::new("away", &[])?;
+    let home = active_terminal()?;
+    let mut wire = stage.connect()?;
+    let mut pane = Pane::open(&stage, &mut wire, "pane", false)?;
+    let [mut a, mut b, mut c] = buffers(&stage, &mut wire, Allocator::Vkms, SMALL)?;
+    pane.show(&mut wire, &mut a)?;
+    switch_to(ELSEWHERE)?;
+    let active = |stats: &Stats| stats.device.active == Some(true);
+    stage.compositor.wait_stats("the pause", PATIENCE, |stats| !active(stats))?;
+    pane.commit(&mut wire, &mut b)?;
+    wire.roundtrip()?;
+    a.wait_free()?;
+    pane.commit_early(&mut wire, &mut c);
+    wire.roundtrip()?;
+    ensure!(!b.is_free()? && !c.is_free()?);
+    pane.explicit.destroy();
+    pane.window.close();
+    wire.roundtrip()?;
+    let released = b.wait_free().and_then(|()| c.wait_free());
+    switch_to(home)?;
+    stage.compositor.wait_stats("the return", PATIENCE, active)?;
+    released
 }

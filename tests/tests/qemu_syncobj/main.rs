@@ -29,6 +29,10 @@ const CASES: &[Case] = &[
     ),
     ("a_buffer_committed_again_has_new_points", commits::a_buffer_committed_again_has_new_points),
     ("release_points_signal_for_what_is_never_shown", commits::release_points_signal_for_what_is_never_shown),
+    (
+        "release_points_signal_while_the_session_is_away",
+        commits::release_points_signal_while_the_session_is_away,
+    ),
     ("every_error_has_its_code", bounds::every_error_has_its_code),
     ("timelines_and_watched_points_are_bounded", bounds::timelines_and_watched_points_are_bounded),
     ("timelines_of_clients_leave_nothing_behind", bounds::timelines_of_clients_leave_nothing_behind),
