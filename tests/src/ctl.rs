@@ -181,6 +181,9 @@ pub struct Surface {
     /// Why it is not on a plane.
     #[serde(default)]
     pub reason: Option<String>,
+    /// Its feedback names what planes take.
+    #[serde(default)]
+    pub scanout_feedback: bool,
 }
 
 /// What the compositor holds of the kernel.

@@ -143,13 +143,15 @@ fn simple_dmabuf_feedback_follows_the_tranches() -> Result<()> {
     // It is opaque, so that the plane shows the twin without alpha.
     let (framebuffer, size) = (framebuffer_of(&surface)?, surface.size.map(|side| side as u32));
     ensure!(framebuffer.format == "XR24" && framebuffer.size == size, "{framebuffer:?}");
+    ensure!(surface.scanout_feedback, "it is not said: {surface:?}");
     ensure_zero_copy(&client, &surface)?;
 
     let cover = ["--alloc", "shm", "--size", "200x200", "--static"];
     let cover = RunningClient::start_test_client(&compositor.display, "cover", &cover)?;
     let third = wait_feedback(&mut compositor, &client, 3)?;
     ensure!(!third.contains(&scanout) && third.contains(&renderer), "while covered: {third}");
-    wait_format(&mut compositor, &client, "AR24", false)?;
+    let covered = wait_format(&mut compositor, &client, "AR24", false)?;
+    ensure!(!covered.scanout_feedback, "it is said: {covered:?}");
     drop(cover);
     let fourth = wait_feedback(&mut compositor, &client, 4)?;
     ensure!(fourth.contains(&scanout), "when free again: {fourth}");

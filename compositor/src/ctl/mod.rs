@@ -180,6 +180,8 @@ pub struct SurfaceReport {
     pub reason: Option<String>,
     /// Ways to show its buffer that were found closed when the client brought it, each `rung: reason`.
     pub ways: Vec<String>,
+    /// Its linux-dmabuf feedback names what planes take, or would if the client asked for it. Otherwise it is the default.
+    pub scanout_feedback: bool,
 }
 
 /// What became of the buffers that clients brought.

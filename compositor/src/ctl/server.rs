@@ -382,6 +382,7 @@ fn report(layer: &SurfaceLayer, state: &State) -> SurfaceReport {
         frames_presented: stats.presented,
         frames_zero_copy: stats.zero_copy,
         reason: waiting.map(|waiting| waiting.to_string()).or(stats.reason()),
+        scanout_feedback: state.dmabuf.feedback.of(&layer.surface).is_some(),
         ways: dmabuf.map_or_else(Vec::new, |dmabuf| {
             // It may have been imported since.
             let late = backend.buffers().is_imported(dmabuf);

@@ -5,9 +5,15 @@
 //!                    [drm_prime::scanout]            └── tranche (device, formats)
 //! ```
 //!
-//! It owns what surfaces are told and when. A surface that a plane shows, or would show from another buffer, is told what
-//! the planes take that are open to it; all others follow the default feedback. It works only when a plan is new, and a
-//! timer runs only while a change waits for its two seconds.
+//! | what the plan says of a surface | what it is told |
+//! |---|---|
+//! | a plane shows it | what the planes take that are open to it, with that one |
+//! | `Format`, or `Framebuffer` for its layout or memory | what the planes take that nothing but its buffer keeps it off |
+//! | `Test`, `Commit`: the driver refused it in its place | the same without that plane, until it is shown otherwise |
+//! | covered, late, hidden, transformed, `wl_shm`, not visible, `Disabled` | the default feedback |
+//!
+//! It owns what surfaces are told and when. It works only when a plan is new, and a timer runs only while a change waits for
+//! its two seconds.
 //!
 //! It does not own the events nor who listens to them ([`primeway_protocols::linux_dmabuf`]), nor which plane shows what
 //! ([`drm_prime::scanout`]).
