@@ -25,7 +25,7 @@ use crate::backend::{Backend, Flip, FrameSpec, OutputId};
 use crate::clients::Clients;
 use crate::feedback::Feedback;
 use crate::fences::Fences;
-use crate::import::{Imports, Worker};
+use crate::import::{Imports, Worker, probe};
 use crate::input::Input;
 use crate::output::{Drawn, OutputState, Redraw, RedrawParts, frame_done};
 use crate::render::Painter;
@@ -435,6 +435,9 @@ impl State {
             Ok((added, removed)) => {
                 let states: Vec<_> =
                     added.iter().filter_map(|id| crate::run::output_state(kms, *id)).collect();
+                if !added.is_empty() {
+                    probe::added(&mut self.backend, &added);
+                }
                 removed.into_iter().for_each(|id| self.remove_output(id));
                 states.into_iter().for_each(|state| self.add_output(state));
             }

@@ -103,6 +103,15 @@ impl Compositor {
         Compositor::launch(user, name, &[], arguments)
     }
 
+    /// [`Compositor::start_with`] and a log filter.
+    ///
+    /// # Errors
+    ///
+    /// As [`Compositor::start`].
+    pub fn start_logged(name: &str, filter: &str, arguments: &[&str]) -> Result<Compositor> {
+        Compositor::launch(None, name, &[("PRIMEWAY_LOG", filter)], arguments)
+    }
+
     fn launch(
         user: Option<u32>,
         name: &str,

@@ -266,13 +266,30 @@ fn what_an_import_and_a_create_cost() -> Result<()> {
     Ok(())
 }
 
-/// What is tried at the start, on this kernel's display: nothing is refused, and it does not take long.
+/// What is tried at the start, on this kernel's display, and again on an output that comes later: nothing is refused, and it
+/// does not take long.
 fn the_probe_is_short() -> Result<()> {
-    let log = [("PRIMEWAY_LOG", "primeway=debug")];
-    let mut compositor = Compositor::start("probe", &log)?;
-    let text = std::fs::read_to_string(primeway_tests::session::artefacts().join("probe.log"))?;
-    let line = text.lines().find(|line| line.contains("formats probed")).context("no word of the probe")?;
-    println!("the_probe_is_short: {line}");
-    ensure!(!text.contains("formats that failed"), "{text}");
+    let spec = "crtcs=2,connectors=2,connected=1,overlays=2,writeback";
+    let display = lab::vkms::Device::create("probe", &spec.parse()?)?;
+    let card = display.card_node()?;
+    let arguments = ["--device", card.to_str().context("the card's name")?];
+    let mut compositor = Compositor::start_logged("probe", "primeway=debug", &arguments)?;
+    let log = primeway_tests::session::artefacts().join("probe.log");
+    let probes = || -> Result<Vec<String>> {
+        let text = std::fs::read_to_string(&log)?;
+        ensure!(!text.contains("formats that failed"), "{text}");
+        Ok(text.lines().filter(|line| line.contains("formats probed")).map(str::to_owned).collect())
+    };
+    let at_start = probes()?;
+    ensure!(at_start.len() == 1, "{at_start:?}");
+    println!("the_probe_is_short: {}", at_start[0]);
+    display.set_connector(1, lab::vkms::Status::Connected)?;
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while probes()?.len() < 2 {
+        ensure!(Instant::now() < deadline, "the second output is not tried");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    println!("the_probe_is_short: {}", probes()?[1]);
+    compositor.wait_stats("two outputs", Duration::from_secs(5), |stats| stats.outputs.len() == 2)?;
     compositor.check_alive()
 }

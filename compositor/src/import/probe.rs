@@ -6,7 +6,7 @@
 //!               └─ HANDLE_TO_FD, for each LINEAR format of the renderer: taken in and drawn, 16x16 pixels
 //! ```
 //!
-//! A pair that fails is taken out of the plane's capabilities, or is not advertised; the log has all of them in one line. A
+//! Outputs that are plugged in later are tried then. A pair that fails is taken out of the plane's capabilities, or is not advertised; the log has all of them in one line. A
 //! pair with another modifier stays: there is no allocator for it here, and a plan has a test commit of its own. In the
 //! lab (vkms, 26 formats on planes, 28 read by Pixman, unoptimized build) it is about 90 ioctls and 13 ms; the log has the figures.
 //!
@@ -119,19 +119,31 @@ impl Findings {
 /// Tries what planes and renderer say they take. Takes what planes refuse out of their capabilities, and returns what
 /// the renderer can do.
 pub fn run(backend: &mut Backend, painter: &mut Painter) -> Vec<Pair> {
-    let started = Instant::now();
-    let mut findings = Findings::default();
     let mut pairs = painter.formats();
+    try_with(backend, |backend, scratch, findings| {
+        let outputs = backend.outputs();
+        planes(backend, outputs, scratch, findings);
+        renderer(painter, scratch, &mut pairs, findings);
+    });
+    pairs
+}
+
+/// Tries what the planes of outputs say they take that came later.
+pub fn added(backend: &mut Backend, added: &[OutputId]) {
+    try_with(backend, |backend, scratch, findings| {
+        let outputs = backend.outputs().into_iter().filter(|(output, _)| added.contains(output)).collect();
+        planes(backend, outputs, scratch, findings);
+    });
+}
+
+/// Has something tried and logs what comes of it.
+fn try_with(backend: &mut Backend, attempt: impl FnOnce(&mut Backend, &Scratch, &mut Findings)) {
+    let (started, mut findings) = (Instant::now(), Findings::default());
     match Scratch::new(backend) {
-        Ok(scratch) => {
-            planes(backend, &scratch, &mut findings);
-            let of_planes = started.elapsed();
-            renderer(painter, &scratch, &mut pairs, &mut findings);
-            let (tests, all) = (findings.tests, started.elapsed());
-            tracing::debug!(tests, ?of_planes, of_renderer = ?(all - of_planes), "formats probed");
-        }
+        Ok(scratch) => attempt(backend, &scratch, &mut findings),
         Err(err) => tracing::info!(err = &err as &dyn std::error::Error, "no memory to try formats with"),
     }
+    tracing::debug!(tests = findings.tests, took = ?started.elapsed(), "formats probed");
     if !findings.refused.is_empty() {
         let refused = findings.refused.iter().map(|(asked, why)| format!("{asked:?}: {why}"));
         tracing::warn!(refused = ?refused.collect::<Vec<_>>(), "formats that failed are not used");
@@ -139,7 +151,6 @@ pub fn run(backend: &mut Backend, painter: &mut Painter) -> Vec<Pair> {
     if !findings.untried.is_empty() {
         tracing::debug!(untried = ?findings.untried, "formats that could not be tried are kept");
     }
-    pairs
 }
 
 /// One dumb buffer for every format.
@@ -253,8 +264,12 @@ impl Bench {
     }
 }
 
-fn planes(backend: &mut Backend, scratch: &Scratch, findings: &mut Findings) {
-    let outputs = backend.outputs();
+fn planes(
+    backend: &mut Backend,
+    outputs: Vec<(OutputId, (u32, u32))>,
+    scratch: &Scratch,
+    findings: &mut Findings,
+) {
     let benches: Vec<Bench> =
         outputs.into_iter().filter_map(|(output, size)| Bench::new(backend, output, size)).collect();
     findings.tests += benches.len() as u32;
