@@ -51,7 +51,7 @@ impl Default for Limits {
             pools: 1024,
             files: 512,
             outgoing: MIB,
-            commits: 256,
+            commits: 1024,
             timelines: 4096,
             open_files: u64::MAX,
         }

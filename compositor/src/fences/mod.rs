@@ -23,7 +23,8 @@
 //! - There is no end to the waiting: what is on screen stays there. After [`LATE`] a surface is late: `primeway ctl stats`
 //!   says so as the surface's reason, and the log once for each surface.
 //! - A client may have so many commits held back (`--limit commits=NUMBER`), those behind the waiting one included. Beyond, it
-//!   ends with wl_display.no_memory. A client that waits for its buffers' releases, as all do that draw, has a handful.
+//!   ends with wl_display.no_memory. A client that waits for its buffers' releases, as all do that draw, has a handful; by
+//!   default there is room for one that commits with each motion of a mouse, a thousand times in a second.
 //! - A fence attached after a commit was latched is nobody's to wait for: the display is told to wait for a fence of ours
 //!   instead ([`crate::backend::kms`], IN_FENCE_FD), and the CPU reads without waiting ([`crate::render`]).
 //!

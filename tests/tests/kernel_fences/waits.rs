@@ -124,7 +124,8 @@ pub fn commits_behind_a_fence_are_bounded() -> Result<()> {
     let mut compositor = Compositor::start("fence-bound", &[])?;
     let other = neighbour(&compositor, &["--size", "200x150"])?;
     std::thread::sleep(Duration::from_millis(500));
-    let files = Process::open(compositor.pid())?.open_files()?;
+    let process = Process::open(compositor.pid())?;
+    let (files, resident) = (process.open_files()?, process.resident_kib()?);
     let timeline = Timeline::new()?;
     for busy in [true, false] {
         // Either each commit has a fence of its own to wait for, or only the first.
@@ -145,11 +146,17 @@ pub fn commits_behind_a_fence_are_bounded() -> Result<()> {
         let error = wire.error();
         let said = error.as_ref().map(|e| (e.interface.as_str(), e.code, e.message.as_str()));
         ensure!(
-            said == Some(("wl_display", 2, "257 commits behind a fence")),
+            said == Some(("wl_display", 2, "1025 commits behind a fence")),
             "{said:?} ({ended:?}) after {made} commits in {:?}",
             start.elapsed()
         );
-        ensure!(made < 300, "ended after {made} commits");
+        ensure!(made < 1100, "ended after {made} commits");
+        let grown = process.resident_kib()?.saturating_sub(resident);
+        ensure!(grown < 32 * 1024, "{grown} KiB for {made} commits");
+        println!(
+            "commits_behind_a_fence_are_bounded: {made} commits in {:?}, {grown} KiB more",
+            start.elapsed()
+        );
         pane.buffers.clear();
     }
     let meanwhile = rate(&compositor, &other, MOMENT)?;
