@@ -6,9 +6,10 @@
 //!               └─ HANDLE_TO_FD, for each LINEAR format of the renderer: taken in and drawn, 16x16 pixels
 //! ```
 //!
-//! Outputs that are plugged in later are tried then. A pair that fails is taken out of the plane's capabilities, or is not advertised; the log has all of them in one line. A
-//! pair with another modifier stays: there is no allocator for it here, and a plan has a test commit of its own. In the
-//! lab (vkms, 26 formats on planes, 28 read by Pixman, unoptimized build) it is about 90 ioctls and 13 ms; the log has the figures.
+//! Outputs that are plugged in later are tried then. A pair that fails is taken out of the plane's capabilities, or is
+//! not advertised; the log has all of them in one line. A pair with another modifier stays: there is no allocator for it
+//! here, and a plan has a test commit of its own. In the lab (vkms, 26 formats on planes, 28 read by Pixman, unoptimized
+//! build) it is about 90 ioctls and 13 ms; the log has the figures.
 //!
 //! Owns: what is tried and what follows from it. Does not own: the commits ([`crate::backend`]) and the drawing
 //! ([`crate::render`]).

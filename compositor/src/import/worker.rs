@@ -53,7 +53,6 @@ type Answer = PendingBuffer<State>;
 #[derive(Debug)]
 struct Job {
     candidate: Candidate,
-    since: Instant,
     owed: Owed,
 }
 
@@ -71,62 +70,69 @@ struct Done {
     owed: Owed,
 }
 
-/// Jobs of the clients that have any, who take turns.
-#[derive(Debug, Default)]
-struct Queue {
-    clients: VecDeque<(ClientId, VecDeque<Job>)>,
-    ended: bool,
-}
+/// What clients wait for, since when; they take turns.
+#[derive(Debug)]
+struct Turns<C, J>(VecDeque<(C, VecDeque<(Instant, J)>)>);
 
-impl Queue {
-    fn push(&mut self, job: Job) {
-        let client = job.owed.answer.client().id();
-        match self.clients.iter_mut().find(|(other, _)| *other == client) {
-            Some((_, jobs)) => jobs.push_back(job),
-            None => self.clients.push_back((client, VecDeque::from([job]))),
+impl<C: PartialEq, J> Turns<C, J> {
+    fn push(&mut self, client: C, since: Instant, job: J) {
+        match self.0.iter_mut().find(|(other, _)| *other == client) {
+            Some((_, jobs)) => jobs.push_back((since, job)),
+            None => self.0.push_back((client, VecDeque::from([(since, job)]))),
         }
     }
 
-    fn pop(&mut self) -> Option<Job> {
-        let (client, mut jobs) = self.clients.pop_front()?;
-        let job = jobs.pop_front();
+    fn pop(&mut self) -> Option<J> {
+        let (client, mut jobs) = self.0.pop_front()?;
+        let (_, job) = jobs.pop_front()?;
         if !jobs.is_empty() {
-            self.clients.push_back((client, jobs));
+            self.0.push_back((client, jobs));
         }
-        job
+        Some(job)
     }
 
-    /// Takes out what has waited since before `then`; says since when the oldest of the others waits.
-    fn overdue(&mut self, then: Instant) -> (Vec<Job>, Option<Instant>) {
+    /// Takes out what has waited since `then` or longer; says since when the first of the others waits.
+    fn overdue(&mut self, then: Instant) -> (Vec<J>, Option<Instant>) {
         let mut overdue = Vec::new();
-        for (_, jobs) in &mut self.clients {
-            while jobs.front().is_some_and(|job| job.since <= then) {
-                overdue.extend(jobs.pop_front());
+        for (_, jobs) in &mut self.0 {
+            while jobs.front().is_some_and(|(since, _)| *since <= then) {
+                overdue.extend(jobs.pop_front().map(|(_, job)| job));
             }
         }
-        self.clients.retain(|(_, jobs)| !jobs.is_empty());
-        let left = self.clients.iter().filter_map(|(_, jobs)| Some(jobs.front()?.since)).min();
+        self.0.retain(|(_, jobs)| !jobs.is_empty());
+        let left = self.0.iter().filter_map(|(_, jobs)| Some(jobs.front()?.0)).min();
         (overdue, left)
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
+struct Queue {
+    turns: Turns<ClientId, Job>,
+    ended: bool,
+}
+
+#[derive(Debug)]
 struct Shared {
     queue: Mutex<Queue>,
     wake: Condvar,
 }
 
 impl Shared {
+    fn new() -> Self {
+        let queue = Queue { turns: Turns(VecDeque::new()), ended: false };
+        Self { queue: Mutex::new(queue), wake: Condvar::new() }
+    }
+
     /// The next job, once there is one; `None` at the end, which also comes when there is none for long.
     fn next(&self) -> Option<Job> {
         let mut queue = crate::lock(&self.queue);
         while !queue.ended {
-            if let Some(job) = queue.pop() {
+            if let Some(job) = queue.turns.pop() {
                 return Some(job);
             }
             let waited = self.wake.wait_timeout(queue, IDLE).unwrap_or_else(PoisonError::into_inner);
             queue = waited.0;
-            queue.ended |= waited.1.timed_out() && queue.clients.is_empty();
+            queue.ended |= waited.1.timed_out() && queue.turns.0.is_empty();
         }
         None
     }
@@ -137,14 +143,14 @@ impl Shared {
         if queue.ended {
             return Some(job);
         }
-        queue.push(job);
+        queue.turns.push(job.owed.answer.client().id(), Instant::now(), job);
         self.wake.notify_one();
         None
     }
 }
 
 fn work(shared: &Shared, table: &HandleTable, done: &Sender<Done>) {
-    while let Some(Job { candidate, owed, .. }) = shared.next() {
+    while let Some(Job { candidate, owed }) = shared.next() {
         let imported = owed.answer.is_wanted().then(|| candidate.import(table));
         if done.send(Done { imported, owed }).is_err() {
             return;
@@ -200,8 +206,8 @@ impl State {
             return;
         };
         client.import_began();
-        let job = Job { candidate, since: Instant::now(), owed: Owed { answer, client } };
-        if let Some(Job { candidate, owed, .. }) = self.import_on_thread(job) {
+        let job = Job { candidate, owed: Owed { answer, client } };
+        if let Some(Job { candidate, owed }) = self.import_on_thread(job) {
             let imported = candidate.import_unless_busy(self.backend.buffers().table());
             self.import_done(Some(imported), owed);
             return;
@@ -228,7 +234,7 @@ impl State {
             tracing::error!(err = %err.error, "imports cannot be waited for");
             return Some(job);
         }
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared::new());
         let (theirs, table) = (shared.clone(), self.backend.buffers().table().clone());
         let thread = std::thread::Builder::new().name("import".into());
         if let Err(err) = thread.spawn(move || work(&theirs, &table, &sender)) {
@@ -287,8 +293,8 @@ impl State {
         let Some(shared) = self.dmabuf.worker.shared.clone() else { return };
         let now = Instant::now();
         let Some(then) = now.checked_sub(PATIENCE) else { return };
-        let (overdue, left) = crate::lock(&shared.queue).overdue(then);
-        for Job { candidate, owed, .. } in overdue {
+        let (overdue, left) = crate::lock(&shared.queue).turns.overdue(then);
+        for Job { candidate, owed } in overdue {
             tracing::debug!("an import waits for another one, which takes long");
             let imported = candidate.import_unless_busy(self.backend.buffers().table());
             self.import_done(Some(imported), owed);
@@ -297,5 +303,36 @@ impl State {
             self.dmabuf.worker.watched = true;
             self.watch_imports((since + PATIENCE).saturating_duration_since(now));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_take_turns_and_each_is_served_in_order() {
+        let now = Instant::now();
+        let mut turns = Turns(VecDeque::new());
+        for (client, job) in [("a", 1), ("a", 2), ("a", 3), ("b", 4), ("c", 5), ("b", 6)] {
+            turns.push(client, now, job);
+        }
+        let order: Vec<_> = std::iter::from_fn(|| turns.pop()).collect();
+        assert_eq!(order, [1, 4, 5, 2, 6, 3]);
+        assert!(turns.0.is_empty());
+    }
+
+    #[test]
+    fn what_waits_too_long_is_taken_out_and_the_rest_is_known() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut turns = Turns(VecDeque::new());
+        for (client, ms) in [("a", 0), ("b", 30), ("a", 10), ("a", 40)] {
+            turns.push(client, at(ms), ms);
+        }
+        assert_eq!(turns.overdue(at(10)), (vec![0, 10], Some(at(30))));
+        assert_eq!(turns.overdue(at(29)), (vec![], Some(at(30))));
+        assert_eq!(turns.overdue(at(50)), (vec![40, 30], None));
+        assert!(turns.0.is_empty() && turns.pop().is_none());
     }
 }
