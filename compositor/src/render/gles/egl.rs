@@ -12,6 +12,7 @@ use std::ffi::c_void;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
+use std::sync::{Mutex, PoisonError};
 
 use libloading::Library;
 use rustix::fs::{Mode, OFlags};
@@ -142,6 +143,19 @@ fn gbm(node: &Path) -> Result<GbmDevice, StartError> {
     Ok(GbmDevice { device, destroy, node: node.to_owned(), _file: file, _library: library })
 }
 
+/// EGL's display without a device, of which a process has one. It is kept: smithay 0.7.0 panics if the last owner drops it
+/// while another thread, which EGL gives the same one, asks for it.
+fn surfaceless() -> Result<EGLDisplay, StartError> {
+    static ONLY: Mutex<Option<EGLDisplay>> = Mutex::new(None);
+    let mut only = ONLY.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(display) = &*only {
+        return Ok(display.clone());
+    }
+    // SAFETY: nothing else in this process makes EGL displays.
+    let display = unsafe { EGLDisplay::new(Surfaceless) }?;
+    Ok(only.insert(display).clone())
+}
+
 /// Makes a renderer on `node`, or on no device.
 ///
 /// # Errors
@@ -149,11 +163,11 @@ fn gbm(node: &Path) -> Result<GbmDevice, StartError> {
 pub(super) fn renderer(node: Option<&Path>) -> Result<(GlesRenderer, Driver), StartError> {
     // smithay panics without it.
     drop(load(EGL)?);
-    // SAFETY: nothing else in this process makes EGL displays.
     let display = match node {
-        Some(node) => unsafe { EGLDisplay::new(gbm(node)?) },
-        None => unsafe { EGLDisplay::new(Surfaceless) },
-    }?;
+        // SAFETY: nothing else in this process makes EGL displays.
+        Some(node) => unsafe { EGLDisplay::new(gbm(node)?) }?,
+        None => surfaceless()?,
+    };
     let cpu_device = EGLDevice::device_for_display(&display).is_ok_and(|device| device.is_software());
     let context = EGLContext::new(&display)?;
     // SAFETY: the context was made just now and is current nowhere.
