@@ -33,9 +33,9 @@ fn late_fence(name: &str, environment: &[(&str, &str)]) -> Result<Outcome> {
     pane.commit(&mut wire);
     wire.roundtrip()?;
     timeline.block(pane.last().plane_fd(0), 1)?;
-    let others = rate(&compositor, &other, Duration::from_millis(500))?;
-    let second = Instant::now() + Duration::from_secs(1);
-    let mut own = wire.wait(second, |events| events.presented > before)?;
+    let others = rate(&compositor, &other, Duration::from_millis(400))?;
+    let soon = Instant::now() + Duration::from_millis(400);
+    let mut own = wire.wait(soon, |events| events.presented > before)?;
     // Its next buffer has no fence.
     if own {
         let before = wire.events.presented;

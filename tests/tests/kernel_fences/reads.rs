@@ -49,7 +49,7 @@ fn read_again(compositor: &Compositor, other: &RunningClient, allocator: Allocat
     let cover = [first?, second?];
     let mut timeline = Timeline::new()?;
     timeline.block(pane.last().plane_fd(0), 1)?;
-    let (start, time) = (Instant::now(), Duration::from_millis(500));
+    let (start, time) = (Instant::now(), Duration::from_millis(400));
     let mut frames = 0;
     while start.elapsed() < time {
         let before = wire.events.presented;
