@@ -19,6 +19,7 @@ use smithay::wayland::compositor::{
 use smithay::wayland::dmabuf::get_dmabuf;
 use smithay::wayland::seat::CURSOR_IMAGE_ROLE;
 
+use super::attach;
 use super::guard::{self, guarded_dispatch};
 use crate::clients::{ClientState, over_quota};
 use crate::lock;
@@ -141,9 +142,13 @@ impl Dispatch<WlSurface, SurfaceUserData> for State {
             return;
         }
         let Some(request) = guard::surface(surface, request, data) else { return };
-        <CompositorState as Dispatch<WlSurface, SurfaceUserData, Self>>::request(
-            state, client, surface, request, data, display, init,
-        );
+        let Some(request) = attach::keep(surface, request) else { return };
+        let attached = matches!(request, wl_surface::Request::Commit).then(|| attach::take(surface));
+        for request in attached.flatten().into_iter().chain([request]) {
+            <CompositorState as Dispatch<WlSurface, SurfaceUserData, Self>>::request(
+                state, client, surface, request, data, display, init,
+            );
+        }
     }
 
     fn destroyed(state: &mut Self, client: ClientId, surface: &WlSurface, data: &SurfaceUserData) {

@@ -1,6 +1,7 @@
 //! One protocol per file: requests become calls on the parts of [`State`](crate::state::State). Nothing is decided
 //! here.
 
+mod attach;
 mod compositor;
 mod data_device;
 mod drm_syncobj;

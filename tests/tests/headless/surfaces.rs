@@ -83,6 +83,39 @@ fn a_synchronized_subsurface_waits_for_its_parent() {
     assert_stack(&picture(&server), &[(&buffers[1], (80, 0)), (&buffers[0], (0, 0))]);
 }
 
+/// What is attached and not committed is not the parent's to apply.
+#[test]
+fn a_parents_commit_does_not_commit_its_subsurface() {
+    let (server, mut client) = start();
+    let buffers: Vec<_> = (0..3).map(|n| shm(&mut client, n)).collect();
+    let window = client.show_window("parent", &buffers[0]).unwrap();
+    let (child, role) = client.subsurface(&window.surface).unwrap();
+    role.set_position(80, 0);
+    let commit_parent = |client: &mut Client| {
+        window.surface.commit();
+        client.roundtrip().unwrap();
+    };
+    child.attach(Some(&buffers[1].wl), 0, 0);
+    commit_parent(&mut client);
+    assert_stack(&picture(&server), &[(&buffers[0], (0, 0))]);
+    child.commit();
+    commit_parent(&mut client);
+    assert_stack(&picture(&server), &[(&buffers[1], (80, 0)), (&buffers[0], (0, 0))]);
+    // Nor is a null buffer, nor what was attached before the last attach.
+    child.attach(None, 0, 0);
+    commit_parent(&mut client);
+    assert_stack(&picture(&server), &[(&buffers[1], (80, 0)), (&buffers[0], (0, 0))]);
+    child.attach(Some(&buffers[2].wl), 0, 0);
+    child.damage(0, 0, i32::MAX, i32::MAX);
+    child.commit();
+    commit_parent(&mut client);
+    assert_stack(&picture(&server), &[(&buffers[2], (80, 0)), (&buffers[0], (0, 0))]);
+    // A commit without an attach keeps the buffer.
+    child.commit();
+    commit_parent(&mut client);
+    assert_stack(&picture(&server), &[(&buffers[2], (80, 0)), (&buffers[0], (0, 0))]);
+}
+
 #[test]
 fn place_above_and_below_take_effect_with_the_parent() {
     let (server, mut client) = start();
