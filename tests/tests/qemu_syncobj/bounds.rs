@@ -1,10 +1,11 @@
 //! What a client may not do, and what nothing may be left of.
 
 use anyhow::{Context, Result, ensure};
-use primeway_tests::buffer::Allocator;
+use primeway_tests::buffer::{Allocator, ClientBuffer};
 use primeway_tests::client::connection::Wire;
 use primeway_tests::process::Process;
 use wayland_client::protocol::wl_surface::WlSurface;
+use wayland_protocols::wp::linux_dmabuf::zv1::client::zwp_linux_buffer_params_v1::Flags;
 
 use super::client::{Buffer, Line, PATIENCE, Stage, set_point, set_points, stranger};
 use super::device;
@@ -77,6 +78,34 @@ pub fn every_error_has_its_code() -> Result<()> {
         stage.compositor.check_alive()?;
     }
     Ok(())
+}
+
+/// The protocol promises explicit synchronisation for every linux-dmabuf buffer, also for one that could not be imported.
+pub fn a_failed_buffer_takes_points_as_well() -> Result<()> {
+    let stage = Stage::new("failed", &["--limit", "buffers=1"])?;
+    let mut wire = stage.connect()?;
+    let mut good = Buffer::new(&stage, &mut wire, Allocator::Vkms, SMALL)?;
+    let params = wire.params()?;
+    let plane = &good.memory.layout[0];
+    params.add(good.memory.plane_fd(0), 0, plane.offset, plane.stride, 0, 0);
+    let size = (SMALL.0 as i32, SMALL.1 as i32);
+    let wl = wire.create_immed(&params, size, good.memory.format.fourcc as u32, Flags::empty());
+    let memory = ClientBuffer::allocate(Allocator::Vkms, good.memory.format, SMALL.0, SMALL.1)?;
+    let mut failed = Buffer { memory, wl, released: stage.line(&wire)?, uses: 0 };
+    wire.roundtrip()?;
+    ensure!(wire.events.failed == 1, "{} buffers failed", wire.events.failed);
+    let surface = wire.bare_surface()?;
+    let explicit = wire.explicit(&surface)?;
+    let ready = stage.line(&wire)?;
+    for (buffer, point) in [(&mut failed, 1), (&mut good, 2)] {
+        ready.ours.signal(point)?;
+        set_points(&explicit, (&ready, point), buffer);
+        surface.attach(Some(&buffer.wl), 0, 0);
+        surface.commit();
+    }
+    wire.roundtrip()?;
+    failed.wait_free()?;
+    good.stays_busy()
 }
 
 /// Ends with wl_display.no_memory and these words.

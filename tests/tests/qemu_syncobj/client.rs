@@ -24,7 +24,7 @@ use super::device;
 /// How long something may take that should come at once: on an emulated processor.
 pub const PATIENCE: Duration = Duration::from_secs(15);
 /// How long something that must not happen is waited for.
-pub const A_WHILE: Duration = Duration::from_millis(300);
+pub const A_WHILE: Duration = Duration::from_millis(200);
 /// The emulated display.
 pub const SCREEN: (u32, u32) = (640, 480);
 

@@ -269,3 +269,58 @@ pub fn release_points_signal_while_the_session_is_away() -> Result<()> {
     stage.compositor.wait_stats("the return", PATIENCE, active)?;
     released
 }
+
+/// The points of a synchronized subsurface come into force with its parent's commit, which waits for them; what another
+/// commit has replaced by then is released with it, and so is what waits when the subsurface goes.
+pub fn synchronized_subsurfaces_carry_their_points() -> Result<()> {
+    let stage = Stage::new("tree", &[])?;
+    let mut wire = stage.connect()?;
+    let mut parent = Pane::open(&stage, &mut wire, "parent", false)?;
+    let [mut p, mut q] = buffers(&stage, &mut wire, Allocator::Vkms, SMALL)?;
+    let [mut a, mut b, mut c] = buffers(&stage, &mut wire, Allocator::Vkms, (64, 64))?;
+    parent.show(&mut wire, &mut p)?;
+    let (child, subsurface) = wire.open_synced_subsurface(&parent.window.surface, (10, 10))?;
+    let explicit = wire.explicit(&child)?;
+    let ready = stage.line(&wire)?;
+    let attach = |buffer: &mut Buffer, point| {
+        set_points(&explicit, (&ready, point), buffer);
+        child.attach(Some(&buffer.wl), 0, 0);
+        child.damage_buffer(0, 0, i32::MAX, i32::MAX);
+    };
+    let commit = |buffer: &mut Buffer, point| {
+        attach(buffer, point);
+        child.commit();
+    };
+    ready.ours.signal(2)?;
+    // Another part of the client may commit the parent in between.
+    attach(&mut a, 1);
+    parent.window.surface.commit();
+    wire.roundtrip()?;
+    child.commit();
+    wire.roundtrip().context("attach, parent's commit, commit")?;
+    commit(&mut b, 2);
+    wire.roundtrip()?;
+    b.stays_busy()?;
+    ensure!(!p.is_free()?, "the parent's buffer is free without a commit");
+    parent.show(&mut wire, &mut q)?;
+    a.wait_free()?;
+    p.wait_free()?;
+    b.stays_busy()?;
+
+    commit(&mut c, 3);
+    let before = wire.events.presented;
+    parent.commit(&mut wire, &mut p)?;
+    wire.roundtrip()?;
+    ensure!(stage.fence(&child)?.is_some(), "the subsurface does not wait");
+    not_shown(&mut wire, before)?;
+    ensure!(!b.is_free()? && !q.is_free()?, "free, and still on the screen");
+    explicit.destroy();
+    subsurface.destroy();
+    child.destroy();
+    // The parent has nothing to wait for any more.
+    shown(&mut wire, before)?;
+    for buffer in [&b, &c, &q] {
+        buffer.wait_free()?;
+    }
+    p.stays_busy()
+}

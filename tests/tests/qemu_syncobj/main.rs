@@ -33,6 +33,8 @@ const CASES: &[Case] = &[
         "release_points_signal_while_the_session_is_away",
         commits::release_points_signal_while_the_session_is_away,
     ),
+    ("synchronized_subsurfaces_carry_their_points", commits::synchronized_subsurfaces_carry_their_points),
+    ("a_failed_buffer_takes_points_as_well", bounds::a_failed_buffer_takes_points_as_well),
     ("every_error_has_its_code", bounds::every_error_has_its_code),
     ("timelines_and_watched_points_are_bounded", bounds::timelines_and_watched_points_are_bounded),
     ("timelines_of_clients_leave_nothing_behind", bounds::timelines_of_clients_leave_nothing_behind),
