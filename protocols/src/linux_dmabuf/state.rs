@@ -2,7 +2,7 @@
 //!
 //! Owns: [`LinuxDmabufState`]. Does not own: requests (`dispatch`), the events of a feedback (`feedback`).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use wayland_protocols::wp::linux_dmabuf::zv1::server::{
     zwp_linux_dmabuf_feedback_v1::ZwpLinuxDmabufFeedbackV1, zwp_linux_dmabuf_v1::ZwpLinuxDmabufV1,
@@ -45,7 +45,7 @@ struct Pending {
 #[derive(Debug)]
 struct DefaultFeedback {
     current: DmabufFeedback,
-    objects: Vec<ZwpLinuxDmabufFeedbackV1>,
+    objects: HashSet<ZwpLinuxDmabufFeedbackV1>,
 }
 
 /// A surface that has at least one feedback object.
@@ -56,7 +56,7 @@ struct SurfaceFeedback {
     surface: Weak<WlSurface>,
     /// `None`: it follows the default feedback.
     own: Option<DmabufFeedback>,
-    objects: Vec<ZwpLinuxDmabufFeedbackV1>,
+    objects: HashSet<ZwpLinuxDmabufFeedbackV1>,
 }
 
 impl LinuxDmabufState {
@@ -89,7 +89,7 @@ impl LinuxDmabufState {
         state.formats = formats;
         if let Some(current) = default_feedback {
             state.advertise(current.formats());
-            state.default = Some(DefaultFeedback { current, objects: Vec::new() });
+            state.default = Some(DefaultFeedback { current, objects: HashSet::new() });
         }
         state
     }
@@ -217,7 +217,7 @@ impl LinuxDmabufState {
     pub(crate) fn add_default_object(&mut self, object: ZwpLinuxDmabufFeedbackV1) {
         if let Some(default) = &mut self.default {
             send(&default.current, &object);
-            default.objects.push(object);
+            default.objects.insert(object);
         }
     }
 
@@ -240,10 +240,10 @@ impl LinuxDmabufState {
         let entry = self.surfaces.entry(surface.id()).or_insert_with(|| SurfaceFeedback {
             surface: surface.downgrade(),
             own,
-            objects: Vec::new(),
+            objects: HashSet::new(),
         });
         send(entry.own.as_ref().unwrap_or(&default.current), &object);
-        entry.objects.push(object);
+        entry.objects.insert(object);
         if let Some(new) = new {
             self.advertise(new.formats());
         }
@@ -254,12 +254,12 @@ impl LinuxDmabufState {
         match surface {
             None => {
                 if let Some(default) = &mut self.default {
-                    default.objects.retain(|other| other != object);
+                    default.objects.remove(object);
                 }
             }
             Some(id) => {
                 if let Some(entry) = self.surfaces.get_mut(id) {
-                    entry.objects.retain(|other| other != object);
+                    entry.objects.remove(object);
                     if entry.objects.is_empty() {
                         self.surfaces.remove(id);
                     }

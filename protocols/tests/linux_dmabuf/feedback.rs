@@ -1,5 +1,7 @@
 //! What clients are told: formats and modifiers before version 4, feedback since.
 
+use std::time::Instant;
+
 use primeway_protocols::linux_dmabuf::{DmabufFeedbackBuilder, MOD_INVALID, MOD_LINEAR, TrancheFlags};
 use rustix::fs::{SealFlags, fcntl_get_seals};
 use wayland_protocols::wp::linux_dmabuf::zv1::client::zwp_linux_buffer_params_v1::Flags;
@@ -223,6 +225,33 @@ fn destroyed_feedback_objects_are_forgotten() {
     objects.iter().for_each(|object| object.destroy());
     client.roundtrip(&mut server).unwrap();
     assert_eq!(server.state.dmabuf.feedback_objects(), 0);
+}
+
+/// Forgetting is not dearer than making: the end of a client with many objects keeps nobody else waiting.
+#[test]
+fn many_feedback_objects_go_at_once() {
+    let mut server = Server::new(Some(feedback()));
+    let mut client = server.connect(6);
+    let surface = client.create_surface();
+    let start = Instant::now();
+    let half = 15_000;
+    for _ in 0..half / 100 {
+        for _ in 0..100 {
+            client.default_feedback();
+            client.surface_feedback(&surface);
+        }
+        client.roundtrip(&mut server).unwrap();
+        client.log.tables.clear();
+        client.log.feedback.clear();
+    }
+    let making = start.elapsed();
+    assert_eq!(server.state.dmabuf.feedback_objects(), 2 * half);
+    let start = Instant::now();
+    drop(client);
+    server.dispatch();
+    let forgetting = start.elapsed();
+    assert_eq!(server.state.dmabuf.feedback_objects(), 0);
+    assert!(forgetting < making, "made in {making:?}, forgotten in {forgetting:?}");
 }
 
 /// Whichever way a pair was advertised, a buffer with it is imported.
