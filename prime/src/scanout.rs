@@ -281,7 +281,7 @@ pub struct Plan {
     /// Number of layers, from the top, that are visible at all; those below lie under an opaque layer as large
     /// as the output.
     pub visible: usize,
-    /// Every pair that was considered and not used: (layer, plane, reason).
+    /// Every pair that was considered and not used: (layer, plane, reason), by ascending layer.
     pub refusals: Vec<(usize, NonZeroU32, Refusal)>,
 }
 
@@ -301,6 +301,21 @@ impl Plan {
         (0..self.visible).filter(|&i| self.planes[i].is_none())
     }
 
+    /// The refusals of one layer.
+    pub fn refusals_of(&self, layer: usize) -> &[(usize, NonZeroU32, Refusal)] {
+        let start = self.refusals.partition_point(|(l, ..)| *l < layer);
+        let end = self.refusals.partition_point(|(l, ..)| *l <= layer);
+        &self.refusals[start..end]
+    }
+
+    /// What was decided for the layers above `layer`: all others count as composited, as when the planner came to this one.
+    pub fn above(&self, layer: usize) -> Self {
+        let mut planes = vec![None; self.planes.len()];
+        planes[..layer].copy_from_slice(&self.planes[..layer]);
+        let primary = PrimaryContent::Composited;
+        Self { planes, primary, visible: self.visible, refusals: Vec::new() }
+    }
+
     /// The last word on why a layer is not on a plane: the refusal of the plane that came nearest to taking it.
     pub fn reason(&self, layer: usize) -> Option<&Refusal> {
         let rank = |r: &Refusal| match r {
@@ -310,7 +325,7 @@ impl Plan {
             Refusal::Taken { .. } | Refusal::StackOrder { .. } => 3,
             _ => 4,
         };
-        self.refusals.iter().filter(|(l, ..)| *l == layer).map(|(.., r)| r).max_by_key(|r| rank(r))
+        self.refusals_of(layer).iter().map(|(.., r)| r).max_by_key(|r| rank(r))
     }
 }
 
@@ -331,20 +346,16 @@ pub fn open_planes<'a>(
     };
     match content {
         Ok(_) if made.planes[layer].is_none() => {
+            let refusals = made.refusals_of(layer);
             let refused = |p: &&PlaneCaps| {
-                let of = |(l, id, r): &(usize, NonZeroU32, Refusal)| {
-                    (*l, *id) == (layer, p.id) && matches!(r, Refusal::Format { .. })
-                };
-                made.refusals.iter().any(of)
+                refusals.iter().any(|(_, id, r)| *id == p.id && matches!(r, Refusal::Format { .. }))
             };
             return planes.iter().filter(refused).collect();
         }
         Err(refusal) if !refusal.is_of_the_buffer() => return Vec::new(),
         _ => {}
     }
-    // As the planner found it when it came to this layer: those below had nothing yet.
-    let mut above = made.clone();
-    above.planes[layer..].fill(None);
+    let above = made.above(layer);
     let composited: Vec<usize> = (0..layer).filter(|&i| above.planes[i].is_none()).collect();
     let covered = composited.iter().copied().find(|&c| layers[c].dst.overlaps(&layers[layer].dst));
     let primary = planes.iter().find(|p| p.kind == PlaneType::Primary);
@@ -753,6 +764,9 @@ mod tests {
             for i in plan.composited() {
                 prop_assert!(plan.reason(i).is_some());
             }
+            let of_each: usize = (0..layers.len()).map(|i| plan.refusals_of(i).len()).sum();
+            prop_assert_eq!(of_each, plan.refusals.len());
+            prop_assert!((0..layers.len()).all(|i| plan.refusals_of(i).iter().all(|(l, ..)| *l == i)));
             if let PrimaryContent::Layer(_) = plan.primary {
                 prop_assert_eq!(plan.composited().count(), 0);
             }

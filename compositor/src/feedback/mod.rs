@@ -183,9 +183,10 @@ impl Made<'_> {
     pub fn planned<S>(&self, surface: S, index: usize, y_invert: bool) -> Planned<S> {
         let (layer, plan) = (&self.requests[index], self.plan);
         let open = open_planes(self.planes, self.requests, self.output, plan, index);
-        let by_the_driver = plan.refusals.iter().filter(|(l, _, refusal)| {
-            *l == index && matches!(refusal, Refusal::Test { .. } | Refusal::Commit { .. })
-        });
+        let by_the_driver = plan
+            .refusals_of(index)
+            .iter()
+            .filter(|(.., refusal)| matches!(refusal, Refusal::Test { .. } | Refusal::Commit { .. }));
         let by_the_driver = by_the_driver.map(|(_, plane, _)| *plane);
         let asked = |s: &&StandIn| s.refused && (s.src, s.dst) == (layer.src, layer.dst);
         let of_the_place = self.stand_ins.iter().filter(asked).map(|s| s.plane);

@@ -200,6 +200,20 @@ fn planes_are_asked_about_the_place_of_a_buffer_that_they_do_not_take() {
 }
 
 #[test]
+fn surfaces_without_end_are_not_asked_about_without_end() {
+    let (server, mut client) = start();
+    let windows: Vec<_> = (0..20u32)
+        .map(|index| {
+            let buffer = client.dmabuf("XB24", (8, 8), Pattern::Noise(index)).unwrap();
+            (client.show_window(&index.to_string(), &buffer).unwrap(), buffer)
+        })
+        .collect();
+    server.settle().unwrap();
+    let answers = server.ask(|state| state.outputs[0].state.stand_ins().to_vec()).unwrap();
+    assert_eq!(answers.len(), 32, "{} windows, two planes", windows.len());
+}
+
+#[test]
 fn three_windows_and_two_overlays_leave_one_composited() {
     let (server, mut client) = start();
     let mut windows = Vec::new();
