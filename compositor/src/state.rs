@@ -163,6 +163,8 @@ impl State {
         output.output.change_current_state(None, None, None, position);
         let global = output.output.create_global::<Self>(&self.runtime.display);
         self.outputs.push(OutputEntry { state: output, global });
+        // What the new one's planes were seen to refuse holds for planes that it shares.
+        self.dmabuf.feedback.planes_changed();
         self.queue_redraw_all();
     }
 

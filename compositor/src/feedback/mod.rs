@@ -110,6 +110,13 @@ impl Feedback {
         self.arm(handle, now);
     }
 
+    /// What planes take may be another than it was.
+    pub fn planes_changed(&mut self) {
+        if let Some(tranches) = &mut self.tranches {
+            tranches.forget();
+        }
+    }
+
     /// An output is gone.
     pub fn output_gone(&mut self, handle: &LoopHandle<'static, State>, device: u64, output: OutputId) {
         let now = monotonic();

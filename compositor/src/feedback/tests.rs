@@ -253,6 +253,22 @@ fn every_table_is_the_same_file() {
 }
 
 #[test]
+fn planes_that_have_changed_are_looked_at_again() {
+    let mut planes = planes();
+    let ids = [planes[1].id];
+    let mut tranches = Tranches::new(GPU, &USABLE).unwrap();
+    let mut told = |planes: &[PlaneCaps], changed| {
+        if changed {
+            tranches.forget();
+        }
+        tranches.of(LEFT, planes, &ids, false).map(|feedback| feedback.tranches()[0].formats.clone())
+    };
+    assert_eq!(told(&planes, false), pairs(&[(XRGB, TILED), (NV12, LINEAR)]));
+    planes[1].formats.remove(&(XRGB, TILED));
+    assert_eq!(told(&planes, true), pairs(&[(NV12, LINEAR)]));
+}
+
+#[test]
 fn what_is_kept_has_a_bound() {
     let caps: Vec<PlaneCaps> = (1..200).map(|id| plane(id, PlaneType::Overlay, 1, &USABLE)).collect();
     let mut tranches = Tranches::new(GPU, &USABLE).unwrap();

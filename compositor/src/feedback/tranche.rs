@@ -62,6 +62,11 @@ impl Tranches {
         self.made.len()
     }
 
+    /// Has them made anew, of planes that have changed.
+    pub fn forget(&mut self) {
+        self.made.clear();
+    }
+
     /// What a surface is told to which the planes `open`, some of the device's `planes`, are open. `None` if they take
     /// nothing that it may use.
     pub fn of(
