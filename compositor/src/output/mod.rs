@@ -9,7 +9,8 @@
 //! ```
 //!
 //! It owns the frames: the one on screen and the one that is pending each hold their client buffers and
-//! framebuffers, and `wl_buffer.release` goes out when the last of them is dropped. It does not know how a frame
+//! framebuffers, and `wl_buffer.release` goes out, or a release point signals, when the last of them is dropped. It does not
+//! know how a frame
 //! reaches the screen ([`crate::backend`]) nor where windows are ([`crate::shell`]).
 
 pub mod layers;
