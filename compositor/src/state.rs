@@ -261,7 +261,7 @@ impl State {
             return;
         }
         let area = output.geometry();
-        let Scene { layers, below, backdrop } = self.shell.scene(area);
+        let Scene { layers, covers, backdrop } = self.shell.scene(area);
         let at = self.input.position().filter(|at| area.to_f64().contains(*at));
         let cursor = at.and_then(|at| {
             let at = (at - area.loc.to_f64()).to_physical(1.0);
@@ -285,9 +285,11 @@ impl State {
         }
         let visible = layers.iter().take(output.visible()).map(|l| l.surface.clone());
         let surfaces: Vec<WlSurface> = visible.chain(self.input.cursor.surface().cloned()).collect();
-        let covered = layers.iter().skip(output.visible()).chain(&below);
-        output.hidden = covered.map(|l| l.surface.clone()).collect();
-        if !output.hidden.is_empty() {
+        let (planned, hides) = (output.plans != plans, covers || output.visible() < layers.len());
+        if planned {
+            self.runtime.clients.set_visible(self.outputs.iter().flat_map(|o| o.state.seen()));
+        }
+        if hides {
             self.throttle(id);
         }
         match drawn {
@@ -315,7 +317,10 @@ impl State {
                 return TimeoutAction::Drop;
             };
             entry.state.throttling = false;
-            frames_done(&std::mem::take(&mut entry.state.hidden), None, &mut state.runtime.clients);
+            let hidden = state
+                .shell
+                .behind(entry.state.geometry(), |surface| entry.state.seen().any(|s| s == surface));
+            frames_done(&hidden, None, &mut state.runtime.clients);
             TimeoutAction::Drop
         });
         if let Err(err) = inserted {

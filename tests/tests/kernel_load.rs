@@ -138,7 +138,14 @@ fn a_crowd_leaves_nothing_behind() -> Result<()> {
     crowd.settle()?;
     let (warm, cpu) = (process.resident_kib()?, process.cpu_seconds()?);
     let done = crowd.tally;
-    let beside = Flips::of(&neighbour, || crowd.work(time, PACE))?;
+    let mut residents = Vec::new();
+    let beside = Flips::of(&neighbour, || {
+        for _ in 0..6 {
+            crowd.work(time / 6, PACE)?;
+            residents.push(process.resident_kib()?);
+        }
+        Ok(())
+    })?;
     let cpu = process.cpu_seconds()? - cpu;
     crowd.settle()?;
     let resident = process.resident_kib()?;
@@ -158,7 +165,7 @@ fn a_crowd_leaves_nothing_behind() -> Result<()> {
         alone.per_second(),
         beside.per_second(),
     );
-    println!("before {before:?}, with the crowd {full:?}, after {after:?}");
+    println!("resident meanwhile {residents:?}; before {before:?}, with the crowd {full:?}, after {after:?}");
     ensure!(tally.commits - done.commits >= size.clients as u64 * 5, "the crowd did little: {tally:?}");
     ensure!(after == before, "the crowd left something: before {before:?}, after {after:?}");
     ensure!(resident < warm + GROWTH, "{warm} KiB after the warm-up, {resident} at the end");

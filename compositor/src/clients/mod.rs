@@ -8,7 +8,8 @@
 //!
 //! A client that sends no more than a slice is served as soon as it is heard. One that sends more waits in a queue
 //! whose clients share a few milliseconds of each turn of the event loop, so that frames and other clients come in
-//! between. What a client leaves unread waits in the relay, up to a limit.
+//! between. Clients that can be seen have a queue of their own, which goes first: a screen that others keep busy still shows
+//! their frames in time. What a client leaves unread waits in the relay, up to a limit.
 //!
 //! Owns: connections, turns, disconnecting. Does not own: what requests do (`handlers`).
 
@@ -91,8 +92,12 @@ pub struct Clients {
     limits: Limits,
     connections: HashMap<Key, Connection>,
     next: Key,
-    /// Those who have more to say than a slice.
+    /// Those who wait for their turn, or have more to say than a slice.
     queue: VecDeque<Key>,
+    /// Those who wait for their turn and can be seen: their next frames depend on it.
+    seen: VecDeque<Key>,
+    /// Who has a surface that can be seen.
+    visible: Vec<Key>,
     /// Those who are likely to be told something this turn.
     told: Vec<Key>,
     gone: Arc<Mutex<Vec<Key>>>,
@@ -152,6 +157,8 @@ impl Clients {
             connections: HashMap::new(),
             next: 0,
             queue: VecDeque::new(),
+            seen: VecDeque::new(),
+            visible: Vec::new(),
             told: Vec::new(),
             gone: Arc::default(),
             slices: 0,
@@ -192,12 +199,50 @@ impl Clients {
         self.started.get_or_insert_with(Instant::now).elapsed() > TURN
     }
 
+    /// Those whose surfaces can be seen now have their turns first, as long as they do not ask for more than a slice.
+    pub(crate) fn set_visible<'a>(&mut self, surfaces: impl Iterator<Item = &'a WlSurface>) {
+        self.visible.clear();
+        for surface in surfaces {
+            if let Some(key) = surface.client().as_ref().and_then(ClientState::of).map(|data| data.key)
+                && !self.visible.contains(&key)
+            {
+                self.visible.push(key);
+            }
+        }
+    }
+
+    /// Puts a client at the end of the queue.
     fn enqueue(&mut self, key: Key) {
         if let Some(connection) = self.connections.get_mut(&key)
             && !std::mem::replace(&mut connection.queued, true)
         {
             self.queue.push_back(key);
         }
+    }
+
+    /// Puts a client that has something to say for the first time since its last turn into the queue of its kind.
+    fn enqueue_fresh(&mut self, key: Key) {
+        if !self.visible.contains(&key) {
+            self.enqueue(key);
+        } else if let Some(connection) = self.connections.get_mut(&key)
+            && !std::mem::replace(&mut connection.queued, true)
+        {
+            self.seen.push_back(key);
+        }
+    }
+
+    /// Who is next; when the turn is late, each queue still has one.
+    fn next(&mut self, had: &mut [bool; 2]) -> Option<Key> {
+        let late = self.late();
+        for (queue, had) in [&mut self.seen, &mut self.queue].into_iter().zip(had) {
+            if !(late && *had)
+                && let Some(key) = queue.pop_front()
+            {
+                *had = true;
+                return Some(key);
+            }
+        }
+        None
     }
 
     fn watch_client(&self, key: Key, relay: &Relay) -> Option<RegistrationToken> {
@@ -294,7 +339,7 @@ impl State {
             return;
         }
         if clients.late() {
-            clients.enqueue(key);
+            clients.enqueue_fresh(key);
         } else {
             self.serve_client(key);
         }
@@ -465,6 +510,7 @@ impl State {
         let tokens = [Some(connection.from_client), Some(connection.from_library), connection.to_client];
         tokens.into_iter().flatten().for_each(|token| clients.handle.remove(token));
         clients.queue.retain(|other| *other != key);
+        clients.seen.retain(|other| *other != key);
         // The last words, among them the error.
         if let Err(err) = connection.relay.pump() {
             tracing::trace!(%err, "last words");
@@ -575,16 +621,9 @@ impl State {
 
     /// The end of a turn of the event loop: who has more to say gets more slices, and everybody hears what is new.
     pub(crate) fn end_turn(&mut self) {
-        for turn in 0.. {
-            // At least one of them, and then as long as there is time.
-            let clients = &mut self.runtime.clients;
-            let late = clients.late();
-            let Some(key) = clients.queue.pop_front() else { break };
-            if late && turn > 0 {
-                clients.queue.push_front(key);
-                break;
-            }
-            if let Some(connection) = clients.connections.get_mut(&key) {
+        let mut had = [false; 2];
+        while let Some(key) = self.runtime.clients.next(&mut had) {
+            if let Some(connection) = self.runtime.clients.connections.get_mut(&key) {
                 connection.queued = false;
             }
             self.serve_client(key);
@@ -599,7 +638,7 @@ impl State {
         self.bury();
         let clients = &mut self.runtime.clients;
         (clients.slices, clients.started) = (0, None);
-        if !clients.queue.is_empty() {
+        if !(clients.queue.is_empty() && clients.seen.is_empty()) {
             clients.signal.wakeup();
         }
     }

@@ -117,8 +117,6 @@ pub struct OutputState {
     pub frames: u64,
     /// Plans made.
     pub plans: u64,
-    /// Surfaces behind an opaque one when the last frame was made.
-    pub hidden: Vec<WlSurface>,
     /// A timer for the surfaces that cannot be seen is running.
     pub throttling: bool,
     tracker: OutputDamageTracker,
@@ -190,7 +188,6 @@ impl OutputState {
             redraw: Redraw::Idle,
             frames: 0,
             plans: 0,
-            hidden: Vec::new(),
             throttling: false,
             tracker,
             cursor_tracker: OutputDamageTracker::new(
@@ -260,6 +257,11 @@ impl OutputState {
     /// How many of the layers last drawn, from the top, can be seen.
     pub fn visible(&self) -> usize {
         self.plan.as_ref().map_or(0, |p| p.plan.visible)
+    }
+
+    /// The surfaces that can be seen, as of the last plan.
+    pub fn seen(&self) -> impl Iterator<Item = &WlSurface> {
+        self.entered.iter().take(self.visible())
     }
 
     /// Tells whether something of a client was shown when the plan was made.

@@ -72,6 +72,17 @@ impl WindowEntry {
     fn toplevel_surface(&self) -> Option<&WlSurface> {
         self.window.toplevel().map(ToplevelSurface::wl_surface)
     }
+
+    /// Appends what an output with this area shows of it, popups first.
+    fn collect(&self, area: Rectangle<i32, Logical>, out: &mut Vec<SurfaceLayer>) {
+        let Some(root) = self.toplevel_surface() else { return };
+        let (origin, size) = (self.origin() - area.loc, area.size.to_physical(1));
+        for (popup, offset) in PopupManager::popups_for_surface(root) {
+            let at = origin + self.window.geometry().loc + offset - popup.geometry().loc;
+            collect_tree(out, popup.wl_surface(), at.to_physical(1), size);
+        }
+        collect_tree(out, root, origin.to_physical(1), size);
+    }
 }
 
 /// What one output shows.
@@ -79,8 +90,8 @@ impl WindowEntry {
 pub struct Scene {
     /// Topmost first.
     pub layers: Vec<SurfaceLayer>,
-    /// What a full-screen window keeps from being shown.
-    pub below: Vec<SurfaceLayer>,
+    /// A full-screen window keeps others from being shown.
+    pub covers: bool,
     /// What is behind the layers.
     pub backdrop: Color32F,
 }
@@ -257,28 +268,34 @@ impl Shell {
 
     /// What an output shows. Below a full-screen window there is nothing but black (xdg_toplevel.set_fullscreen).
     pub fn scene(&self, area: Rectangle<i32, Logical>) -> Scene {
-        let mut scene = Scene { layers: Vec::new(), below: Vec::new(), backdrop: BACKGROUND };
-        let mut covered = false;
+        let mut scene = Scene { layers: Vec::new(), covers: false, backdrop: BACKGROUND };
         let size: Size<i32, Physical> = area.size.to_physical(1);
-        for entry in self.windows.iter().rev().filter(|w| w.mapped && w.window.alive()) {
-            let Some(root) = entry.toplevel_surface() else { continue };
-            let origin = entry.origin() - area.loc;
-            let out = if covered { &mut scene.below } else { &mut scene.layers };
-            for (popup, offset) in PopupManager::popups_for_surface(root) {
-                let at = origin + entry.window.geometry().loc + offset - popup.geometry().loc;
-                collect_tree(out, popup.wl_surface(), at.to_physical(1), size);
-            }
-            collect_tree(out, root, origin.to_physical(1), size);
-            if entry.sizing.fullscreen && !covered && area.contains(entry.anchor) {
+        let mut windows = self.shown_windows();
+        for entry in windows.by_ref() {
+            entry.collect(area, &mut scene.layers);
+            if entry.sizing.fullscreen && area.contains(entry.anchor) {
                 scene.backdrop = Color32F::BLACK;
                 // Blended over black, premultiplied pixels are shown as they are: no alpha is needed.
                 if let Some(bottom) = scene.layers.last_mut() {
                     bottom.opaque |= bottom.dst == Rectangle::from_size(size);
                 }
-                covered = true;
+                scene.covers = windows.next().is_some();
+                break;
             }
         }
         scene
+    }
+
+    /// The surfaces on an output that are not `seen`.
+    pub fn behind(&self, area: Rectangle<i32, Logical>, seen: impl Fn(&WlSurface) -> bool) -> Vec<WlSurface> {
+        let mut all = Vec::new();
+        self.shown_windows().for_each(|entry| entry.collect(area, &mut all));
+        all.into_iter().map(|layer| layer.surface).filter(|surface| !seen(surface)).collect()
+    }
+
+    /// Windows that are mapped, topmost first.
+    fn shown_windows(&self) -> impl Iterator<Item = &WindowEntry> {
+        self.windows.iter().rev().filter(|w| w.mapped && w.window.alive())
     }
 
     /// Where a window, its subsurfaces and its popups can be, in the space of all outputs.
