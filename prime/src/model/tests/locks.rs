@@ -214,20 +214,21 @@ fn s08_two_racing_maps_leak_a_table_in_the_seed() {
     assert_eq!(attempt(Profile::SEED.without(SeedTrait::MapCheckUnlocked)), (0, vec![]));
 }
 
-/// Whether `GEM_OPEN` keeps the lock of the names while it waits for the file's table.
-fn names_stay_locked(profile: Profile, tries: u32) -> bool {
+/// Whether a call keeps the lock of the names while it waits for the file's table. The file is of vkms; `prepare` makes what
+/// the call is given.
+fn names_stay_locked(profile: Profile, tries: u32, prepare: fn(&File) -> u32, call: fn(&File, u32)) -> bool {
     use std::{sync::mpsc, time::Duration};
     let bench = Bench::new(profile);
-    let name = bench.a.gem_flink(dumb(&bench.a)).unwrap();
+    let given = prepare(&bench.b);
     let (device, file) = {
         let state = bench.machine.state();
-        let file = state.files.get(bench.a.key()).unwrap().locks.clone();
-        (state.devices[bench.vgem.key].locks.clone(), file)
+        let file = state.files.get(bench.b.key()).unwrap().locks.clone();
+        (state.devices[bench.vkms.key].locks.clone(), file)
     };
     std::thread::scope(|scope| {
         bench.machine.clone().call(|held| {
             let _table = held.lock(&file.table);
-            scope.spawn(|| bench.a.gem_open(name).unwrap());
+            scope.spawn(|| call(&bench.b, given));
             (0..tries).any(|_| {
                 std::thread::sleep(Duration::from_millis(10));
                 let (done, wait) = mpsc::channel();
@@ -243,7 +244,16 @@ fn names_stay_locked(profile: Profile, tries: u32) -> bool {
 }
 
 #[test]
-fn s33_gem_open_of_7_2_makes_its_handle_under_the_names_lock() {
-    assert!(names_stay_locked(Profile::MODERN, 200));
-    assert!(!names_stay_locked(Profile::SEED, 2));
+fn s33_new_handles_of_7_2_are_made_under_the_names_lock() {
+    type Op = (fn(&File) -> u32, fn(&File, u32));
+    let open: Op =
+        (|file| file.gem_flink(dumb(file)).unwrap(), |file, name| assert!(file.gem_open(name).is_ok()));
+    let getfb2: Op = (
+        |file| file.addfb2(&kms::xrgb(64, 64, dumb(file))).unwrap(),
+        |file, framebuffer| assert!(file.getfb2(framebuffer).is_ok()),
+    );
+    for (prepare, call) in [open, getfb2] {
+        assert!(names_stay_locked(Profile::MODERN, 200, prepare, call));
+        assert!(!names_stay_locked(Profile::SEED, 2, prepare, call));
+    }
 }
