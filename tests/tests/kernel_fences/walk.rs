@@ -9,13 +9,13 @@ use anyhow::{Context, Result, ensure};
 use primeway_tests::buffer::ClientBuffer;
 use primeway_tests::buffer::fence::Timeline;
 use primeway_tests::client::connection::Wire;
-use primeway_tests::process::Process;
 use primeway_tests::session::Compositor;
 use wayland_client::protocol::wl_buffer::WlBuffer;
 use wayland_client::protocol::wl_subsurface::WlSubsurface;
 use wayland_client::protocol::wl_surface::WlSurface;
 
 use crate::scene::{PATIENCE, Pane, buffer, own_pid, presented};
+use crate::waits::{files_at_rest, wait_files};
 
 const SIZE: (u32, u32) = (120, 90);
 /// Steps after which every fence is signalled, so that the quota is never met.
@@ -135,7 +135,7 @@ fn walk(seed: u64, time: Duration) -> Result<()> {
     // What is made once and kept.
     drop(Pane::open(&mut Wire::connect_to(&compositor.display, 4)?, "first", "XR24", SIZE)?);
     std::thread::sleep(Duration::from_millis(300));
-    let files = Process::open(compositor.pid())?.open_files()?;
+    let files = files_at_rest(&compositor)?;
     let mut wire = Wire::connect_to(&compositor.display, 4)?;
     let pane = Pane::open(&mut wire, "walk", "XR24", SIZE)?;
     let buffers = (0..6).map(|_| buffer(&mut wire, "XR24", SIZE)).collect::<Result<_>>()?;
@@ -155,7 +155,7 @@ fn walk(seed: u64, time: Duration) -> Result<()> {
     ensure!(presented(&mut walk.wire, before)?, "the window stands still after {steps} steps");
     drop(walk);
     compositor.wait_stats("the end", PATIENCE, |stats| stats.surfaces(own_pid()).is_empty())?;
-    crate::waits::wait_files(&compositor, files)?;
+    wait_files(&compositor, files)?;
     println!("random_walks_leave_nothing: {steps} steps");
     Ok(())
 }
