@@ -221,9 +221,14 @@ impl State {
         }
         let client = root.client().map(|c| c.id());
         let reach = self.shell.reach(root);
+        let covered = |o: &OutputEntry| self.shell.is_covered(root, o.state.geometry());
+        let covered: Vec<OutputId> = self.outputs.iter().filter(|o| covered(o)).map(|o| o.state.id).collect();
         self.queue_redraw_where(|output| {
-            reach.is_some_and(|r| r.overlaps(output.geometry())) || output.shows_client(client.as_ref())
+            let shown = !covered.contains(&output.id) && reach.is_some_and(|r| r.overlaps(output.geometry()));
+            shown || output.shows_client(client.as_ref())
         });
+        // Nothing changes there, but it hears from time to time that it may draw.
+        covered.into_iter().for_each(|id| self.throttle(id));
     }
 
     /// Queues a redraw of every output.

@@ -24,7 +24,7 @@ const CASES: &[Case] = &[
 /// KiB by which the compositor may grow after the warm-up.
 const GROWTH: u64 = 1024;
 /// Between two commits of each client of a crowd.
-const PACE: Duration = Duration::from_millis(100);
+const PACE: Duration = Duration::from_millis(250);
 
 fn main() -> ExitCode {
     kernel_cases::run(env!("CARGO_CRATE_NAME"), CASES)
@@ -166,7 +166,7 @@ fn a_crowd_leaves_nothing_behind() -> Result<()> {
         beside.per_second(),
     );
     println!("resident meanwhile {residents:?}; before {before:?}, with the crowd {full:?}, after {after:?}");
-    ensure!(tally.commits - done.commits >= size.clients as u64 * 5, "the crowd did little: {tally:?}");
+    ensure!(tally.commits - done.commits >= size.clients as u64 * 3, "the crowd did little: {tally:?}");
     ensure!(after == before, "the crowd left something: before {before:?}, after {after:?}");
     ensure!(resident < warm + GROWTH, "{warm} KiB after the warm-up, {resident} at the end");
     ensure!(beside.count > 0, "the neighbour stood still");

@@ -73,6 +73,11 @@ impl WindowEntry {
         self.window.toplevel().map(ToplevelSurface::wl_surface)
     }
 
+    /// Nothing below it is shown on an output with this area.
+    fn covers(&self, area: Rectangle<i32, Logical>) -> bool {
+        self.sizing.fullscreen && area.contains(self.anchor)
+    }
+
     /// Appends what an output with this area shows of it, popups first.
     fn collect(&self, area: Rectangle<i32, Logical>, out: &mut Vec<SurfaceLayer>) {
         let Some(root) = self.toplevel_surface() else { return };
@@ -273,7 +278,7 @@ impl Shell {
         let mut windows = self.shown_windows();
         for entry in windows.by_ref() {
             entry.collect(area, &mut scene.layers);
-            if entry.sizing.fullscreen && area.contains(entry.anchor) {
+            if entry.covers(area) {
                 scene.backdrop = Color32F::BLACK;
                 // Blended over black, premultiplied pixels are shown as they are: no alpha is needed.
                 if let Some(bottom) = scene.layers.last_mut() {
@@ -284,6 +289,13 @@ impl Shell {
             }
         }
         scene
+    }
+
+    /// Tells whether a full-screen window keeps a window from being shown on an output.
+    pub fn is_covered(&self, surface: &WlSurface, area: Rectangle<i32, Logical>) -> bool {
+        let mut windows = self.shown_windows();
+        let above = |w: &&WindowEntry| w.toplevel_surface() != Some(surface);
+        windows.by_ref().take_while(above).any(|w| w.covers(area)) && windows.any(|w| !above(&w))
     }
 
     /// The surfaces on an output that are not `seen`.
