@@ -5,6 +5,7 @@
 //! is what installs them. Owns nothing of primeway itself.
 
 pub mod archive;
+mod awake;
 pub mod cache;
 pub mod demo;
 pub mod guest;

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 
+use crate::awake::Awake;
 use crate::request::{self, ANSWER, Answer, REQUEST, RUN_VARIABLE, Request, Seatd};
 use crate::{cache, layout, progress, qemu, sys};
 
@@ -128,9 +129,11 @@ pub fn run(linux: &Path, options: &Options) -> Result<Outcome> {
     sys::catch_termination();
     let terminal = options.terminal.then(TerminalState::save).flatten();
     let mut kernel = Kernel::start(linux, options, &folder)?;
+    // Not while somebody thinks at a prompt, and not for the emulated guest, whose system calls are its own.
+    let awake = (!options.terminal && options.qemu.is_none()).then(Awake::keep);
     let ending = supervise(&mut kernel, options, &folder);
     kernel.end();
-    drop(terminal);
+    drop((awake, terminal));
     let _ = layout::remove_dir(&folder.join("uml"));
     for name in ["init", "initramfs"] {
         let _ = fs::remove_file(folder.join(name));

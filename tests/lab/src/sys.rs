@@ -236,3 +236,35 @@ pub fn drm_driver(node: &Path) -> io::Result<String> {
     let len = version.name_len.min(name.len());
     Ok(String::from_utf8_lossy(&name[..len]).into_owned())
 }
+
+/// The CPUs that the calling thread may run on.
+#[must_use]
+pub fn usable_cpus() -> Vec<usize> {
+    let size = size_of::<libc::cpu_set_t>();
+    // SAFETY: an all-zero set is valid; the call writes within `size` bytes of it.
+    let set = unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        if libc::sched_getaffinity(0, size, &raw mut set) != 0 {
+            return Vec::new();
+        }
+        set
+    };
+    // SAFETY: each index is below the set's size in bits.
+    (0..size * 8).filter(|cpu| unsafe { libc::CPU_ISSET(*cpu, &set) }).collect()
+}
+
+/// Binds the calling thread to `cpu` and lets it run only where nothing else wants to.
+///
+/// # Errors
+/// The kernel's.
+pub fn run_when_idle(cpu: usize) -> io::Result<()> {
+    // SAFETY: the structures are plain data; all-zero is valid, and the calls only read them.
+    let done = unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(cpu, &mut set);
+        let priority: libc::sched_param = std::mem::zeroed();
+        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set) == 0
+            && libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const priority) == 0
+    };
+    if done { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
