@@ -79,7 +79,7 @@ impl InFence {
     }
 }
 
-/// Where the kernel puts the fence of a commit (OUT_FENCE_PTR).
+/// Where the kernel puts the fence of a commit (OUT_FENCE_PTR) or of its writeback (WRITEBACK_OUT_FENCE_PTR).
 #[derive(Debug)]
 pub struct OutFence(Box<RawFd>);
 
@@ -89,12 +89,13 @@ impl OutFence {
         Self(Box::new(-1))
     }
 
-    /// The value for OUT_FENCE_PTR, valid while this lives and stays where it is.
+    /// The value of the property, valid while this lives and stays where it is.
     pub fn pointer(&mut self) -> u64 {
         (&raw mut *self.0) as u64
     }
 
-    fn take(self) -> Option<OwnedFd> {
+    /// What a commit that has succeeded left there.
+    pub(super) fn take(self) -> Option<OwnedFd> {
         // SAFETY: the commit, which has succeeded, stored a new file descriptor there, which nobody else owns; without one
         // it is -1 as before.
         (*self.0 >= 0).then(|| unsafe { OwnedFd::from_raw_fd(*self.0) })

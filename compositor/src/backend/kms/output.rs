@@ -133,7 +133,8 @@ impl KmsOutput {
     ) -> Result<(), SubmitError> {
         let pipe = &self.pipe;
         let value = fence.value();
-        let mut out = OutFence::new();
+        let wanted = pipe.crtc_out_fence.filter(|_| fence.is_wanted());
+        let mut out = wanted.map(|property| (property, OutFence::new()));
         self.shown.commit(|staging| {
             let flags = pipe.flags(AtomicCommitFlags::NONBLOCK | AtomicCommitFlags::PAGE_FLIP_EVENT);
             let mut req = pipe.request(staging, frame, Some(before));
@@ -142,8 +143,8 @@ impl KmsOutput {
                 pipe.show(&mut req, staging, first);
             }
             pipe.wait_for(&mut req, value, frame.planes.iter().map(|update| update.plane));
-            if let (true, Some(property)) = (fence.is_wanted(), pipe.crtc_out_fence) {
-                req.add_raw_property(pipe.crtc.into(), property, out.pointer());
+            if let Some((property, out)) = &mut out {
+                req.add_raw_property(pipe.crtc.into(), *property, out.pointer());
             }
             card.atomic_commit(flags, req).map_err(|err| match errno(&err) {
                 Errno::ACCESS | Errno::PERM => SubmitError::Inactive,
@@ -151,7 +152,9 @@ impl KmsOutput {
                 errno => SubmitError::Failed(errno),
             })
         })?;
-        fence.came(out);
+        if let Some((_, out)) = out {
+            fence.came(out);
+        }
         self.pipe.needs_modeset = false;
         self.lit.clear();
         self.lit.extend(frame.planes.iter().map(|update| update.plane));

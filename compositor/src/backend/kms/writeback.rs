@@ -2,9 +2,8 @@
 //!
 //! The connector is attached when the mode is set (the kernel wants ALLOW_MODESET for it once); a capture is one
 //! more commit that names a framebuffer to write to and waits for its fence.
-#![allow(unsafe_code)]
 
-use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::AsFd as _;
 
 use drm::control::atomic::AtomicModeReq;
 use drm::control::{AtomicCommitFlags, Device as _, RawResourceHandle, connector, crtc, property};
@@ -13,6 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use super::device::{Card, CardError};
+use super::in_fence::OutFence;
 use super::output::errno;
 use crate::backend::buffers::Buffers;
 use crate::render::image::Picture;
@@ -102,20 +102,17 @@ impl Writeback {
         let (memory, framebuffer) = buffers
             .allocate(width, height, DrmFourcc::Xrgb8888)
             .map_err(kernel("allocating the capture buffer"))?;
-        let mut fence: RawFd = -1;
+        let mut fence = OutFence::new();
         let connector = self.connector.into();
         req.add_raw_property(connector, self.crtc_id, u64::from(u32::from(crtc)));
         req.add_raw_property(connector, self.fb_id, u64::from(framebuffer.id().get()));
-        req.add_raw_property(connector, self.out_fence, (&raw mut fence) as u64);
+        req.add_raw_property(connector, self.out_fence, fence.pointer());
         card.atomic_commit(AtomicCommitFlags::empty(), req).map_err(|err| match errno(&err) {
             Errno::ACCESS | Errno::PERM => CaptureError::Inactive,
             errno => CaptureError::Kernel { what: "the writeback commit", errno },
         })?;
-        if fence < 0 {
-            return Err(CaptureError::Kernel { what: "the writeback fence", errno: Errno::BADF });
-        }
-        // SAFETY: the kernel has just stored a new file descriptor there, which nobody else owns.
-        let fence = unsafe { OwnedFd::from_raw_fd(fence) };
+        let fence =
+            fence.take().ok_or(CaptureError::Kernel { what: "the writeback fence", errno: Errno::BADF })?;
         let second = Timespec { tv_sec: 1, tv_nsec: 0 };
         let ready = poll(&mut [PollFd::new(&fence.as_fd(), PollFlags::IN)], Some(&second))
             .map_err(kernel("waiting for the picture"))?;
