@@ -658,7 +658,9 @@ fn takes_file(header: Header) -> bool {
         })
 }
 
-fn pid(client: &Client) -> Option<i32> {
+/// The process that connected, where the kernel says which. Not the library's idea of it: that is connected to the relay,
+/// which is this process.
+pub(crate) fn pid(client: &Client) -> Option<i32> {
     ClientState::of(client)?.credentials.map(|c| c.pid)
 }
 

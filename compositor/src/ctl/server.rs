@@ -23,7 +23,7 @@ use super::{
     RefusedBuffer, RendererStats, Request, ResourceStats, Stats, SurfaceReport,
 };
 use crate::backend::{Backend, headless};
-use crate::clients::ClientState;
+use crate::clients::{self, ClientState};
 use crate::fences::{Awaited, Waiter, Waiting};
 use crate::import::{Imports, Reason, Refusal, Ways};
 use crate::output::SurfaceStats;
@@ -289,10 +289,7 @@ fn modifier_text(modifier: u64) -> String {
 fn fence_stats(state: &State) -> Vec<FenceStats> {
     let waiters = state.runtime.fences.waiters();
     let stats = waiters.into_iter().map(|Waiter { surface, waiting }| FenceStats {
-        pid: surface
-            .client()
-            .and_then(|client| ClientState::of(&client).and_then(|data| data.credentials))
-            .map(|c| c.pid),
+        pid: surface.client().as_ref().and_then(clients::pid),
         surface: surface.id().protocol_id(),
         buffer_plane: match waiting.awaited {
             Awaited::Plane(plane) => Some(plane),

@@ -66,7 +66,7 @@ pub use waits::{Awaited, Waiting};
 use self::explicit::Explicit;
 use self::hold::{Hold, Until};
 use self::waits::{WaitId, Waits};
-use crate::clients::{ClientState, over_quota};
+use crate::clients::{self, ClientState, over_quota};
 use crate::state::State;
 
 /// How long a commit waits before that is worth telling: longer than a GPU takes for any picture that a person waits for
@@ -158,7 +158,7 @@ impl Fences {
             held.timer = None;
         }
         let Some((held, awaited)) = self.waits.late(id) else { return };
-        let pid = ClientState::of(&held.client).and_then(|data| data.credentials).map(|c| c.pid);
+        let pid = clients::pid(&held.client);
         let surface = held.surface.id().protocol_id();
         tracing::warn!(pid, surface, %awaited, "a surface waits for a fence");
     }

@@ -15,7 +15,7 @@ use smithay::reexports::wayland_server::protocol::wl_surface::WlSurface;
 use smithay::reexports::wayland_server::{Client, DataInit, Dispatch, DisplayHandle, Resource};
 use smithay::wayland::buffer::BufferHandler;
 
-use crate::clients::ClientState;
+use crate::clients::{self, ClientState};
 use crate::import::{Candidate, Reason, Refusal, Refused};
 use crate::state::State;
 
@@ -57,11 +57,9 @@ impl LinuxDmabufHandler for State {
     }
 }
 
-/// In whose name a client's buffers are held. Not the library's idea of it: that is connected to the relay, which is this
-/// process.
+/// In whose name a client's buffers are held.
 fn owner(client: &Client) -> Owner {
-    let pid = ClientState::of(client).and_then(|data| data.credentials).map(|credentials| credentials.pid);
-    match pid {
+    match clients::pid(client) {
         Some(pid) => format!("client {pid}").into(),
         None => format!("{:?}", client.id()).into(),
     }
