@@ -94,12 +94,9 @@ fn create_implicit(client: &mut Client, buffer: &ClientBuffer) -> Result<Option<
 /// Shows a buffer in full screen; says whether a plane showed it.
 fn show(client: &mut Client, buffer: &WlBuffer) -> Result<bool> {
     let window = client.open_window("implicit")?;
-    let token = client.feedback(&window.surface)?;
     window.surface.attach(Some(buffer), 0, 0);
     window.surface.damage_buffer(0, 0, i32::MAX, i32::MAX);
-    window.surface.commit();
-    client.wait("presented", |seen| seen.presented_at(token).is_some())?;
-    client.seen.zero_copy(token).context("no flags")
+    client.presented(&window.surface)
 }
 
 /// Every exporter of a machine without GPU, on a device that takes modifiers and on one that takes none: by a plane, and

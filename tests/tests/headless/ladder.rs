@@ -1,14 +1,14 @@
 //! Which buffers are taken in, and why the others are not: one way to show a buffer is enough.
 
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::AsFd as _;
 
 use primeway::ctl::RefusedBuffer;
 use primeway_tests::picture::Pattern;
-use rustix::fs::{MemfdFlags, SealFlags};
 use wayland_client::protocol::wl_buffer::WlBuffer;
 use wayland_protocols::wp::linux_dmabuf::zv1::client::zwp_linux_buffer_params_v1::Flags;
 
 use crate::headless_support::client::{Client, Event};
+use crate::headless_support::memory;
 
 use super::{BACKGROUND, OUTPUT, assert_pixels, colour, present, start};
 
@@ -20,16 +20,8 @@ fn fourcc(name: &[u8; 4]) -> u32 {
     u32::from_le_bytes(*name)
 }
 
-/// Memory that the CPU can read, but not in these rows: Pixman takes whole words only.
-fn memory(size: u64) -> OwnedFd {
-    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    let file = rustix::fs::memfd_create("odd", flags).unwrap();
-    rustix::fs::ftruncate(&file, size).unwrap();
-    rustix::fs::fcntl_add_seals(&file, SealFlags::SHRINK).unwrap();
-    file
-}
-
-/// Asks for a buffer of [`SIZE`] with one plane by `create` and returns it; `None` is `failed`.
+/// Asks for a buffer of [`SIZE`] with one plane by `create` and returns it; `None` is `failed`. The CPU can read its
+/// memory, but Pixman takes rows of whole words only.
 fn create(client: &mut Client, format: &[u8; 4], stride: u32, flags: Flags) -> Option<WlBuffer> {
     let file = memory(u64::from(stride) * u64::from(SIZE.1));
     let params = client.params().unwrap();
@@ -60,12 +52,9 @@ fn a_buffer_that_only_planes_can_show_is_shown_by_one_and_black_where_it_is_comp
     let buffer = create(&mut client, b"XR24", stride, Flags::empty()).expect("a plane can show it");
     let window = client.open_window("odd").unwrap();
     let show = |client: &mut Client| {
-        let token = client.feedback(&window.surface).unwrap();
         window.surface.attach(Some(&buffer), 0, 0);
         window.surface.damage_buffer(0, 0, i32::MAX, i32::MAX);
-        window.surface.commit();
-        client.wait("presented", |seen| seen.presented_at(token).is_some()).unwrap();
-        client.seen.zero_copy(token).unwrap()
+        client.presented(&window.surface).unwrap()
     };
     assert!(show(&mut client), "ZERO_COPY");
     server.settle().unwrap();

@@ -8,15 +8,15 @@ use drm_prime::device::faults::{Call, Faulty};
 use drm_prime::model::File;
 use primeway::backend::headless::Headless;
 use primeway_tests::picture::Pattern;
-use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::io::Errno;
 use wayland_client::protocol::wl_buffer::WlBuffer;
 use wayland_protocols::wp::linux_dmabuf::zv1::client::zwp_linux_buffer_params_v1::{
     Flags, ZwpLinuxBufferParamsV1,
 };
 
-use crate::headless_support::client::{Buffer, Client, Event, Window};
-use crate::headless_support::{PATIENCE, Server};
+use crate::headless_support::client::{Client, Event};
+use crate::headless_support::neighbour::Neighbour;
+use crate::headless_support::{self, PATIENCE, Server};
 
 use super::{OUTPUT, present};
 
@@ -42,11 +42,7 @@ fn start(limits: &[&str]) -> (Server, Device) {
 }
 
 fn memory() -> OwnedFd {
-    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    let file = rustix::fs::memfd_create("slow", flags).unwrap();
-    rustix::fs::ftruncate(&file, u64::from((STRIDE + 2) * SIZE.1)).unwrap();
-    rustix::fs::fcntl_add_seals(&file, SealFlags::SHRINK).unwrap();
-    file
+    headless_support::memory(u64::from((STRIDE + 2) * SIZE.1))
 }
 
 /// Asks for a buffer of [`SIZE`] and does not wait for it.
@@ -88,31 +84,10 @@ fn eventually(what: &str, mut is: impl FnMut() -> bool) {
     }
 }
 
-/// Someone who draws as fast as the display shows.
-struct Neighbour {
-    client: Client,
-    buffers: [Buffer; 2],
-    window: Window,
-}
-
-impl Neighbour {
-    fn new(server: &Server) -> Neighbour {
-        let mut client = server.connect().unwrap();
-        let buffers = [1, 2].map(|n| client.dmabuf("XR24", OUTPUT, Pattern::Noise(n)).unwrap());
-        let window = client.show_window("neighbour", &buffers[0]).unwrap();
-        Neighbour { client, buffers, window }
-    }
-
-    /// Shows a frame; says whether it was zero-copy.
-    fn frame(&mut self, number: u32) -> bool {
-        present(&mut self.client, &self.window.surface, &self.buffers[number as usize % 2])
-    }
-}
-
 #[test]
 fn an_import_that_takes_long_costs_a_neighbour_no_frame() {
     let (server, device) = start(&[]);
-    let mut neighbour = Neighbour::new(&server);
+    let mut neighbour = Neighbour::new(&server, OUTPUT);
     assert!(neighbour.frame(0), "ZERO_COPY");
     assert!(!server.ask(|state| state.dmabuf.worker.is_running()).unwrap(), "nobody needed a thread yet");
     device.hold(Call::FdToHandle);
@@ -355,12 +330,9 @@ fn who_waits_too_long_for_his_turn_is_served_without_the_import() {
     assert!(began.elapsed() >= Duration::from_millis(90) && began.elapsed() < LONG, "{:?}", began.elapsed());
     let window = innocent.open_window("innocent").unwrap();
     let show = |client: &mut Client| {
-        let token = client.feedback(&window.surface).unwrap();
         window.surface.attach(Some(&created(client)[0]), 0, 0);
         window.surface.damage_buffer(0, 0, 1, 1);
-        window.surface.commit();
-        client.wait("presented", |seen| seen.presented_at(token).is_some()).unwrap();
-        client.seen.zero_copy(token).unwrap()
+        client.presented(&window.surface).unwrap()
     };
     assert!(!show(&mut innocent), "composited");
     device.release(Call::FdToHandle);

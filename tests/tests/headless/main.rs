@@ -99,11 +99,7 @@ fn the_other_renderer_passes_them_too() {
     }
 }
 
-/// Commits the buffer with feedback, waits until it is on screen and says whether the ZERO_COPY flag was set.
+/// [`Client::present`], which must not fail.
 fn present(client: &mut Client, surface: &WlSurface, buffer: &Buffer) -> bool {
-    let token = client.feedback(surface).unwrap();
-    client.attach(surface, buffer);
-    surface.commit();
-    client.wait("presented", |seen| seen.presented_at(token).is_some()).unwrap();
-    client.seen.zero_copy(token).unwrap()
+    client.present(surface, buffer).unwrap()
 }

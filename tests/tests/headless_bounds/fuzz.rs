@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 
 use primeway_tests::client::raw::{Arg, DISPLAY, Raw, copies, message};
 
-use crate::headless_support::Server;
+use crate::headless_support::neighbour::Neighbour;
+use crate::headless_support::{Server, memory};
 
 use super::grammar::{GLOBALS, Kind, requests};
-use super::{Neighbour, OUTPUT, alone, assert_files_return, files, memory};
+use super::{OUTPUT, alone, assert_files_return, files};
 
 /// Requests of a short run and of a long one.
 const SHORT: u64 = 30_000;
@@ -312,7 +313,7 @@ fn generated_requests_harm_nobody() {
     let known: Vec<&'static str> = known();
     let null = File::open("/dev/null").unwrap();
     let server = Server::start(OUTPUT).unwrap();
-    let mut neighbour = Neighbour::new(&server);
+    let mut neighbour = Neighbour::new(&server, OUTPUT);
     let before = files(&server);
     let mut actors: Vec<Actor> = (0..ACTORS).map(|_| Actor::new(&server)).collect();
     let goal = if long { LONG } else { SHORT };

@@ -2,15 +2,16 @@
 
 use primeway_tests::client::malformed::{self, Environment};
 
-use crate::headless_support::Server;
+use crate::headless_support::neighbour::Neighbour;
+use crate::headless_support::{Server, memory};
 
-use super::{Neighbour, OUTPUT, alone, assert_files_return, files, memory};
+use super::{OUTPUT, alone, assert_files_return, files};
 
 #[test]
 fn every_malformed_sequence_has_the_outcome_of_the_table() {
     let _alone = alone();
     let server = Server::start(OUTPUT).unwrap();
-    let mut neighbour = Neighbour::new(&server);
+    let mut neighbour = Neighbour::new(&server, OUTPUT);
     let before = files(&server);
     let mut outcomes = Vec::new();
     for (number, case) in (0..).zip(malformed::cases()) {

@@ -12,9 +12,10 @@ use primeway_tests::client::raw::{Arg, DISPLAY, End, FILES_AT_ONCE, Raw, copies,
 use primeway_tests::picture::Pattern;
 use wayland_client::protocol::wl_surface::WlSurface;
 
-use crate::headless_support::Server;
+use crate::headless_support::neighbour::Neighbour;
+use crate::headless_support::{Server, memory};
 
-use super::{Neighbour, OUTPUT, alone, assert_files_return, files, memory};
+use super::{OUTPUT, alone, assert_files_return, files};
 
 /// wl_display's codes.
 const INVALID_METHOD: u32 = 1;
@@ -84,7 +85,7 @@ fn raw_window(server: &Server) -> (Raw, u32) {
 fn who_commits_without_pause_does_not_keep_others_from_drawing() {
     let _alone = alone();
     let server = Server::start(OUTPUT).unwrap();
-    let mut neighbour = Neighbour::new(&server);
+    let mut neighbour = Neighbour::new(&server, OUTPUT);
     let floods: Vec<_> = (0..2)
         .map(|_| {
             let (raw, surface) = raw_window(&server);
@@ -103,7 +104,7 @@ fn who_commits_without_pause_does_not_keep_others_from_drawing() {
 fn who_asks_for_answers_without_pause_does_not_keep_others_from_drawing() {
     let _alone = alone();
     let server = Server::start(OUTPUT).unwrap();
-    let mut neighbour = Neighbour::new(&server);
+    let mut neighbour = Neighbour::new(&server, OUTPUT);
     // The same callback again and again: it is free again with each answer.
     let raw = server.connect_raw().unwrap();
     let flood = Flood::of(raw, message(DISPLAY, 0, &[Arg::U(4)]).repeat(300));
@@ -116,7 +117,7 @@ fn who_asks_for_answers_without_pause_does_not_keep_others_from_drawing() {
 fn who_binds_without_pause_does_not_keep_others_from_drawing() {
     let _alone = alone();
     let server = Server::start(OUTPUT).unwrap();
-    let mut neighbour = Neighbour::new(&server);
+    let mut neighbour = Neighbour::new(&server, OUTPUT);
     let floods: Vec<_> = (0..4)
         .map(|_| {
             let mut raw = server.connect_raw().unwrap();
@@ -139,7 +140,7 @@ fn who_binds_without_pause_does_not_keep_others_from_drawing() {
 fn files_that_no_request_takes_end_their_sender() {
     let _alone = alone();
     let server = Server::start_with(OUTPUT, &["files=100"]).unwrap();
-    let mut neighbour = Neighbour::new(&server);
+    let mut neighbour = Neighbour::new(&server, OUTPUT);
     let null = File::open("/dev/null").unwrap();
     let before = files(&server);
     let mut raw = server.connect_raw().unwrap();
@@ -159,7 +160,7 @@ fn files_that_no_request_takes_end_their_sender() {
 fn files_of_an_unfinished_message_end_their_sender() {
     let _alone = alone();
     let server = Server::start_with(OUTPUT, &["files=100"]).unwrap();
-    let mut neighbour = Neighbour::new(&server);
+    let mut neighbour = Neighbour::new(&server, OUTPUT);
     let null = File::open("/dev/null").unwrap();
     let before = files(&server);
     let mut raw = server.connect_raw().unwrap();
@@ -208,7 +209,7 @@ fn a_message_that_cannot_be_one_is_an_error() {
 fn who_does_not_read_is_disconnected_at_its_limit_and_nobody_else_is() {
     let _alone = alone();
     let server = Server::start(OUTPUT).unwrap();
-    let mut neighbour = Neighbour::new(&server);
+    let mut neighbour = Neighbour::new(&server, OUTPUT);
     let raw = server.connect_raw().unwrap();
     let sync = message(DISPLAY, 0, &[Arg::U(4)]).repeat(300);
     let (began, mut sent) = (Instant::now(), 0);
@@ -252,7 +253,7 @@ fn who_pauses_reading_hears_everything_in_order() {
 /// A client beyond the quota `limit` gets wl_display.no_memory, one below it lives.
 fn no_memory(limit: &str, within: usize, request: impl Fn(&mut Raw, usize)) {
     let server = Server::start_with(OUTPUT, &[limit]).unwrap();
-    let mut neighbour = Neighbour::new(&server);
+    let mut neighbour = Neighbour::new(&server, OUTPUT);
     let mut raw = server.connect_raw().unwrap();
     for n in 0..within {
         request(&mut raw, n);
@@ -356,7 +357,7 @@ fn created(raw: &mut Raw, dmabuf: u32, count: usize, file: impl Fn() -> OwnedFd)
 fn buffers_beyond_the_quota_fail_and_come_again_when_others_go() {
     let _alone = alone();
     let server = Server::start_with(OUTPUT, &["buffers=10"]).unwrap();
-    let mut neighbour = Neighbour::new(&server);
+    let mut neighbour = Neighbour::new(&server, OUTPUT);
     let (mut raw, dmabuf) = raw_dmabuf(&server);
     assert_eq!(created(&mut raw, dmabuf, 15, || memory(4096)), (10, 5));
     // The first wl_buffer that the server made.
@@ -369,7 +370,7 @@ fn buffers_beyond_the_quota_fail_and_come_again_when_others_go() {
 fn memory_beyond_the_quota_fails_but_the_same_memory_counts_once() {
     let _alone = alone();
     let server = Server::start_with(OUTPUT, &["bytes=1M"]).unwrap();
-    let mut neighbour = Neighbour::new(&server);
+    let mut neighbour = Neighbour::new(&server, OUTPUT);
     let (mut raw, dmabuf) = raw_dmabuf(&server);
     let one = memory(600 * 1024);
     assert_eq!(created(&mut raw, dmabuf, 20, || one.try_clone().unwrap()), (20, 0));
@@ -382,7 +383,7 @@ fn memory_beyond_the_quota_fails_but_the_same_memory_counts_once() {
 fn params_beyond_the_quota_make_no_buffers() {
     let _alone = alone();
     let server = Server::start_with(OUTPUT, &["params=10", "pending=5"]).unwrap();
-    let mut neighbour = Neighbour::new(&server);
+    let mut neighbour = Neighbour::new(&server, OUTPUT);
     let file = memory(4096);
     let before = files(&server);
     let (mut used, dmabuf) = raw_dmabuf(&server);
@@ -414,7 +415,7 @@ fn the_reserve_of_files_is_for_those_who_hold_few() {
     let limit = format!("open-files={}", (open + 700) * 8 / 7);
     let server =
         Server::start_with(OUTPUT, &[&limit, "files=100000", "pending=100000", "params=100000"]).unwrap();
-    let mut neighbour = Neighbour::new(&server);
+    let mut neighbour = Neighbour::new(&server, OUTPUT);
     let null = File::open("/dev/null").unwrap();
     let before = files(&server);
     // Each sends what it may, none is over a quota of its own.

@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use primeway_tests::client::raw::{Arg, DISPLAY, End, FILES_AT_ONCE, Raw, copies, message};
 
-use crate::headless_support::Server;
+use crate::headless_support::neighbour::Neighbour;
+use crate::headless_support::{Server, memory};
 
 use super::fuzz::{is_long, memory_and_maps};
-use super::{Neighbour, OUTPUT, alone, assert_files_return, files, memory};
+use super::{OUTPUT, alone, assert_files_return, files};
 
 /// Thieves at once, each of whom takes all it can.
 const THIEVES: usize = 4;
@@ -68,7 +69,7 @@ fn steal(server: &Server) -> Raw {
 fn thieves_take_what_they_may_and_all_comes_back() {
     let _alone = alone();
     let server = Server::start(OUTPUT).unwrap();
-    let mut neighbour = Neighbour::new(&server);
+    let mut neighbour = Neighbour::new(&server, OUTPUT);
     neighbour.draws("before the thieves");
     let before = files(&server);
     let (_, maps_before) = memory_and_maps();
@@ -112,7 +113,7 @@ fn thieves_take_what_they_may_and_all_comes_back() {
 fn many_buffers_one_after_the_other_leave_nothing() {
     let _alone = alone();
     let server = Server::start(OUTPUT).unwrap();
-    let mut neighbour = Neighbour::new(&server);
+    let mut neighbour = Neighbour::new(&server, OUTPUT);
     let mut raw = server.connect_raw().unwrap();
     let dmabuf = raw.bind("zwp_linux_dmabuf_v1", 3).unwrap();
     raw.roundtrip().unwrap().unwrap();
@@ -152,7 +153,7 @@ fn many_buffers_one_after_the_other_leave_nothing() {
 fn popups_of_popups_have_an_end() {
     let _alone = alone();
     let server = Server::start(OUTPUT).unwrap();
-    let mut neighbour = Neighbour::new(&server);
+    let mut neighbour = Neighbour::new(&server, OUTPUT);
     let mut raw = server.connect_raw().unwrap();
     let compositor = raw.bind("wl_compositor", 4).unwrap();
     let base = raw.bind("xdg_wm_base", 3).unwrap();

@@ -246,6 +246,28 @@ impl Client {
         self.roundtrip()
     }
 
+    /// Attaches, damages everything, commits and waits until it is on screen; says whether the ZERO_COPY flag was set.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::presented`].
+    pub fn present(&mut self, surface: &WlSurface, buffer: &Buffer) -> Result<bool> {
+        self.attach(surface, buffer);
+        self.presented(surface)
+    }
+
+    /// Commits what is attached with feedback and waits until it is on screen; says whether the ZERO_COPY flag was set.
+    ///
+    /// # Errors
+    ///
+    /// When the connection broke or it is never shown.
+    pub fn presented(&mut self, surface: &WlSurface) -> Result<bool> {
+        let token = self.feedback(surface)?;
+        surface.commit();
+        self.wait("presented", |seen| seen.presented_at(token).is_some())?;
+        self.seen.zero_copy(token).context("no flags")
+    }
+
     /// Attaches and damages everything.
     pub fn attach(&self, surface: &WlSurface, buffer: &Buffer) {
         surface.attach(Some(&buffer.wl), 0, 0);

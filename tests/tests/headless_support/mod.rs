@@ -6,7 +6,9 @@
 //! It is a module of each `headless*` target rather than of the library, which must build without the compositor.
 
 pub mod client;
+pub mod neighbour;
 
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -21,6 +23,7 @@ use primeway::clients::LimitArg;
 use primeway::ctl::{PlaneStats, Stats, SurfaceReport};
 use primeway::output::Redraw;
 use primeway::state::State;
+use rustix::fs::{MemfdFlags, SealFlags};
 use smithay::backend::input::ButtonState;
 use smithay::input::pointer::{ButtonEvent, MotionEvent};
 use smithay::utils::SERIAL_COUNTER;
@@ -83,6 +86,19 @@ pub fn run_again_with_gles() {
 /// How far a blended pixel may be from what Pixman makes of it, in steps of 1/255: how a blend is rounded is GL's choice.
 pub fn blend_tolerance() -> u8 {
     if renderer() == Renderer::Gles { 1 } else { 0 }
+}
+
+/// A sealed memfd of `size` bytes, which the headless backend takes for a dma-buf.
+///
+/// # Panics
+///
+/// When there is no memory.
+pub fn memory(size: u64) -> OwnedFd {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let file = rustix::fs::memfd_create("buffer", flags).unwrap();
+    rustix::fs::ftruncate(&file, size).unwrap();
+    rustix::fs::fcntl_add_seals(&file, SealFlags::SHRINK).unwrap();
+    file
 }
 
 /// What an output shows.
