@@ -152,7 +152,7 @@ fn play(server: &mut Server, client: &mut TestClient, ops: &[Op]) -> Option<(Str
                 let Some(params) = &params else { continue };
                 let flags = Flags::from_bits_retain(*flags);
                 if *immed {
-                    let handle = client.queue.handle();
+                    let handle = client.handle();
                     buffers.push(params.create_immed(*width, *height, *fourcc, flags, &handle, ()));
                 } else {
                     params.create(*width, *height, *fourcc, flags);

@@ -8,7 +8,7 @@ use wayland_protocols::wp::linux_drm_syncobj::v1::client::{
     wp_linux_drm_syncobj_surface_v1::{Error, WpLinuxDrmSyncobjSurfaceV1},
 };
 
-use super::harness::{Server, TestClient, file};
+use super::harness::{Server, TestClient, memfd};
 
 /// A client does `bad`, which names the object that gets the error `code`; another client goes on, and no timeline of
 /// the ended one is left.
@@ -128,7 +128,7 @@ fn a_surface_can_get_another_object_after_the_first() {
 #[test]
 fn a_file_that_is_no_timeline_is_invalid() {
     refused(ManagerError::InvalidTimeline as u32, |client| {
-        client.import(&file(1));
+        client.import(&memfd(1));
         ("wp_linux_drm_syncobj_manager_v1", client.syncobj.id().protocol_id())
     });
 }

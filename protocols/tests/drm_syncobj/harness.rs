@@ -1,31 +1,35 @@
-//! A small compositor and real clients of it, in one thread over a socket pair.
+//! A small compositor and real clients of it.
 //!
-//! Owns: the server's handler, buffers of two kinds, pumping both sides. Does not own: what is right (the cases).
+//! Owns: the server's handler, buffers of two kinds. Does not own: the connection (`wire`), what is right (the cases).
+
+#[path = "../wire/mod.rs"]
+mod wire;
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use primeway_protocols::drm_syncobj::{
     Attachment, CommitFault, DrmSyncobjHandler, DrmSyncobjState, ImportTimelineError,
 };
-use rustix::fs::{MemfdFlags, fstat, ftruncate, memfd_create};
-use wayland_client::backend::WaylandError;
+use rustix::fs::fstat;
 use wayland_client::backend::protocol::ProtocolError;
 use wayland_client::protocol::{
     wl_buffer, wl_callback, wl_compositor, wl_registry, wl_shm, wl_shm_pool, wl_surface,
 };
-use wayland_client::{Connection, DispatchError, EventQueue, QueueHandle};
+use wayland_client::{QueueHandle, delegate_dispatch, delegate_noop};
 use wayland_protocols::wp::linux_drm_syncobj::v1::client::{
-    wp_linux_drm_syncobj_manager_v1::{self, WpLinuxDrmSyncobjManagerV1},
-    wp_linux_drm_syncobj_surface_v1::{self, WpLinuxDrmSyncobjSurfaceV1},
-    wp_linux_drm_syncobj_timeline_v1::{self, WpLinuxDrmSyncobjTimelineV1},
+    wp_linux_drm_syncobj_manager_v1::WpLinuxDrmSyncobjManagerV1,
+    wp_linux_drm_syncobj_surface_v1::WpLinuxDrmSyncobjSurfaceV1,
+    wp_linux_drm_syncobj_timeline_v1::WpLinuxDrmSyncobjTimelineV1,
 };
 use wayland_server::protocol as server;
 use wayland_server::{
     Client, DataInit, Dispatch, Display, DisplayHandle, GlobalDispatch, New, Resource, WEnum,
 };
+
+pub use wire::memfd;
+use wire::{Answered, Globals, Wire};
 
 /// What the test compositor takes for a timeline: a file of this size or more, whose size is its name.
 const TIMELINE: u64 = 1 << 16;
@@ -139,10 +143,7 @@ impl State {
 }
 
 /// The compositor.
-pub struct Server {
-    display: Display<State>,
-    pub state: State,
-}
+pub type Server = wire::Server<State>;
 
 impl Server {
     pub fn new() -> Self {
@@ -157,29 +158,12 @@ impl Server {
 
     /// Connects a client that binds everything.
     pub fn connect(&mut self) -> TestClient {
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        self.display.handle().insert_client(ours, Arc::new(())).unwrap();
-        let connection = Connection::from_socket(theirs).unwrap();
-        let queue = connection.new_event_queue();
-        let registry = connection.display().get_registry(&queue.handle(), ());
-        let mut log = Log::default();
-        let mut pump = Pump { connection, queue };
-        pump.roundtrip(&mut log, self).unwrap();
-        let handle = pump.queue.handle();
-        let name = |interface: &str| {
-            let found = log.globals.iter().find(|(_, name, _)| name == interface);
-            found.map(|&(name, ..)| name).expect("the global is there")
-        };
-        let syncobj = registry.bind(name("wp_linux_drm_syncobj_manager_v1"), 1, &handle, ());
-        let compositor = registry.bind(name("wl_compositor"), 5, &handle, ());
-        let shm: wl_shm::WlShm = registry.bind(name("wl_shm"), 1, &handle, ());
-        let pool = shm.create_pool(file(4096).as_fd(), 4096, &handle, ());
-        TestClient { pump, log, syncobj, compositor, pool }
-    }
-
-    fn dispatch(&mut self) {
-        self.display.dispatch_clients(&mut self.state).unwrap();
-        self.display.flush_clients().unwrap();
+        let mut log = Log;
+        let wire = Wire::connect(self, &mut log);
+        let (syncobj, compositor) = (wire.bind(1), wire.bind(5));
+        let shm: wl_shm::WlShm = wire.bind(1);
+        let pool = shm.create_pool(memfd(4096).as_fd(), 4096, &wire.handle(), ());
+        TestClient { wire, log, syncobj, compositor, pool }
     }
 
     /// Timelines that exist.
@@ -188,22 +172,13 @@ impl Server {
     }
 }
 
-/// What a client saw.
-#[derive(Debug, Default)]
-pub struct Log {
-    pub globals: Vec<(u32, String, u32)>,
-    synced: bool,
-}
-
-struct Pump {
-    connection: Connection,
-    queue: EventQueue<Log>,
-}
+/// Keeps nothing: what a client is told is an error or nothing.
+struct Log;
 
 /// One client with its own connection.
 pub struct TestClient {
-    pump: Pump,
-    pub log: Log,
+    wire: Wire<Log>,
+    log: Log,
     pub syncobj: WpLinuxDrmSyncobjManagerV1,
     compositor: wl_compositor::WlCompositor,
     pool: wl_shm_pool::WlShmPool,
@@ -211,7 +186,7 @@ pub struct TestClient {
 
 impl TestClient {
     fn handle(&self) -> QueueHandle<Log> {
-        self.pump.queue.handle()
+        self.wire.handle()
     }
 
     pub fn surface(&self) -> wl_surface::WlSurface {
@@ -230,7 +205,7 @@ impl TestClient {
 
     /// A timeline that the compositor knows by `name`.
     pub fn timeline(&self, name: u64) -> WpLinuxDrmSyncobjTimelineV1 {
-        self.import(&file(TIMELINE + name))
+        self.import(&memfd(TIMELINE + name))
     }
 
     pub fn import(&self, fd: &OwnedFd) -> WpLinuxDrmSyncobjTimelineV1 {
@@ -239,7 +214,7 @@ impl TestClient {
 
     /// Lets the server handle everything sent so far and reads its answers.
     pub fn roundtrip(&mut self, server: &mut Server) -> Result<(), ProtocolError> {
-        self.pump.roundtrip(&mut self.log, server)
+        self.wire.roundtrip(&mut self.log, server)
     }
 
     /// Shows a buffer with points: the connection works.
@@ -260,85 +235,13 @@ impl TestClient {
     }
 }
 
-impl Pump {
-    fn roundtrip(&mut self, log: &mut Log, server: &mut Server) -> Result<(), ProtocolError> {
-        log.synced = false;
-        self.connection.display().sync(&self.queue.handle(), ());
-        for _ in 0..64 {
-            // A dead connection cannot be written to, but the error may still wait to be read.
-            let _ = self.connection.flush();
-            server.dispatch();
-            if let Some(guard) = self.queue.prepare_read() {
-                match guard.read() {
-                    Ok(_) => {}
-                    Err(WaylandError::Io(err)) if err.kind() == std::io::ErrorKind::WouldBlock => {}
-                    Err(WaylandError::Protocol(error)) => return Err(error),
-                    Err(WaylandError::Io(err)) => panic!("connection lost without an error: {err}"),
-                }
-            }
-            match self.queue.dispatch_pending(log) {
-                Ok(_) if log.synced => return Ok(()),
-                Ok(_) => {}
-                Err(DispatchError::Backend(WaylandError::Protocol(error))) => return Err(error),
-                Err(err) => panic!("{err}"),
-            }
-        }
-        panic!("the server does not answer");
-    }
-}
-
-/// A file of `size` bytes.
-pub fn file(size: u64) -> OwnedFd {
-    let fd = memfd_create("drm-syncobj-case", MemfdFlags::CLOEXEC).unwrap();
-    ftruncate(&fd, size).unwrap();
-    fd
-}
-
-macro_rules! ignore_events {
-    ($($interface:ty => $event:ty),+ $(,)?) => {$(
-        impl wayland_client::Dispatch<$interface, ()> for Log {
-            fn event(
-                _: &mut Self, _: &$interface, _: $event, _: &(), _: &Connection, _: &QueueHandle<Self>,
-            ) {
-            }
-        }
-    )+};
-}
-ignore_events!(
-    wl_buffer::WlBuffer => wl_buffer::Event,
-    wl_compositor::WlCompositor => wl_compositor::Event,
-    wl_shm::WlShm => wl_shm::Event,
-    wl_shm_pool::WlShmPool => wl_shm_pool::Event,
-    wl_surface::WlSurface => wl_surface::Event,
-    WpLinuxDrmSyncobjManagerV1 => wp_linux_drm_syncobj_manager_v1::Event,
-    WpLinuxDrmSyncobjSurfaceV1 => wp_linux_drm_syncobj_surface_v1::Event,
-    WpLinuxDrmSyncobjTimelineV1 => wp_linux_drm_syncobj_timeline_v1::Event,
-);
-
-impl wayland_client::Dispatch<wl_registry::WlRegistry, ()> for Log {
-    fn event(
-        log: &mut Self,
-        _: &wl_registry::WlRegistry,
-        event: wl_registry::Event,
-        _: &(),
-        _: &Connection,
-        _: &QueueHandle<Self>,
-    ) {
-        if let wl_registry::Event::Global { name, interface, version } = event {
-            log.globals.push((name, interface, version));
-        }
-    }
-}
-
-impl wayland_client::Dispatch<wl_callback::WlCallback, ()> for Log {
-    fn event(
-        log: &mut Self,
-        _: &wl_callback::WlCallback,
-        _: wl_callback::Event,
-        _: &(),
-        _: &Connection,
-        _: &QueueHandle<Self>,
-    ) {
-        log.synced = true;
-    }
-}
+delegate_dispatch!(Log: [wl_registry::WlRegistry: Globals] => Wire<Log>);
+delegate_dispatch!(Log: [wl_callback::WlCallback: Answered] => Wire<Log>);
+delegate_noop!(Log: ignore wl_buffer::WlBuffer);
+delegate_noop!(Log: ignore wl_shm::WlShm);
+delegate_noop!(Log: ignore wl_surface::WlSurface);
+delegate_noop!(Log: wl_compositor::WlCompositor);
+delegate_noop!(Log: wl_shm_pool::WlShmPool);
+delegate_noop!(Log: WpLinuxDrmSyncobjManagerV1);
+delegate_noop!(Log: WpLinuxDrmSyncobjSurfaceV1);
+delegate_noop!(Log: WpLinuxDrmSyncobjTimelineV1);

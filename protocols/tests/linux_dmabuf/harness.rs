@@ -1,21 +1,22 @@
-//! A small compositor and real clients of it, in one thread over a socket pair.
+//! A small compositor and real clients of it.
 //!
-//! Owns: the server's handler, the client's event log, pumping both. Does not own: what is right (the cases).
+//! Owns: the server's handler, the client's event log. Does not own: the connection (`wire`), what is right (the cases).
 #![allow(dead_code)]
 
+#[path = "../wire/mod.rs"]
+mod wire;
+
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream;
-use std::sync::Arc;
 
 use primeway_protocols::linux_dmabuf::{
     DmabufFeedback, DmabufFeedbackBuilder, DmabufFormat, DmabufParams, FailedBuffer, ImportError,
     LinuxDmabufHandler, LinuxDmabufState, MOD_INVALID, MOD_LINEAR, PendingBuffer, is_dmabuf,
 };
-use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
-use wayland_client::backend::WaylandError;
 use wayland_client::backend::protocol::ProtocolError;
 use wayland_client::protocol::{wl_buffer, wl_callback, wl_compositor, wl_registry, wl_surface};
-use wayland_client::{Connection, DispatchError, EventQueue, Proxy, QueueHandle, WEnum, event_created_child};
+use wayland_client::{
+    Connection, Proxy, QueueHandle, WEnum, delegate_dispatch, delegate_noop, event_created_child,
+};
 use wayland_protocols::wp::linux_dmabuf::zv1::client::{
     zwp_linux_buffer_params_v1::{self, Flags, ZwpLinuxBufferParamsV1},
     zwp_linux_dmabuf_feedback_v1::{self, ZwpLinuxDmabufFeedbackV1},
@@ -23,6 +24,9 @@ use wayland_protocols::wp::linux_dmabuf::zv1::client::{
 };
 use wayland_server::protocol as server;
 use wayland_server::{Client, DataInit, Dispatch, Display, DisplayHandle, GlobalDispatch, New};
+
+pub use wire::memfd;
+use wire::{Answered, Globals, Wire};
 
 pub const XRGB: u32 = u32::from_le_bytes(*b"XR24");
 pub const NV12: u32 = u32::from_le_bytes(*b"NV12");
@@ -190,10 +194,7 @@ impl Dispatch<server::wl_surface::WlSurface, ()> for State {
 }
 
 /// The compositor.
-pub struct Server {
-    display: Display<State>,
-    pub state: State,
-}
+pub type Server = wire::Server<State>;
 
 impl Server {
     /// A compositor that takes memfds, with a global of version 6, or 3 without feedback.
@@ -217,25 +218,12 @@ impl Server {
 
     /// Connects a client that binds the dma-buf global at `version`.
     pub fn connect(&mut self, version: u32) -> TestClient {
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        self.display.handle().insert_client(ours, Arc::new(())).unwrap();
-        let connection = Connection::from_socket(theirs).unwrap();
-        let queue = connection.new_event_queue();
-        let registry = connection.display().get_registry(&queue.handle(), ());
-        let mut client =
-            TestClient { connection, queue, registry, log: Log::default(), dmabuf: None, compositor: None };
-        client.roundtrip(self).unwrap();
-        client.dmabuf = Some(client.bind(version));
-        let name = client.global("wl_compositor").0;
-        client.compositor = Some(client.registry.bind(name, 5, &client.queue.handle(), ()));
+        let mut log = Log::default();
+        let wire = Wire::connect(self, &mut log);
+        let (dmabuf, compositor) = (wire.bind(version), wire.bind(5));
+        let mut client = TestClient { wire, log, dmabuf, compositor };
         client.roundtrip(self).unwrap();
         client
-    }
-
-    /// Handles what the clients sent and answers.
-    pub fn dispatch(&mut self) {
-        self.display.dispatch_clients(&mut self.state).unwrap();
-        self.display.flush_clients().unwrap();
     }
 }
 
@@ -254,7 +242,6 @@ pub enum Feedback {
 /// What a client saw.
 #[derive(Debug, Default)]
 pub struct Log {
-    pub globals: Vec<(u32, String, u32)>,
     pub formats: Vec<u32>,
     pub modifiers: Vec<(u32, u64)>,
     pub created: Vec<wl_buffer::WlBuffer>,
@@ -263,17 +250,14 @@ pub struct Log {
     pub feedback: Vec<(u32, Feedback)>,
     /// Table fds received.
     pub tables: Vec<OwnedFd>,
-    synced: bool,
 }
 
 /// One client with its own connection.
 pub struct TestClient {
-    pub connection: Connection,
-    pub queue: EventQueue<Log>,
-    registry: wl_registry::WlRegistry,
+    wire: Wire<Log>,
     pub log: Log,
-    pub dmabuf: Option<ZwpLinuxDmabufV1>,
-    pub compositor: Option<wl_compositor::WlCompositor>,
+    pub dmabuf: ZwpLinuxDmabufV1,
+    pub compositor: wl_compositor::WlCompositor,
 }
 
 /// A plane to add.
@@ -287,23 +271,21 @@ pub struct Plane {
 }
 
 impl TestClient {
-    fn global(&self, interface: &str) -> (u32, u32) {
-        let found = self.log.globals.iter().find(|(_, name, _)| name == interface);
-        found.map(|&(name, _, version)| (name, version)).expect("the global is there")
+    pub fn handle(&self) -> QueueHandle<Log> {
+        self.wire.handle()
     }
 
     /// Version of the dma-buf global.
     pub fn offered_version(&self) -> u32 {
-        self.global("zwp_linux_dmabuf_v1").1
+        self.wire.global("zwp_linux_dmabuf_v1").1
     }
 
     pub fn bind(&self, version: u32) -> ZwpLinuxDmabufV1 {
-        let name = self.global("zwp_linux_dmabuf_v1").0;
-        self.registry.bind(name, version, &self.queue.handle(), ())
+        self.wire.bind(version)
     }
 
     pub fn params(&self) -> ZwpLinuxBufferParamsV1 {
-        self.dmabuf.as_ref().unwrap().create_params(&self.queue.handle(), ())
+        self.dmabuf.create_params(&self.handle(), ())
     }
 
     /// A params object with planes on memfds of their own.
@@ -322,19 +304,19 @@ impl TestClient {
         params: &ZwpLinuxBufferParamsV1,
         (width, height, fourcc): (i32, i32, u32),
     ) -> wl_buffer::WlBuffer {
-        params.create_immed(width, height, fourcc, Flags::empty(), &self.queue.handle(), ())
+        params.create_immed(width, height, fourcc, Flags::empty(), &self.handle(), ())
     }
 
     pub fn create_surface(&self) -> wl_surface::WlSurface {
-        self.compositor.as_ref().unwrap().create_surface(&self.queue.handle(), ())
+        self.compositor.create_surface(&self.handle(), ())
     }
 
     pub fn surface_feedback(&self, surface: &wl_surface::WlSurface) -> ZwpLinuxDmabufFeedbackV1 {
-        self.dmabuf.as_ref().unwrap().get_surface_feedback(surface, &self.queue.handle(), ())
+        self.dmabuf.get_surface_feedback(surface, &self.handle(), ())
     }
 
     pub fn default_feedback(&self) -> ZwpLinuxDmabufFeedbackV1 {
-        self.dmabuf.as_ref().unwrap().get_default_feedback(&self.queue.handle(), ())
+        self.dmabuf.get_default_feedback(&self.handle(), ())
     }
 
     /// Takes the events of one feedback object out of the log.
@@ -348,32 +330,7 @@ impl TestClient {
 
     /// Lets the server handle everything sent so far and reads its answers.
     pub fn roundtrip(&mut self, server: &mut Server) -> Result<(), ProtocolError> {
-        self.log.synced = false;
-        self.connection.display().sync(&self.queue.handle(), ());
-        for _ in 0..64 {
-            // A dead connection cannot be written to, but the error may still wait to be read.
-            let _ = self.connection.flush();
-            server.dispatch();
-            if let Some(guard) = self.queue.prepare_read() {
-                match guard.read() {
-                    Ok(_) => {}
-                    Err(WaylandError::Io(err)) if err.kind() == std::io::ErrorKind::WouldBlock => {}
-                    Err(WaylandError::Protocol(error)) => {
-                        // Events that came before the error hold fds, and the queue holds itself while it has any.
-                        let _ = self.queue.dispatch_pending(&mut self.log);
-                        return Err(error);
-                    }
-                    Err(WaylandError::Io(err)) => panic!("connection lost without an error: {err}"),
-                }
-            }
-            match self.queue.dispatch_pending(&mut self.log) {
-                Ok(_) if self.log.synced => return Ok(()),
-                Ok(_) => {}
-                Err(DispatchError::Backend(WaylandError::Protocol(error))) => return Err(error),
-                Err(err) => panic!("{err}"),
-            }
-        }
-        panic!("the server does not answer");
+        self.wire.roundtrip(&mut self.log, server)
     }
 
     /// Creates a good buffer both ways and destroys it: the connection works.
@@ -396,13 +353,6 @@ impl TestClient {
     }
 }
 
-/// A memfd of `size` bytes.
-pub fn memfd(size: u64) -> OwnedFd {
-    let fd = memfd_create("linux-dmabuf-case", MemfdFlags::CLOEXEC).unwrap();
-    ftruncate(&fd, size).unwrap();
-    fd
-}
-
 /// Says whether the server marked this client's buffer as failed.
 pub fn is_failed_buffer(server: &Server, client: &Client, buffer: &wl_buffer::WlBuffer) -> bool {
     use wayland_server::Resource;
@@ -412,49 +362,11 @@ pub fn is_failed_buffer(server: &Server, client: &Client, buffer: &wl_buffer::Wl
     object.data::<FailedBuffer>().is_some() && object.data::<Buffer>().is_none()
 }
 
-macro_rules! ignore_events {
-    ($($interface:ty => $event:ty),+ $(,)?) => {$(
-        impl wayland_client::Dispatch<$interface, ()> for Log {
-            fn event(
-                _: &mut Self, _: &$interface, _: $event, _: &(), _: &Connection, _: &QueueHandle<Self>,
-            ) {
-            }
-        }
-    )+};
-}
-ignore_events!(
-    wl_buffer::WlBuffer => wl_buffer::Event,
-    wl_compositor::WlCompositor => wl_compositor::Event,
-    wl_surface::WlSurface => wl_surface::Event,
-);
-
-impl wayland_client::Dispatch<wl_registry::WlRegistry, ()> for Log {
-    fn event(
-        log: &mut Self,
-        _: &wl_registry::WlRegistry,
-        event: wl_registry::Event,
-        _: &(),
-        _: &Connection,
-        _: &QueueHandle<Self>,
-    ) {
-        if let wl_registry::Event::Global { name, interface, version } = event {
-            log.globals.push((name, interface, version));
-        }
-    }
-}
-
-impl wayland_client::Dispatch<wl_callback::WlCallback, ()> for Log {
-    fn event(
-        log: &mut Self,
-        _: &wl_callback::WlCallback,
-        _: wl_callback::Event,
-        _: &(),
-        _: &Connection,
-        _: &QueueHandle<Self>,
-    ) {
-        log.synced = true;
-    }
-}
+delegate_dispatch!(Log: [wl_registry::WlRegistry: Globals] => Wire<Log>);
+delegate_dispatch!(Log: [wl_callback::WlCallback: Answered] => Wire<Log>);
+delegate_noop!(Log: ignore wl_buffer::WlBuffer);
+delegate_noop!(Log: ignore wl_surface::WlSurface);
+delegate_noop!(Log: wl_compositor::WlCompositor);
 
 impl wayland_client::Dispatch<ZwpLinuxDmabufV1, ()> for Log {
     fn event(

@@ -221,7 +221,7 @@ fn a_used_or_unused_params_object_can_be_destroyed() {
     client.roundtrip(&mut server).unwrap();
     assert_eq!(server.state.buffers, 1, "the buffer outlives its params");
     // And its factory.
-    client.dmabuf.take().unwrap().destroy();
+    client.dmabuf.destroy();
     client.roundtrip(&mut server).unwrap();
     assert_eq!(server.state.buffers, 1);
     buffer.destroy();
@@ -429,7 +429,7 @@ fn unknown_flags_are_not_dropped() {
     assert_eq!((client.log.failed, server.state.imported.len()), (1, 0));
     refused(6, Error::InvalidWlBuffer, |client| {
         let params = client.params_with(&[good(0)]);
-        params.create_immed(16, 16, XRGB, unknown, &client.queue.handle(), ());
+        params.create_immed(16, 16, XRGB, unknown, &client.handle(), ());
         params
     });
 }
