@@ -56,6 +56,13 @@ impl Bench {
         (handle, twin, fd)
     }
 
+    /// Looks at the object of a dma-buf.
+    fn object<T>(&self, of: &DmabufFd, look: impl FnOnce(&mut object::Object) -> T) -> T {
+        let mut state = self.machine.state();
+        let object = state.dmabufs.get(of.key()).and_then(|dmabuf| dmabuf.object).unwrap();
+        look(state.objects.get_mut(object).unwrap())
+    }
+
     /// Closes all, after which nothing may be left; gives what [`noted`] gives.
     fn close(self) -> Vec<Event> {
         let Self { machine, a, b, .. } = self;

@@ -90,11 +90,7 @@ fn s11_vmaps_of_an_object_are_counted_one_by_one() {
     let bench = Bench::new(Profile::MODERN);
     let (_, fd) = bench.exported();
     let key = fd.key();
-    let count = || {
-        let state = bench.machine.state();
-        let object = state.dmabufs.get(key).and_then(|dmabuf| dmabuf.object).unwrap();
-        state.objects.get(object).unwrap().vmap_count
-    };
+    let count = || bench.object(&fd, |object| object.vmap_count);
     let (vmap, vunmap) = (prime::GEM_PRIME_OPS.vmap.unwrap(), prime::GEM_PRIME_OPS.vunmap.unwrap());
     let counts = [1, 2, 3].map(|_| {
         bench.machine.call(|call| vmap(call, key)).unwrap();
@@ -114,11 +110,7 @@ fn s06_an_unpin_without_a_pin_is_noticed_and_counts_nothing() {
     let (_, fd) = bench.exported();
     let importer = fd.attach(&bench.vkms).unwrap();
     let (key, attachment) = (fd.key(), importer.key());
-    let pins = || {
-        let state = bench.machine.state();
-        let object = state.dmabufs.get(key).and_then(|dmabuf| dmabuf.object).unwrap();
-        state.objects.get(object).unwrap().pin_count
-    };
+    let pins = || bench.object(&fd, |object| object.pin_count);
     let detach = prime::GEM_PRIME_OPS.detach.unwrap();
     assert_eq!(pins(), 1);
     bench.machine.call(|call| detach(call, key, attachment));
@@ -154,11 +146,7 @@ fn c1_an_import_says_if_its_object_is_linked_to_another_dmabuf() {
     let second = bench.vgem.open(Node::Primary).unwrap();
     import(&second, &fd).unwrap();
     assert_eq!(noted(&bench.machine), [], "linked to this one");
-    let relink = |to: &DmabufFd| {
-        let mut state = bench.machine.state();
-        let object = state.dmabufs.get(fd.key()).and_then(|dmabuf| dmabuf.object).unwrap();
-        state.objects.get_mut(object).unwrap().dma_buf = Some(to.key());
-    };
+    let relink = |to: &DmabufFd| bench.object(&fd, |object| object.dma_buf = Some(to.key()));
     relink(&other);
     let third = bench.vgem.open(Node::Primary).unwrap();
     import(&third, &fd).unwrap();
@@ -412,11 +400,7 @@ fn c1_an_object_freed_with_a_link_is_noticed() {
     let bench = Bench::new(Profile::MODERN);
     let (handle, fd) = bench.exported();
     bench.a.gem_close(handle).unwrap();
-    {
-        let mut state = bench.machine.state();
-        let object = state.dmabufs.get(fd.key()).and_then(|dmabuf| dmabuf.object).unwrap();
-        state.objects.get_mut(object).unwrap().dma_buf = Some(fd.key());
-    }
+    bench.object(&fd, |object| object.dma_buf = Some(fd.key()));
     drop(fd);
     assert_eq!(rows(&bench.close()), [("C1", EventKind::Warn)]);
 }

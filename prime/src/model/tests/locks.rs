@@ -2,6 +2,10 @@
 
 use super::*;
 
+use std::sync::{Arc, mpsc};
+use std::thread::Scope;
+use std::time::Duration;
+
 /// What a machine with nothing wrong does for a while, from several threads.
 fn busy(bench: &Bench) {
     let (_, fd) = bench.exported();
@@ -49,17 +53,34 @@ fn s33_an_inversion_is_reported() {
     assert_eq!(rows(&noted(&machine)), [("S33", EventKind::LockOrder)]);
 }
 
+/// The locks of a file's device and its own.
+fn locks(file: &File) -> (Arc<device::DeviceLocks>, Arc<file::FileLocks>) {
+    let state = file.device().machine().state();
+    let own = state.files.get(file.key()).unwrap().locks.clone();
+    (state.devices[file.device().key].locks.clone(), own)
+}
+
+/// Whether a call on a thread of its own is over within this time.
+fn returns<'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    within: Duration,
+    call: impl FnOnce() + Send + 'scope,
+) -> bool {
+    let (done, wait) = mpsc::channel();
+    scope.spawn(move || {
+        call();
+        // Nobody may wait any more.
+        done.send(()).ok();
+    });
+    wait.recv_timeout(within).is_ok()
+}
+
 /// Whether a call waits while somebody else has one of the locks. What is expected only tells how long to look.
 fn waits(profile: Profile, class: LockClass, call: fn(&File, u32, &DmabufFd), expected: bool) -> bool {
-    use std::{sync::mpsc, time::Duration};
     let bench = Bench::new(profile);
     let (_, fd) = bench.exported();
     let own = dumb(&bench.a);
-    let (device, file) = {
-        let state = bench.machine.state();
-        let file = state.files.get(bench.a.key()).unwrap().locks.clone();
-        (state.devices[bench.vgem.key].locks.clone(), file)
-    };
+    let (device, file) = locks(&bench.a);
     let lock = match class {
         LockClass::Prime => &file.prime,
         LockClass::ObjectName => &device.object_name,
@@ -67,22 +88,12 @@ fn waits(profile: Profile, class: LockClass, call: fn(&File, u32, &DmabufFd), ex
         LockClass::Table => &file.table,
         other => panic!("{other:?} is not asked for"),
     };
-    let (done, wait) = mpsc::channel();
-    let machine = bench.machine.clone();
+    let patience = if expected { Duration::from_millis(20) } else { Duration::from_secs(20) };
     std::thread::scope(|scope| {
-        let waited = machine.call(|held| {
+        bench.machine.call(|held| {
             let _held = held.lock(lock);
-            scope.spawn(|| {
-                call(&bench.a, own, &fd);
-                done.send(()).unwrap();
-            });
-            let patience = if expected { Duration::from_millis(20) } else { Duration::from_secs(20) };
-            wait.recv_timeout(patience).is_err()
-        });
-        if waited {
-            wait.recv_timeout(Duration::from_secs(20)).unwrap();
-        }
-        waited
+            !returns(scope, patience, || call(&bench.a, own, &fd))
+        })
     })
 }
 
@@ -217,27 +228,17 @@ fn s08_two_racing_maps_leak_a_table_in_the_seed() {
 /// Whether a call keeps the lock of the names while it waits for the file's table. The file is of vkms; `prepare` makes what
 /// the call is given.
 fn names_stay_locked(profile: Profile, tries: u32, prepare: fn(&File) -> u32, call: fn(&File, u32)) -> bool {
-    use std::{sync::mpsc, time::Duration};
     let bench = Bench::new(profile);
     let given = prepare(&bench.b);
-    let (device, file) = {
-        let state = bench.machine.state();
-        let file = state.files.get(bench.b.key()).unwrap().locks.clone();
-        (state.devices[bench.vkms.key].locks.clone(), file)
-    };
+    let (device, file) = locks(&bench.b);
+    let name = || bench.machine.call(|call| drop(call.lock(&device.object_name)));
     std::thread::scope(|scope| {
-        bench.machine.clone().call(|held| {
+        bench.machine.call(|held| {
             let _table = held.lock(&file.table);
             scope.spawn(|| call(&bench.b, given));
             (0..tries).any(|_| {
                 std::thread::sleep(Duration::from_millis(10));
-                let (done, wait) = mpsc::channel();
-                let (machine, device) = (bench.machine.clone(), device.clone());
-                scope.spawn(move || {
-                    machine.call(|call| drop(call.lock(&device.object_name)));
-                    done.send(()).ok();
-                });
-                wait.recv_timeout(Duration::from_millis(50)).is_err()
+                !returns(scope, Duration::from_millis(50), name)
             })
         })
     })
