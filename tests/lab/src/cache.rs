@@ -1,5 +1,5 @@
-//! Owns the trust in cached results: a complete-marker that is written last, checked sizes and hashes, and locks.
-//! Does not own what is cached.
+//! Owns the trust in cached results: a complete-marker that is written last, checked sizes and hashes, locks, and that a
+//! result is made once. Does not own what is cached.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -10,6 +10,8 @@ use anyhow::{Context, Result};
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+
+use crate::layout;
 
 /// The marker's file name inside an entry.
 const MARKER: &str = "complete.json";
@@ -109,6 +111,76 @@ pub fn check(entry: &Path, needed: &[&str]) -> Result<(), Distrust> {
     Ok(())
 }
 
+/// What takes long to make, one entry for each of its versions.
+#[derive(Debug)]
+pub struct Kept {
+    dir: PathBuf,
+    key: String,
+    files: &'static [&'static str],
+}
+
+/// Where an entry is being made.
+#[derive(Debug)]
+pub struct Making {
+    /// Scratch space, gone afterwards.
+    pub work: PathBuf,
+    /// Where its files go.
+    pub entry: PathBuf,
+    /// What the commands said.
+    pub log: PathBuf,
+}
+
+impl Kept {
+    /// In `dir`, with `files`; what was made by another `recipe` is another thing.
+    #[must_use]
+    pub fn new(dir: PathBuf, recipe: &str, files: &'static [&'static str]) -> Self {
+        let key = format!("-{}", &hash(recipe.as_bytes())[..16]);
+        Self { dir, key, files }
+    }
+
+    /// The entry of the highest version, if there is one that can be trusted.
+    #[must_use]
+    pub fn find(&self) -> Option<PathBuf> {
+        entries(&self.dir, &self.key).into_iter().find(|entry| match check(entry, self.files) {
+            Ok(()) => true,
+            Err(reason) => {
+                crate::progress::say(&format!("cached {} is not used: {reason}", entry.display()));
+                false
+            }
+        })
+    }
+
+    /// The same, or what `make` makes, which gives its version; says `waiting` once when another process is making it.
+    ///
+    /// # Errors
+    /// Those of `make`, or when a file of the entry is missing or the cache cannot be written.
+    pub fn find_or_make(
+        &self,
+        waiting: &str,
+        make: impl FnOnce(&Making) -> Result<String>,
+    ) -> Result<PathBuf> {
+        if let Some(entry) = self.find() {
+            return Ok(entry);
+        }
+        let _lock = lock(&self.dir.join("lock"), waiting)?;
+        if let Some(entry) = self.find() {
+            return Ok(entry);
+        }
+        let work = self.dir.join("work");
+        let making = Making { entry: work.join("entry"), log: self.dir.join("build.log"), work };
+        layout::remove_dir(&making.work)?;
+        layout::create_dir(&making.entry)?;
+        fs::write(&making.log, "")?;
+        // A colon (epoch) or tilde in a version is fine in a file name, a slash cannot occur.
+        let entry = self.dir.join(format!("{}{}", make(&making)?, self.key));
+        seal(&making.entry, self.files)?;
+        layout::remove_dir(&entry)?;
+        fs::rename(&making.entry, &entry).with_context(|| format!("cannot make {}", entry.display()))?;
+        layout::remove_dir(&making.work)?;
+        Ok(entry)
+    }
+}
+
 /// An exclusive lock between processes, held until dropped. The kernel drops it when the holder dies.
 #[derive(Debug)]
 pub struct Lock {
@@ -147,7 +219,7 @@ pub fn try_lock(path: &Path) -> Result<Option<Lock>> {
 
 fn open_lock(path: &Path) -> Result<File> {
     if let Some(dir) = path.parent() {
-        crate::layout::create_dir(dir)?;
+        layout::create_dir(dir)?;
     }
     let file = File::options().create(true).truncate(false).write(true).open(path);
     file.with_context(|| format!("cannot open {}", path.display()))
@@ -225,6 +297,30 @@ mod tests {
         assert!(try_lock(&path).unwrap().is_none());
         drop(held);
         assert!(try_lock(&path).unwrap().is_some());
+    }
+
+    #[test]
+    fn what_is_kept_is_made_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let kept = |recipe| Kept::new(dir.path().to_owned(), recipe, &["linux"]);
+        let make = |making: &Making| {
+            fs::write(making.work.join("scratch"), "")?;
+            fs::write(making.entry.join("linux"), "binary")?;
+            Ok("7.2.13-1".to_owned())
+        };
+        // What fails half-way is not there, and is no hindrance.
+        let half = |making: &Making| make(making).and_then(|_| anyhow::bail!("half"));
+        kept("a").find_or_make("", half).unwrap_err();
+        kept("a").find_or_make("", |_| Ok("7.2.14-1".to_owned())).unwrap_err();
+        assert_eq!(kept("a").find(), None);
+        let entry = kept("a").find_or_make("", make).unwrap();
+        assert_eq!(fs::read(entry.join("linux")).unwrap(), b"binary");
+        assert!(!dir.path().join("work").exists());
+        let again = kept("a").find_or_make("", |_| anyhow::bail!("again"));
+        assert_eq!((again.unwrap(), kept("b").find()), (entry.clone(), None));
+        fs::write(entry.join("linux"), "").unwrap();
+        assert_eq!(kept("a").find(), None, "broken");
+        assert_eq!(kept("a").find_or_make("", make).unwrap(), entry);
     }
 
     #[test]

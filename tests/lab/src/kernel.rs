@@ -8,7 +8,8 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::archive::Archive;
-use crate::{cache, layout, progress};
+use crate::cache::{Kept, Making};
+use crate::{layout, progress};
 
 /// The options, as a fragment for KCONFIG_ALLCONFIG.
 pub const OPTIONS: &str = include_str!("../kernel.config");
@@ -19,22 +20,16 @@ const FILES: &[&str] = &["linux", "config"];
 /// Raise this when the build itself changes without a change of options.
 const RECIPE: &str = "1";
 
-/// Part of the entry's name: other options, another entry.
-fn key() -> String {
-    let hash = cache::hash(format!("{RECIPE}\n{OPTIONS}").as_bytes());
-    format!("-{}", &hash[..16])
+fn kept() -> Result<Kept> {
+    Ok(Kept::new(layout::cache()?.join("kernel"), &format!("{RECIPE}\n{OPTIONS}"), FILES))
 }
 
 /// The cached kernel for the present options, if there is one that can be trusted.
-#[must_use]
-pub fn cached(dir: &Path) -> Option<PathBuf> {
-    cache::entries(dir, &key()).into_iter().find_map(|entry| match cache::check(&entry, FILES) {
-        Ok(()) => Some(entry.join("linux")),
-        Err(reason) => {
-            progress::say(&format!("cached kernel {} is not used: {reason}", entry.display()));
-            None
-        }
-    })
+///
+/// # Errors
+/// When there is no place for a cache.
+pub fn cached() -> Result<Option<PathBuf>> {
+    Ok(kept()?.find().map(|entry| entry.join("linux")))
 }
 
 /// Returns the kernel's binary, building it first when the cache has none.
@@ -42,38 +37,26 @@ pub fn cached(dir: &Path) -> Option<PathBuf> {
 /// # Errors
 /// When the source cannot be fetched, an option is missing, or the build fails.
 pub fn ensure() -> Result<PathBuf> {
-    let dir = layout::cache()?.join("kernel");
-    if let Some(linux) = cached(&dir) {
-        return Ok(linux);
-    }
+    let waiting = "another run is building the lab kernel; waiting for it";
+    Ok(kept()?.find_or_make(waiting, build)?.join("linux"))
+}
+
+fn build(Making { work, entry, log }: &Making) -> Result<String> {
     if cfg!(not(target_arch = "x86_64")) {
         bail!("the lab kernel (User-Mode Linux) exists for x86_64 only");
     }
-    let _lock = cache::lock(&dir.join("lock"), "another run is building the lab kernel; waiting for it")?;
-    if let Some(linux) = cached(&dir) {
-        return Ok(linux);
-    }
-    build(&dir)
-}
-
-fn build(dir: &Path) -> Result<PathBuf> {
-    let work = dir.join("work");
-    layout::remove_dir(&work)?;
-    layout::create_dir(&work)?;
-    let log = dir.join("build.log");
-    fs::write(&log, "")?;
     progress::say("building the lab kernel, once: about 5 minutes and 3 GB of scratch space on 2 cores");
 
-    let archive = Archive::open(&work.join("apt"), &log)?;
+    let archive = Archive::open(&work.join("apt"), log)?;
     let (package, version) = archive.newest_kernel_source()?;
     let deb = archive.download(&package, &work.join("deb"))?;
-    let source = unpack(&deb, &package, &work, &log)?;
+    let source = unpack(&deb, &package, work, log)?;
     let out = work.join("out");
     layout::create_dir(&out)?;
     fs::write(work.join("fragment"), OPTIONS)?;
     let mut configure = make(&source, &out);
     configure.env("KCONFIG_ALLCONFIG", work.join("fragment")).arg("allnoconfig");
-    progress::run("configuring the kernel", &mut configure, &log)?;
+    progress::run("configuring the kernel", &mut configure, log)?;
     let config = fs::read_to_string(out.join(".config")).context("the kernel has no .config")?;
     let missing = missing_options(OPTIONS, &config);
     if !missing.is_empty() {
@@ -82,17 +65,10 @@ fn build(dir: &Path) -> Result<PathBuf> {
     let jobs = std::thread::available_parallelism().map_or(2, usize::from);
     let mut compile = make(&source, &out);
     compile.arg(format!("-j{jobs}")).arg("linux");
-    progress::run(&format!("building kernel {version}"), &mut compile, &log)?;
-
-    // A colon (epoch) or tilde in a version is fine in a file name, a slash cannot occur.
-    let entry = dir.join(format!("{version}{}", key()));
-    layout::remove_dir(&entry)?;
-    layout::create_dir(&entry)?;
+    progress::run(&format!("building kernel {version}"), &mut compile, log)?;
     fs::copy(out.join("linux"), entry.join("linux")).context("the build left no binary")?;
     fs::copy(out.join(".config"), entry.join("config"))?;
-    cache::seal(&entry, FILES)?;
-    layout::remove_dir(&work)?;
-    Ok(entry.join("linux"))
+    Ok(version)
 }
 
 fn unpack(deb: &Path, package: &str, work: &Path, log: &Path) -> Result<PathBuf> {
@@ -171,19 +147,5 @@ mod tests {
         ] {
             assert!(OPTIONS.lines().any(|line| line == format!("CONFIG_{name}=y")), "{name}");
         }
-    }
-
-    #[test]
-    fn a_broken_entry_is_not_used() {
-        let dir = tempfile::tempdir().unwrap();
-        let entry = dir.path().join(format!("7.2.13-1{}", key()));
-        fs::create_dir(&entry).unwrap();
-        fs::write(entry.join("linux"), "binary").unwrap();
-        fs::write(entry.join("config"), "options").unwrap();
-        assert_eq!(cached(dir.path()), None);
-        cache::seal(&entry, FILES).unwrap();
-        assert_eq!(cached(dir.path()), Some(entry.join("linux")));
-        fs::write(entry.join("linux"), "").unwrap();
-        assert_eq!(cached(dir.path()), None);
     }
 }

@@ -216,7 +216,7 @@ fn set_up(consent: Consent, more: &[&[&'static str]]) -> Result<PathBuf> {
     let own = std::env::var_os("PRIMEWAY_LAB_KERNEL").map(PathBuf::from);
     let ready = match own {
         Some(own) => Some(own),
-        None => kernel::cached(&layout::cache()?.join("kernel")),
+        None => kernel::cached()?,
     };
     let for_kernel = if ready.is_some() { &[] } else { packages::KERNEL };
     // All in one go, so that the user is asked once.

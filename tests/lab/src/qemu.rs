@@ -9,9 +9,10 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use crate::archive::Archive;
+use crate::cache::{Kept, Making};
 use crate::packages::{self, Consent};
 use crate::run::Options;
-use crate::{cache, initramfs, layout, progress};
+use crate::{initramfs, layout, progress};
 
 /// The modules that process 1 loads, with what they depend on: the host's files, the overlay over them, the devices.
 const MODULES: &[&str] = &["9p", "9pnet_virtio", "overlay", "configfs", "virtio_gpu", "vgem", "uinput"];
@@ -82,62 +83,32 @@ impl Image {
     }
 }
 
-fn key() -> String {
-    let hash = cache::hash(format!("{RECIPE}\n{}", MODULES.join("\n")).as_bytes());
-    format!("-{}", &hash[..16])
-}
-
-fn cached(dir: &Path) -> Option<Image> {
-    cache::entries(dir, &key()).into_iter().find_map(|entry| match cache::check(&entry, FILES) {
-        Ok(()) => Some(Image { entry }),
-        Err(reason) => {
-            progress::say(&format!("cached kernel {} is not used: {reason}", entry.display()));
-            None
-        }
-    })
-}
-
 /// Returns the image, getting emulator and kernel first where they are missing.
 ///
 /// # Errors
 /// When a package cannot be had.
 pub fn ensure(consent: Consent) -> Result<Image> {
     packages::ensure(packages::QEMU.iter().chain(packages::GUEST).copied(), consent)?;
-    let dir = layout::cache()?.join("qemu");
-    if let Some(image) = cached(&dir) {
-        return Ok(image);
-    }
-    let _lock = cache::lock(&dir.join("lock"), "another run is getting the emulated kernel; waiting for it")?;
-    if let Some(image) = cached(&dir) {
-        return Ok(image);
-    }
-    get(&dir)
+    let recipe = format!("{RECIPE}\n{}", MODULES.join("\n"));
+    let kept = Kept::new(layout::cache()?.join("qemu"), &recipe, FILES);
+    let entry = kept.find_or_make("another run is getting the emulated kernel; waiting for it", get)?;
+    Ok(Image { entry })
 }
 
-fn get(dir: &Path) -> Result<Image> {
-    let work = dir.join("work");
-    layout::remove_dir(&work)?;
-    layout::create_dir(&work)?;
-    let log = dir.join("build.log");
-    fs::write(&log, "")?;
+fn get(Making { work, entry, log }: &Making) -> Result<String> {
     progress::say("getting Debian's own kernel for the emulated guest, once: about 125 MB");
-    let archive = Archive::open(&work.join("apt"), &log)?;
+    let archive = Archive::open(&work.join("apt"), log)?;
     let (packages, version) = archive.newest_kernel_image()?;
     let root = work.join("package");
     for package in &packages {
         let deb = archive.download(package, &work.join("deb"))?;
         let mut extract = Command::new("dpkg-deb");
-        progress::run(&format!("unpacking {package}"), extract.arg("-x").arg(&deb).arg(&root), &log)?;
+        progress::run(&format!("unpacking {package}"), extract.arg("-x").arg(&deb).arg(&root), log)?;
     }
-    let entry = dir.join(format!("{version}{}", key()));
-    layout::remove_dir(&entry)?;
-    layout::create_dir(&entry)?;
     let kernel = find_kernel(&root).with_context(|| format!("no kernel in {}", packages.join(", ")))?;
     fs::copy(kernel, entry.join("vmlinuz")).context("cannot copy the kernel")?;
     fs::write(entry.join("modules.cpio"), initramfs::modules(&root, MODULES)?)?;
-    cache::seal(&entry, FILES)?;
-    layout::remove_dir(&work)?;
-    Ok(Image { entry })
+    Ok(version)
 }
 
 /// In /boot, or beside its modules.
