@@ -88,6 +88,7 @@
 #![warn(missing_docs)]
 
 pub mod cache;
+mod chain;
 pub mod device;
 pub mod dmabuf;
 pub mod dumb;
@@ -108,6 +109,7 @@ pub mod sys;
 mod testbed;
 
 pub use cache::FramebufferCache;
+pub use chain::ErrorChain;
 pub use device::kernel::{Acquisition, Denials, DeviceError, KernelDevice};
 pub use device::timeline::{NoTimelines, Timeline, TimelineError, Timelines};
 pub use device::{DumbAllocation, FramebufferRequest, GemDevice};

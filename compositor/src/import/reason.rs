@@ -1,9 +1,9 @@
 //! Why a rung of the ladder does not bear a buffer, as data. It decides nothing and translates nothing for the wire.
 
-use std::error::Error;
 use std::fmt;
 
 use drm_fourcc::{DrmFourcc, DrmModifier};
+use drm_prime::ErrorChain;
 use drm_prime::scanout::Refusal;
 use primeway_protocols::linux_dmabuf::Flags;
 
@@ -141,14 +141,7 @@ impl Reason {
     /// The rung and the reason with all its sources, for people.
     #[must_use]
     pub fn text(&self) -> String {
-        use fmt::Write as _;
-        let mut text = format!("{}: {self}", self.rung());
-        let mut source = self.source();
-        while let Some(err) = source {
-            let _ = write!(text, ": {err}");
-            source = err.source();
-        }
-        text
+        format!("{}: {}", self.rung(), ErrorChain(self))
     }
 }
 

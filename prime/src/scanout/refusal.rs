@@ -8,8 +8,8 @@ use std::sync::Arc;
 use drm_fourcc::DrmFourcc;
 
 use super::geometry::Rect;
-use crate::Fault;
 use crate::framebuffer::FramebufferError;
+use crate::{ErrorChain, Fault};
 
 /// The error for which a buffer has no framebuffer. Two of them are equal if they are of one kind, which is what plans rest
 /// on: a client that draws in three refused buffers in turn needs one plan, not one for each frame.
@@ -39,13 +39,7 @@ impl Hash for FramebufferRefusal {
 impl fmt::Display for FramebufferRefusal {
     /// The error with all its sources.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut source = std::error::Error::source(&*self.0);
-        while let Some(err) = source {
-            write!(f, ": {err}")?;
-            source = err.source();
-        }
-        Ok(())
+        ErrorChain(&*self.0).fmt(f)
     }
 }
 
