@@ -19,6 +19,7 @@ mod handlers;
 pub mod import;
 mod input;
 pub mod output;
+pub mod reactor;
 pub mod render;
 pub mod run;
 pub mod shell;

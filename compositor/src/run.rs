@@ -10,8 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow};
 use calloop::generic::Generic;
 use calloop::signals::{Signal, Signals};
-use calloop::timer::{TimeoutAction, Timer};
-use calloop::{EventLoop, Interest, LoopHandle, Mode, PostAction, RegistrationToken};
+use calloop::{Interest, LoopHandle, Mode, PostAction, RegistrationToken};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use smithay::backend::session::libseat::{LibSeatSession, LibSeatSessionNotifier};
 use smithay::reexports::wayland_server::{Display, DisplayHandle, ListeningSocket};
@@ -26,6 +25,7 @@ use crate::fences::{self, Fences};
 use crate::import::{Imports, Worker, probe};
 use crate::input::Input;
 use crate::output::OutputState;
+use crate::reactor::{Reactor, Timers};
 use crate::render::{Painter, choice};
 use crate::shell::Shell;
 use crate::state::{DmabufPart, Protocols, Runtime, State};
@@ -39,11 +39,11 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 /// When it cannot start. The text says what to do.
 pub fn run(cli: &Cli) -> anyhow::Result<u8> {
     let file_limit = raise_file_limit();
-    let (mut event_loop, mut state) = prepare(cli)?;
-    let socket = listen(&event_loop.handle(), cli.socket.as_deref())?;
+    let (mut reactor, mut state) = prepare(cli)?;
+    let socket = listen(&reactor.handle(), cli.socket.as_deref())?;
     state.runtime.socket.clone_from(&socket);
-    let ctl = CtlServer::listen(&event_loop.handle(), &socket)?;
-    watch_signals(&event_loop.handle())?;
+    let ctl = CtlServer::listen(&reactor.handle(), &socket)?;
+    watch_signals(&reactor.handle())?;
 
     {
         use std::io::Write as _;
@@ -54,17 +54,17 @@ pub fn run(cli: &Cli) -> anyhow::Result<u8> {
     let child = spawn(&cli.program, &socket, &ctl)?;
     if let Some(child) = child {
         restore_file_limit(&child, file_limit);
-        watch_child(&event_loop.handle(), child)?;
+        watch_child(&reactor.handle(), reactor.timers(), child)?;
     }
-    serve(&mut event_loop, &mut state)
+    serve(&mut reactor, &mut state)
 }
 
 /// Builds a compositor that listens nowhere yet; clients come through [`add_client`].
 ///
 /// # Errors
 /// When the backend does not start.
-pub fn prepare(cli: &Cli) -> anyhow::Result<(EventLoop<'static, State>, State)> {
-    prepare_on(cli, |handle| open_backend(cli, handle))
+pub fn prepare(cli: &Cli) -> anyhow::Result<(Reactor, State)> {
+    prepare_on(cli, |timers| open_backend(cli, timers))
 }
 
 /// [`prepare`] on a headless backend of one's own making.
@@ -73,9 +73,9 @@ pub fn prepare(cli: &Cli) -> anyhow::Result<(EventLoop<'static, State>, State)> 
 /// When `backend` fails, or the compositor does not start on it.
 pub fn prepare_headless(
     cli: &Cli,
-    backend: impl FnOnce(LoopHandle<'static, State>) -> anyhow::Result<headless::Headless>,
-) -> anyhow::Result<(EventLoop<'static, State>, State)> {
-    prepare_on(cli, |handle| Ok((Backend::Headless(Box::new(backend(handle)?)), None)))
+    backend: impl FnOnce(Timers) -> anyhow::Result<headless::Headless>,
+) -> anyhow::Result<(Reactor, State)> {
+    prepare_on(cli, |timers| Ok((Backend::Headless(Box::new(backend(timers)?)), None)))
 }
 
 /// A backend, and what tells of the session if it has one.
@@ -83,19 +83,19 @@ type Opened = (Backend, Option<LibSeatSessionNotifier>);
 
 fn prepare_on(
     cli: &Cli,
-    backend: impl FnOnce(LoopHandle<'static, State>) -> anyhow::Result<Opened>,
-) -> anyhow::Result<(EventLoop<'static, State>, State)> {
-    let event_loop: EventLoop<'static, State> = EventLoop::try_new().context("no event loop")?;
+    backend: impl FnOnce(Timers) -> anyhow::Result<Opened>,
+) -> anyhow::Result<(Reactor, State)> {
+    let reactor = Reactor::new()?;
     let display: Display<State> = Display::new().context("no wayland display")?;
-    let opened = backend(event_loop.handle())?;
-    let state = start(cli, &event_loop, display, opened)?;
-    Ok((event_loop, state))
+    let opened = backend(reactor.timers().clone())?;
+    let state = start(cli, &reactor, display, opened)?;
+    Ok((reactor, state))
 }
 
-fn open_backend(cli: &Cli, handle: LoopHandle<'static, State>) -> anyhow::Result<Opened> {
+fn open_backend(cli: &Cli, timers: Timers) -> anyhow::Result<Opened> {
     match cli.backend {
         BackendKind::Headless => {
-            Ok((Backend::Headless(Box::new(headless::Headless::new(handle, cli.size)?)), None))
+            Ok((Backend::Headless(Box::new(headless::Headless::new(timers, cli.size)?)), None))
         }
         BackendKind::Kms => {
             let (session, notifier) =
@@ -110,14 +110,11 @@ fn open_backend(cli: &Cli, handle: LoopHandle<'static, State>) -> anyhow::Result
 ///
 /// # Errors
 /// When the event loop fails.
-pub fn serve(event_loop: &mut EventLoop<'static, State>, state: &mut State) -> anyhow::Result<u8> {
+pub fn serve(reactor: &mut Reactor, state: &mut State) -> anyhow::Result<u8> {
     state.queue_redraw_all();
-    event_loop.run(None, state, State::end_turn).map_err(|err| match err {
-        calloop::Error::OtherError(source) => anyhow!("{source}"),
-        err => anyhow::Error::from(err).context("the event loop failed"),
-    })?;
+    reactor.run(state)?;
     // A request of the seat to let go may be waiting; seatd 0.7 does not survive a client that leaves without an answer.
-    if let Err(err) = event_loop.dispatch(Some(Duration::ZERO), state) {
+    if let Err(err) = reactor.dispatch_calloop(state) {
         tracing::debug!(%err, "last events");
     }
     state.leave();
@@ -132,11 +129,11 @@ pub fn add_client(state: &mut State, stream: UnixStream) {
 /// Builds the state with its backend.
 fn start(
     cli: &Cli,
-    event_loop: &EventLoop<'static, State>,
+    reactor: &Reactor,
     owner: Display<State>,
     (mut backend, notifier): Opened,
 ) -> anyhow::Result<State> {
-    let handle = event_loop.handle();
+    let handle = reactor.handle();
     let display = &owner.handle();
     let mut protocols = Protocols::new(display);
     let seat = protocols.seat.new_wl_seat(display, "seat0");
@@ -170,10 +167,10 @@ fn start(
         outputs: Vec::new(),
         runtime: Runtime {
             handle: handle.clone(),
-            signal: event_loop.get_signal(),
+            timers: reactor.timers().clone(),
             display: display.clone(),
-            clients: Clients::new(owner, handle.clone(), event_loop.get_signal(), limits)?,
-            fences: Fences::new(handle.clone(), display, timelines),
+            clients: Clients::new(owner, reactor.watch().clone(), limits),
+            fences: Fences::new(handle.clone(), reactor.timers().clone(), display, timelines),
             exit: None,
             copy_on_purpose: std::env::var_os("PRIMEWAY_TEST_COPY").is_some(),
             direct_scanout: !cli.no_direct_scanout,
@@ -182,7 +179,7 @@ fn start(
     };
     states.into_iter().for_each(|output| state.add_output(output));
     if let (Some(notifier), Some(kms)) = (notifier, state.backend.kms()) {
-        insert_sources(&handle, kms, notifier)?;
+        insert_sources(&handle, reactor.watch(), kms, notifier)?;
     }
     Ok(state)
 }
@@ -249,16 +246,11 @@ fn listen(handle: &LoopHandle<'static, State>, name: Option<&str>) -> anyhow::Re
 }
 
 fn accept_later(state: &State, token: Option<RegistrationToken>) {
-    let timer = Timer::from_duration(ACCEPT_PAUSE);
-    let inserted = state.runtime.handle.insert_source(timer, move |_, (), state| {
+    state.runtime.timers.after(ACCEPT_PAUSE, move |state| {
         if let Some(Err(err)) = token.map(|token| state.runtime.handle.enable(&token)) {
             tracing::error!(%err, "no new client will be accepted");
         }
-        TimeoutAction::Drop
     });
-    if let Err(err) = inserted {
-        tracing::error!(%err, "no new client will be accepted");
-    }
 }
 
 fn watch_signals(handle: &LoopHandle<'static, State>) -> anyhow::Result<()> {
@@ -285,7 +277,7 @@ fn spawn(program: &[String], socket: &str, ctl: &CtlServer) -> anyhow::Result<Op
 }
 
 /// Ends the compositor with the program it was started for.
-fn watch_child(handle: &LoopHandle<'static, State>, mut child: Child) -> anyhow::Result<()> {
+fn watch_child(handle: &LoopHandle<'static, State>, timers: &Timers, mut child: Child) -> anyhow::Result<()> {
     let pid = rustix::process::Pid::from_child(&child);
     let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok();
     let ended = move |state: &mut State| {
@@ -315,16 +307,18 @@ fn watch_child(handle: &LoopHandle<'static, State>, mut child: Child) -> anyhow:
                 .map_err(|err| failed(&err.error))?;
         }
         // Kernels before 5.3 and sandboxes without pidfd.
-        None => {
-            let second = Duration::from_secs(1);
-            handle
-                .insert_source(Timer::from_duration(second), move |_, (), state| {
-                    if ended(state) { TimeoutAction::Drop } else { TimeoutAction::ToDuration(second) }
-                })
-                .map_err(|err| failed(&err.error))?;
-        }
+        None => ask_each_second(timers, ended),
     }
     Ok(())
+}
+
+fn ask_each_second(timers: &Timers, mut ended: impl FnMut(&mut State) -> bool + 'static) {
+    timers.after(Duration::from_secs(1), move |state| {
+        if !ended(state) {
+            let timers = state.runtime.timers.clone();
+            ask_each_second(&timers, ended);
+        }
+    });
 }
 
 /// Every buffer plane of every client is an open file.

@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use calloop::timer::{TimeoutAction, Timer};
-use calloop::{LoopHandle, LoopSignal};
+use calloop::LoopHandle;
 use primeway_protocols::linux_dmabuf::LinuxDmabufState;
 use smithay::backend::allocator::dmabuf::WeakDmabuf;
 use smithay::input::SeatState;
@@ -28,6 +27,7 @@ use crate::fences::Fences;
 use crate::import::{Imports, Worker, probe};
 use crate::input::Input;
 use crate::output::{Drawn, OutputState, Redraw, RedrawParts, frame_done};
+use crate::reactor::Timers;
 use crate::render::Painter;
 use crate::shell::{Mapping, Scene, Shell};
 
@@ -78,10 +78,10 @@ pub struct DmabufPart {
 /// What the event loop needs.
 #[derive(Debug)]
 pub struct Runtime {
-    /// The loop.
+    /// Takes in sources that speak seldom.
     pub handle: LoopHandle<'static, State>,
-    /// Ends the loop.
-    pub signal: LoopSignal,
+    /// What happens later.
+    pub timers: Timers,
     /// The Wayland display.
     pub display: DisplayHandle,
     /// The clients.
@@ -99,11 +99,9 @@ pub struct Runtime {
 }
 
 impl Runtime {
-    /// Ends the compositor with an exit status.
+    /// Ends the compositor, after this turn, with an exit status.
     pub fn stop(&mut self, status: u8) {
         self.exit.get_or_insert(status);
-        self.signal.stop();
-        self.signal.wakeup();
     }
 }
 
@@ -174,7 +172,7 @@ impl State {
             self.runtime.display.remove_global::<Self>(entry.global);
         }
         if let Some(device) = self.backend.kms().map(|kms| kms.device_id()) {
-            self.dmabuf.feedback.output_gone(&self.runtime.handle, device, id);
+            self.dmabuf.feedback.output_gone(&self.runtime.timers, device, id);
         }
         let mut x = 0;
         for entry in &mut self.outputs {
@@ -238,19 +236,35 @@ impl State {
 
     fn queue_redraw_where(&mut self, concerned: impl Fn(&OutputState) -> bool) {
         for entry in &mut self.outputs {
-            if concerned(&entry.state) && entry.state.want_redraw() {
-                let id = entry.state.id;
-                self.runtime.handle.insert_idle(move |state| state.redraw(id, None));
+            if concerned(&entry.state) {
+                entry.state.want_redraw();
             }
         }
     }
 
-    /// Does the redraws that wait for the end of this turn of the event loop: after the return of the session, the first
-    /// frame is what sets the mode.
+    /// The end of a turn: what was put off until all events are known.
+    pub(crate) fn end_turn(&mut self) {
+        self.redraw_queued();
+        self.serve_queue();
+        self.apply_cleared();
+        self.redraw_queued();
+        self.forget_dead_buffers();
+        self.tell_clients();
+    }
+
+    /// Somebody waits for the next turn.
+    pub(crate) fn has_more_to_do(&self) -> bool {
+        let queued = |o: &OutputEntry| o.state.redraw == Redraw::Queued;
+        self.runtime.clients.has_queue() || self.outputs.iter().any(queued)
+    }
+
+    /// Does the redraws that wait for the end of this turn: after the return of the session, the first frame is what sets
+    /// the mode.
     pub fn redraw_queued(&mut self) {
-        let queued = |o: &OutputEntry| (o.state.redraw == Redraw::Queued).then_some(o.state.id);
-        let ids: Vec<OutputId> = self.outputs.iter().filter_map(queued).collect();
-        ids.into_iter().for_each(|id| self.redraw(id, None));
+        let queued = |o: &&OutputEntry| o.state.redraw == Redraw::Queued;
+        while let Some(id) = self.outputs.iter().find(queued).map(|o| o.state.id) {
+            self.redraw(id, None);
+        }
     }
 
     /// Draws an output that wants it. `now`, if it is known already, saves asking for it.
@@ -286,7 +300,7 @@ impl State {
             && let Some(device) = self.backend.kms().map(|kms| kms.device_id())
         {
             let planes = self.backend.planes(id);
-            self.dmabuf.feedback.planned(&self.runtime.handle, device, planes, output, &layers);
+            self.dmabuf.feedback.planned(&self.runtime.timers, device, planes, output, &layers);
         }
         let visible = layers.iter().take(output.visible()).map(|l| l.surface.clone());
         let surfaces: Vec<WlSurface> = visible.chain(self.input.cursor.surface().cloned()).collect();
@@ -316,21 +330,14 @@ impl State {
         if std::mem::replace(&mut entry.state.throttling, true) {
             return;
         }
-        let timer = Timer::from_duration(HIDDEN_INTERVAL);
-        let inserted = self.runtime.handle.insert_source(timer, move |_, (), state| {
-            let Some(entry) = state.outputs.iter_mut().find(|o| o.state.id == id) else {
-                return TimeoutAction::Drop;
-            };
+        self.runtime.timers.after(HIDDEN_INTERVAL, move |state| {
+            let Some(entry) = state.outputs.iter_mut().find(|o| o.state.id == id) else { return };
             entry.state.throttling = false;
             let hidden = state
                 .shell
                 .behind(entry.state.geometry(), |surface| entry.state.seen().any(|s| s == surface));
             frames_done(&hidden, None, &mut state.runtime.clients);
-            TimeoutAction::Drop
         });
-        if let Err(err) = inserted {
-            tracing::error!(%err, "cannot set a timer");
-        }
     }
 
     /// Forgets a buffer that is gone.
@@ -342,37 +349,33 @@ impl State {
 
     /// Forgets destroyed buffers that nothing shows any more.
     pub(crate) fn forget_dead_buffers(&mut self) {
-        if self.dmabuf.dying.is_empty() {
-            return;
-        }
-        let (gone, shown) = std::mem::take(&mut self.dmabuf.dying).into_iter().partition(WeakDmabuf::is_gone);
-        self.dmabuf.dying = shown;
-        let gone: Vec<WeakDmabuf> = gone;
-        gone.iter().for_each(|dmabuf| self.forget_buffer(dmabuf));
+        let mut dying = std::mem::take(&mut self.dmabuf.dying);
+        dying.retain(|dmabuf| {
+            let gone = dmabuf.is_gone();
+            if gone {
+                self.forget_buffer(dmabuf);
+            }
+            !gone
+        });
+        self.dmabuf.dying = dying;
     }
 
     /// Lets a timer stand in for the vertical blank: `surfaces` hear then that they may draw.
     fn wait_one_refresh(&mut self, id: OutputId, surfaces: Vec<WlSurface>) {
         let Some(entry) = self.outputs.iter_mut().find(|o| o.state.id == id) else { return };
         entry.state.redraw = Redraw::Estimated { again: false };
-        let timer = Timer::from_duration(entry.state.refresh);
-        let inserted = self.runtime.handle.insert_source(timer, move |_, (), state| {
+        self.runtime.timers.after(entry.state.refresh, move |state| {
             frames_done(&surfaces, None, &mut state.runtime.clients);
             let entry = state.outputs.iter_mut().find(|o| o.state.id == id);
             if let Some(Redraw::Estimated { again }) = entry.as_ref().map(|o| o.state.redraw)
                 && let Some(entry) = entry
             {
                 entry.state.redraw = Redraw::Idle;
-                if again && entry.state.want_redraw() {
-                    state.runtime.handle.insert_idle(move |state| state.redraw(id, None));
+                if again {
+                    entry.state.want_redraw();
                 }
             }
-            TimeoutAction::Drop
         });
-        if let Err(err) = inserted {
-            tracing::error!(%err, "cannot set a timer");
-            entry.state.redraw = Redraw::Idle;
-        }
     }
 
     /// A submitted frame is on screen.

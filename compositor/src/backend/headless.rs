@@ -15,8 +15,6 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use calloop::LoopHandle;
-use calloop::timer::{TimeoutAction, Timer};
 use drm_fourcc::{DrmFourcc, DrmModifier};
 use drm_prime::model::{Driver, File, Machine, Node, Profile};
 use drm_prime::scanout::{PlaneCaps, PlaneType};
@@ -29,8 +27,8 @@ use super::buffers::Buffers;
 use super::canvas::DumbCanvas;
 use super::swapchain::Swapchain;
 use super::{Canvas, Flip, FrameSpec, OutputId, SubmitError};
+use crate::reactor::Timers;
 use crate::render::{DmabufView, RenderError, Target, image, yuv};
-use crate::state::State;
 
 /// The one output's number.
 pub const OUTPUT: OutputId = 1;
@@ -74,7 +72,7 @@ impl HeadlessError {
 /// The backend.
 #[derive(Debug)]
 pub struct Headless {
-    handle: LoopHandle<'static, State>,
+    timers: Timers,
     size: (u32, u32),
     planes: Vec<PlaneCaps>,
     /// Client buffers and their framebuffers.
@@ -95,8 +93,8 @@ impl Headless {
     ///
     /// # Errors
     /// When the embedded device does not open.
-    pub fn new(handle: LoopHandle<'static, State>, size: (u32, u32)) -> Result<Self, HeadlessError> {
-        Self::on(handle, size, Self::driver(), |file| Arc::new(file))
+    pub fn new(timers: Timers, size: (u32, u32)) -> Result<Self, HeadlessError> {
+        Self::on(timers, size, Self::driver(), |file| Arc::new(file))
     }
 
     /// The embedded device's driver.
@@ -117,7 +115,7 @@ impl Headless {
     /// # Errors
     /// When the embedded device does not open.
     pub fn on(
-        handle: LoopHandle<'static, State>,
+        timers: Timers,
         size: (u32, u32),
         driver: Driver,
         wrap: impl FnOnce(File) -> Arc<dyn GemDevice>,
@@ -142,7 +140,7 @@ impl Headless {
             })
             .collect();
         Ok(Self {
-            handle,
+            timers,
             size,
             planes,
             buffers: Buffers::new(wrap(file), "embedded"),
@@ -225,15 +223,9 @@ impl Headless {
         if self.pending {
             return Err(SubmitError::Busy);
         }
-        let (handle, latched, next) = (&self.handle, &mut self.latched, frame.clone());
+        let (timers, latched, next) = (&self.timers, &mut self.latched, frame.clone());
         self.framebuffers.commit(|staging| {
-            let timer = Timer::from_duration(REFRESH);
-            handle
-                .insert_source(timer, move |_, (), state| {
-                    state.headless_vblank(next.clone());
-                    TimeoutAction::Drop
-                })
-                .map_err(|_| SubmitError::Failed(Errno::NOMEM))?;
+            timers.after(REFRESH, move |state| state.headless_vblank(next));
             staging.turn_all_off();
             *latched = PLANES.map(|(id, _)| {
                 let update = frame.planes.iter().find(|update| update.plane.get() == id)?;

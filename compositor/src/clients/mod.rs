@@ -1,7 +1,7 @@
 //! The clients: taking them in, giving each its turn, and keeping each within its quotas.
 //!
 //! ```text
-//!            Level source                 whole messages, a slice at a time
+//!            Source::Client                whole messages, a slice at a time
 //!  client ────────────────> Relay (input) ─────────────────────────────────> socket pair ──> Wayland library
 //!  client <──────────────── Relay (output) <──────────────────────────────── socket pair <──── (dispatch, flush)
 //! ```
@@ -20,20 +20,20 @@ mod usage;
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::ffi::CString;
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use calloop::generic::Generic;
-use calloop::{Interest, LoopHandle, LoopSignal, Mode, PostAction, RegistrationToken};
+use rustix::event::epoll::EventFlags;
 use rustix::process::{Resource as SystemResource, getrlimit};
 use smithay::reexports::wayland_server::backend::{ClientId, ObjectId};
 use smithay::reexports::wayland_server::protocol::wl_data_offer::WlDataOffer;
 use smithay::reexports::wayland_server::protocol::wl_surface::WlSurface;
 use smithay::reexports::wayland_server::{Client, Display, Resource as _};
 
+use crate::reactor::{Source, Watch};
 use crate::state::State;
 pub use limits::{LimitArg, Limits};
 use relay::{Header, Malformed, Read, Relay};
@@ -68,12 +68,8 @@ enum DisplayError {
 struct Connection {
     client: Client,
     relay: Relay,
-    /// Watches the client's socket.
-    from_client: RegistrationToken,
-    /// Watches it for room to write, while there is something left to send.
-    to_client: Option<RegistrationToken>,
-    /// Watches the library's.
-    from_library: RegistrationToken,
+    /// Its socket is watched for room to write, because there is something left to send.
+    backlog: bool,
     /// It waits in the queue.
     queued: bool,
     /// Its next message is a roundtrip, which waits for buffers of its that are being imported.
@@ -84,11 +80,19 @@ struct Connection {
     uncounted: usize,
 }
 
+impl Connection {
+    /// What its socket is watched for. A client that is held is still heard hanging up.
+    fn interest(&self) -> EventFlags {
+        let input = if self.held { EventFlags::empty() } else { EventFlags::IN };
+        let output = if self.backlog { EventFlags::OUT } else { EventFlags::empty() };
+        input | output
+    }
+}
+
 /// All clients.
 pub struct Clients {
     display: Rc<RefCell<Display<State>>>,
-    handle: LoopHandle<'static, State>,
-    signal: LoopSignal,
+    watch: Watch,
     limits: Limits,
     connections: HashMap<Key, Connection>,
     next: Key,
@@ -124,35 +128,14 @@ enum End {
 }
 
 impl Clients {
-    /// No clients yet. What the library hears on sockets that did not come through here is handled too.
-    ///
-    /// # Errors
-    ///
-    /// When the event loop cannot watch the display.
-    pub fn new(
-        display: Display<State>,
-        handle: LoopHandle<'static, State>,
-        signal: LoopSignal,
-        mut limits: Limits,
-    ) -> anyhow::Result<Self> {
-        let poll: OwnedFd = std::os::fd::AsFd::as_fd(&display).try_clone_to_owned()?;
+    /// No clients yet.
+    pub fn new(display: Display<State>, watch: Watch, mut limits: Limits) -> Self {
         if let Some(most) = getrlimit(SystemResource::Nofile).current {
             limits.open_files = limits.open_files.min(most);
         }
-        let display = Rc::new(RefCell::new(display));
-        let watched = display.clone();
-        handle
-            .insert_source(Generic::new(poll, Interest::READ, Mode::Level), move |_, _, state| {
-                if let Err(err) = watched.borrow_mut().dispatch_clients(state) {
-                    tracing::error!(%err, "dispatching clients");
-                }
-                Ok(PostAction::Continue)
-            })
-            .map_err(|err| anyhow::anyhow!("cannot watch the wayland display: {}", err.error))?;
-        Ok(Self {
-            display,
-            handle,
-            signal,
+        Self {
+            display: Rc::new(RefCell::new(display)),
+            watch,
             limits,
             connections: HashMap::new(),
             next: 0,
@@ -163,7 +146,7 @@ impl Clients {
             gone: Arc::default(),
             slices: 0,
             started: None,
-        })
+        }
     }
 
     /// Connections.
@@ -181,9 +164,14 @@ impl Clients {
         &self.limits
     }
 
+    /// Somebody waits for a turn.
+    pub(crate) fn has_queue(&self) -> bool {
+        !(self.queue.is_empty() && self.seen.is_empty())
+    }
+
     /// The owner of `surface` is being told something: it goes out at the end of this turn.
     pub(crate) fn told(&mut self, surface: &WlSurface) {
-        if let Some(key) = surface.client().as_ref().and_then(ClientState::of).map(|data| data.key)
+        if let Some(key) = key_of(surface)
             && !self.told.contains(&key)
         {
             self.told.push(key);
@@ -203,7 +191,7 @@ impl Clients {
     pub(crate) fn set_visible<'a>(&mut self, surfaces: impl Iterator<Item = &'a WlSurface>) {
         self.visible.clear();
         for surface in surfaces {
-            if let Some(key) = surface.client().as_ref().and_then(ClientState::of).map(|data| data.key)
+            if let Some(key) = key_of(surface)
                 && !self.visible.contains(&key)
             {
                 self.visible.push(key);
@@ -213,22 +201,23 @@ impl Clients {
 
     /// Puts a client at the end of the queue.
     fn enqueue(&mut self, key: Key) {
-        if let Some(connection) = self.connections.get_mut(&key)
-            && !std::mem::replace(&mut connection.queued, true)
-        {
+        if self.starts_waiting(key) {
             self.queue.push_back(key);
         }
     }
 
     /// Puts a client that has something to say for the first time since its last turn into the queue of its kind.
     fn enqueue_fresh(&mut self, key: Key) {
-        if !self.visible.contains(&key) {
-            self.enqueue(key);
-        } else if let Some(connection) = self.connections.get_mut(&key)
-            && !std::mem::replace(&mut connection.queued, true)
-        {
-            self.seen.push_back(key);
+        if self.starts_waiting(key) {
+            let queue = if self.visible.contains(&key) { &mut self.seen } else { &mut self.queue };
+            queue.push_back(key);
         }
+    }
+
+    /// Marks a client as waiting; says whether it did not wait yet.
+    fn starts_waiting(&mut self, key: Key) -> bool {
+        let connection = self.connections.get_mut(&key);
+        connection.is_some_and(|connection| !std::mem::replace(&mut connection.queued, true))
     }
 
     /// Who is next; when the turn is late, each queue still has one.
@@ -245,32 +234,14 @@ impl Clients {
         None
     }
 
-    fn watch_client(&self, key: Key, relay: &Relay) -> Option<RegistrationToken> {
-        let source = Generic::new(relay.client(), Interest::READ, Mode::Level);
-        let inserted = self.handle.insert_source(source, move |_, _, state| {
-            state.client_readable(key);
-            Ok(PostAction::Continue)
-        });
-        inserted.map_err(|err| tracing::warn!(err = %err.error, "cannot watch a client")).ok()
-    }
-
-    /// Watches for room to write, on a descriptor of its own, since each may be watched only once.
-    fn watch_room(&self, key: Key, relay: &Relay) -> Option<RegistrationToken> {
-        let socket = relay.client().try_clone().ok()?;
-        let source = Generic::new(socket, Interest::WRITE, Mode::Level);
-        let inserted = self.handle.insert_source(source, move |_, _, state| {
-            Ok(if state.client_writable(key) { PostAction::Continue } else { PostAction::Remove })
-        });
-        inserted.map_err(|err| tracing::warn!(err = %err.error, "cannot watch a client")).ok()
-    }
-
-    fn watch_library(&self, key: Key, relay: &Relay) -> Option<RegistrationToken> {
-        let source = Generic::new(relay.library(), Interest::READ, Mode::Level);
-        let inserted = self.handle.insert_source(source, move |_, _, state| {
-            state.pump_client(key);
-            Ok(PostAction::Continue)
-        });
-        inserted.map_err(|err| tracing::warn!(err = %err.error, "cannot watch a client")).ok()
+    /// Watches a client's socket for what it is to be watched for now.
+    fn update_interest(&self, key: Key) {
+        let Some(connection) = self.connections.get(&key) else { return };
+        let changed =
+            self.watch.change(connection.relay.client(), Source::Client(key), connection.interest());
+        if let Err(err) = changed {
+            tracing::error!(%err, "a client is not heard any more");
+        }
     }
 }
 
@@ -305,25 +276,23 @@ impl State {
                 return;
             }
         };
-        let from_client = clients.watch_client(key, &relay);
-        let (Some(from_client), Some(from_library)) = (from_client, clients.watch_library(key, &relay))
-        else {
-            from_client.into_iter().for_each(|token| clients.handle.remove(token));
-            // The library finds its socket closed.
-            return;
-        };
         let connection = Connection {
             client,
             relay,
-            from_client,
-            to_client: None,
-            from_library,
+            backlog: false,
             queued: false,
             held: false,
             answers: false,
             uncounted: 0,
         };
+        let (socket, library) = (connection.relay.client(), connection.relay.library());
+        let watched = clients.watch.add(socket, Source::Client(key), connection.interest());
+        let watched = watched.and_then(|()| clients.watch.add(library, Source::Library(key), EventFlags::IN));
         clients.connections.insert(key, connection);
+        if let Err(err) = watched {
+            tracing::warn!(%err, "client not accepted");
+            self.end_client(key, End::HungUp);
+        }
     }
 
     /// What is kept for a client that is still there.
@@ -332,10 +301,23 @@ impl State {
         data.downcast_arc::<ClientState>().ok()
     }
 
-    fn client_readable(&mut self, key: Key) {
+    /// Something happened on a client's socket.
+    pub(crate) fn client_ready(&mut self, key: Key, flags: EventFlags) {
+        if flags.contains(EventFlags::OUT) {
+            self.client_writable(key);
+        }
         let clients = &mut self.runtime.clients;
+        let Some(connection) = clients.connections.get(&key) else { return };
+        if connection.held {
+            // What it has said before does not matter any more.
+            if flags.intersects(EventFlags::HUP | EventFlags::ERR) {
+                self.end_client(key, End::HungUp);
+                self.bury();
+            }
+            return;
+        }
         // Who waits in the queue is served from there.
-        if clients.connections.get(&key).is_none_or(|c| c.queued || c.held) {
+        if connection.queued || !flags.intersects(EventFlags::IN | EventFlags::HUP | EventFlags::ERR) {
             return;
         }
         if clients.late() {
@@ -431,9 +413,7 @@ impl State {
         if held && data_imports(connection) {
             connection.held = true;
             // What it sends meanwhile waits in its socket.
-            if let Err(err) = clients.handle.disable(&connection.from_client) {
-                tracing::warn!(%err, "a client's socket is still watched");
-            }
+            clients.update_interest(key);
             return Ok(false);
         }
         Ok(full || connection.relay.next().map_err(End::from)?.is_some())
@@ -445,11 +425,8 @@ impl State {
         let key = client.key;
         let Some(connection) = clients.connections.get_mut(&key).filter(|c| c.held) else { return };
         connection.held = false;
-        if let Err(err) = clients.handle.enable(&connection.from_client) {
-            tracing::error!(%err, "a client is not heard any more");
-        }
+        clients.update_interest(key);
         clients.enqueue(key);
-        clients.signal.wakeup();
     }
 
     fn dispatch(&mut self, key: Key) {
@@ -507,8 +484,8 @@ impl State {
     fn forget_client(&mut self, key: Key) {
         let Some(mut connection) = self.runtime.clients.connections.remove(&key) else { return };
         let clients = &mut self.runtime.clients;
-        let tokens = [Some(connection.from_client), Some(connection.from_library), connection.to_client];
-        tokens.into_iter().flatten().for_each(|token| clients.handle.remove(token));
+        clients.watch.remove(connection.relay.client());
+        clients.watch.remove(connection.relay.library());
         clients.queue.retain(|other| *other != key);
         clients.seen.retain(|other| *other != key);
         // The last words, among them the error.
@@ -545,7 +522,7 @@ impl State {
     }
 
     /// Passes on what the library has to say to a client.
-    fn pump_client(&mut self, key: Key) {
+    pub(crate) fn pump_client(&mut self, key: Key) {
         let clients = &mut self.runtime.clients;
         let Some(connection) = clients.connections.get_mut(&key) else { return };
         match connection.relay.pump() {
@@ -557,18 +534,18 @@ impl State {
         }
     }
 
-    /// Sends what waits for a client; says whether something is left.
-    fn client_writable(&mut self, key: Key) -> bool {
-        let Some(connection) = self.runtime.clients.connections.get_mut(&key) else { return false };
+    /// Sends what waits for a client.
+    fn client_writable(&mut self, key: Key) {
+        let Some(connection) = self.runtime.clients.connections.get_mut(&key) else { return };
         match connection.relay.send() {
-            Ok(()) if connection.relay.unread().0 > 0 => true,
+            Ok(()) if connection.relay.unread().0 > 0 => {}
             Ok(()) => {
-                connection.to_client = None;
-                false
+                connection.backlog = false;
+                self.runtime.clients.update_interest(key);
             }
             Err(_) => {
                 self.end_client(key, End::HungUp);
-                false
+                self.bury();
             }
         }
     }
@@ -576,7 +553,7 @@ impl State {
     /// Watches for room when something is left to send, and sends away who lets too much wait.
     fn check_outgoing(&mut self, key: Key) {
         let clients = &mut self.runtime.clients;
-        let Some(connection) = clients.connections.get(&key) else { return };
+        let Some(connection) = clients.connections.get_mut(&key) else { return };
         let (bytes, files) = connection.relay.unread();
         let too_much = bytes as u64 > clients.limits.outgoing || files as u64 > clients.limits.files;
         if too_much {
@@ -586,15 +563,10 @@ impl State {
                 files,
                 "client disconnected: it does not read"
             );
-        } else if bytes == 0 || connection.to_client.is_some() {
-            return;
-        } else if let Some(token) = clients.watch_room(key, &connection.relay) {
-            if let Some(connection) = clients.connections.get_mut(&key) {
-                connection.to_client = Some(token);
-            }
-            return;
+            self.end_client(key, End::HungUp);
+        } else if bytes > 0 && !std::mem::replace(&mut connection.backlog, true) {
+            clients.update_interest(key);
         }
-        self.end_client(key, End::HungUp);
     }
 
     /// Sends away who holds the most files, when the reserve is touched: of the process with the most, the connection
@@ -619,8 +591,8 @@ impl State {
         }
     }
 
-    /// The end of a turn of the event loop: who has more to say gets more slices, and everybody hears what is new.
-    pub(crate) fn end_turn(&mut self) {
+    /// Gives those who have more to say their turns.
+    pub(crate) fn serve_queue(&mut self) {
         let mut had = [false; 2];
         while let Some(key) = self.runtime.clients.next(&mut had) {
             if let Some(connection) = self.runtime.clients.connections.get_mut(&key) {
@@ -629,6 +601,10 @@ impl State {
             self.serve_client(key);
             self.answer_client(key);
         }
+    }
+
+    /// Everybody hears what is new.
+    pub(crate) fn tell_clients(&mut self) {
         if let Err(err) = self.runtime.display.flush_clients() {
             tracing::debug!(%err, "flushing clients");
         }
@@ -638,10 +614,12 @@ impl State {
         self.bury();
         let clients = &mut self.runtime.clients;
         (clients.slices, clients.started) = (0, None);
-        if !(clients.queue.is_empty() && clients.seen.is_empty()) {
-            clients.signal.wakeup();
-        }
     }
+}
+
+/// Whose it is.
+fn key_of(surface: &WlSurface) -> Option<Key> {
+    surface.client().as_ref().and_then(ClientState::of).map(|data| data.key)
 }
 
 fn data_imports(connection: &Connection) -> bool {

@@ -12,7 +12,6 @@ use std::io::{Error, IoSlice, IoSliceMut, Result};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::rc::Rc;
 
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{
@@ -96,9 +95,9 @@ type Result2<T> = std::result::Result<T, Malformed>;
 #[derive(Debug)]
 pub(super) struct Relay {
     /// The client's socket.
-    client: Rc<UnixStream>,
+    client: UnixStream,
     /// The library's other end.
-    library: Rc<UnixStream>,
+    library: UnixStream,
     input: Vec<u8>,
     input_files: VecDeque<OwnedFd>,
     output: VecDeque<u8>,
@@ -118,8 +117,8 @@ impl Relay {
             tracing::debug!(%err, "socket buffer not enlarged");
         }
         let relay = Self {
-            client: Rc::new(client),
-            library: Rc::new(library),
+            client,
+            library,
             input: Vec::new(),
             input_files: VecDeque::new(),
             output: VecDeque::new(),
@@ -129,13 +128,13 @@ impl Relay {
     }
 
     /// The client's socket, to watch.
-    pub(super) fn client(&self) -> Rc<UnixStream> {
-        self.client.clone()
+    pub(super) fn client(&self) -> &UnixStream {
+        &self.client
     }
 
     /// Our end of the library's socket, to watch.
-    pub(super) fn library(&self) -> Rc<UnixStream> {
-        self.library.clone()
+    pub(super) fn library(&self) -> &UnixStream {
+        &self.library
     }
 
     /// Bytes and files that the client has not read.

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use calloop::generic::Generic;
-use calloop::timer::{TimeoutAction, Timer};
 use calloop::{Interest, LoopHandle, Mode, PostAction};
 use drm_prime::scanout::PlaneType;
 use smithay::backend::allocator::Buffer as _;
@@ -115,13 +114,7 @@ fn take_peer(stream: UnixStream, state: &mut State) -> anyhow::Result<()> {
     };
     let handle = &state.runtime.handle;
     let token = handle.insert_source(source, read).map_err(|err| anyhow!("{}", err.error))?;
-    let patience = Timer::from_duration(PATIENCE);
-    handle
-        .insert_source(patience, move |_, (), state| {
-            state.runtime.handle.remove(token);
-            TimeoutAction::Drop
-        })
-        .map_err(|err| anyhow!("{}", err.error))?;
+    state.runtime.timers.after(PATIENCE, move |state| state.runtime.handle.remove(token));
     Ok(())
 }
 

@@ -25,8 +25,6 @@ use std::io;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use calloop::timer::{TimeoutAction, Timer};
-use calloop::{LoopHandle, RegistrationToken};
 use drm_fourcc::{DrmFourcc, DrmModifier};
 use drm_prime::scanout::{Layer, Plan, PlaneCaps, Rect, Refusal, open_planes};
 use primeway_protocols::linux_dmabuf::{DmabufFeedback, LinuxDmabufState};
@@ -39,6 +37,7 @@ pub use self::tranche::{Devices, Tranches};
 use crate::backend::OutputId;
 use crate::output::layers::SurfaceLayer;
 use crate::output::{OutputState, StandIn};
+use crate::reactor::{TimerId, Timers};
 use crate::state::{State, monotonic};
 
 /// A format with its modifier, as planes and renderers name it.
@@ -55,7 +54,7 @@ pub struct Feedback {
     tranches: Option<Tranches>,
     policy: Policy<WlSurface, OutputKey, DmabufFeedback>,
     /// Runs while a change waits, until then.
-    timer: Option<(RegistrationToken, Duration)>,
+    timer: Option<(TimerId, Duration)>,
 }
 
 impl Feedback {
@@ -90,7 +89,7 @@ impl Feedback {
     /// An output of `device` has a new plan for `layers`.
     pub fn planned(
         &mut self,
-        handle: &LoopHandle<'static, State>,
+        timers: &Timers,
         device: u64,
         planes: &[PlaneCaps],
         output: &OutputState,
@@ -107,7 +106,7 @@ impl Feedback {
         self.policy.planned(now, (device, output.id), shown, |open, opaque| {
             tranches.of(device, planes, open, opaque)
         });
-        self.arm(handle, now);
+        self.arm(timers, now);
     }
 
     /// What planes take may be another than it was.
@@ -118,17 +117,17 @@ impl Feedback {
     }
 
     /// An output is gone.
-    pub fn output_gone(&mut self, handle: &LoopHandle<'static, State>, device: u64, output: OutputId) {
+    pub fn output_gone(&mut self, timers: &Timers, device: u64, output: OutputId) {
         let now = monotonic();
         self.policy.output_gone(now, (device, output));
-        self.arm(handle, now);
+        self.arm(timers, now);
     }
 
     /// A surface is gone.
-    pub fn surface_gone(&mut self, handle: &LoopHandle<'static, State>, surface: &WlSurface) {
+    pub fn surface_gone(&mut self, timers: &Timers, surface: &WlSurface) {
         self.policy.surface_gone(surface);
         if self.timer.is_some() {
-            self.arm(handle, monotonic());
+            self.arm(timers, monotonic());
         }
     }
 
@@ -144,29 +143,24 @@ impl Feedback {
     }
 
     /// Sets the timer for the change that is due first, or removes it. One that runs out early is set again.
-    fn arm(&mut self, handle: &LoopHandle<'static, State>, now: Duration) {
+    fn arm(&mut self, timers: &Timers, now: Duration) {
         let deadline = self.policy.deadline();
         if let (Some(deadline), Some((_, armed))) = (deadline, &self.timer)
             && *armed <= deadline
         {
             return;
         }
-        if let Some((token, _)) = self.timer.take() {
-            handle.remove(token);
+        if let Some((id, _)) = self.timer.take() {
+            timers.cancel(id);
         }
         let Some(deadline) = deadline else { return };
-        let timer = Timer::from_duration(deadline.saturating_sub(now));
-        let inserted = handle.insert_source(timer, |_, (), state| {
+        let id = timers.after(deadline.saturating_sub(now), |state| {
             let (feedback, now) = (&mut state.dmabuf.feedback, monotonic());
             feedback.timer = None;
             feedback.tell(&mut state.dmabuf.global, now);
-            feedback.arm(&state.runtime.handle, now);
-            TimeoutAction::Drop
+            feedback.arm(&state.runtime.timers, now);
         });
-        match inserted {
-            Ok(token) => self.timer = Some((token, deadline)),
-            Err(err) => tracing::error!(%err, "cannot set a timer"),
-        }
+        self.timer = Some((id, deadline));
     }
 }
 

@@ -43,7 +43,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use calloop::generic::Generic;
-use calloop::timer::{TimeoutAction, Timer};
 use calloop::{Interest, LoopHandle, Mode, PostAction, RegistrationToken};
 use drm_prime::Timelines;
 use primeway_protocols::drm_syncobj::{Attachment, SyncPoint};
@@ -67,6 +66,7 @@ use self::explicit::Explicit;
 use self::hold::{Hold, Until};
 use self::waits::{WaitId, Waits};
 use crate::clients::{self, ClientState, over_quota};
+use crate::reactor::{TimerId, Timers};
 use crate::state::State;
 
 /// How long a commit waits before that is worth telling: longer than a GPU takes for any picture that a person waits for
@@ -80,7 +80,7 @@ struct Held {
     surface: WlSurface,
     cleared: Arc<AtomicBool>,
     fences: Vec<(Awaited, RegistrationToken)>,
-    timer: Option<RegistrationToken>,
+    timer: Option<TimerId>,
 }
 
 /// What a reader of a buffer has to wait for.
@@ -95,7 +95,10 @@ struct Pending {
 #[derive(Debug)]
 pub struct Fences {
     handle: LoopHandle<'static, State>,
+    timers: Timers,
     waits: Waits<Held>,
+    /// Whose commits may wait for nothing any more.
+    cleared: Vec<Client>,
     /// linux-drm-syncobj.
     pub(crate) explicit: Explicit,
 }
@@ -113,10 +116,12 @@ impl Fences {
     /// Nobody waits. With timelines, clients may synchronise explicitly.
     pub fn new(
         handle: LoopHandle<'static, State>,
+        timers: Timers,
         display: &DisplayHandle,
         timelines: Option<Timelines>,
     ) -> Self {
-        Self { handle, waits: Waits::default(), explicit: Explicit::new(display, timelines) }
+        let explicit = Explicit::new(display, timelines);
+        Self { handle, timers, waits: Waits::default(), cleared: Vec::new(), explicit }
     }
 
     /// What a surface's oldest held commit waits for.
@@ -145,12 +150,8 @@ impl Fences {
         inserted.map_err(|err| tracing::warn!(err = %err.error, "cannot wait for a fence")).ok()
     }
 
-    fn watch_clock(&self, id: WaitId) -> Option<RegistrationToken> {
-        let inserted = self.handle.insert_source(Timer::from_duration(LATE), move |_, (), state| {
-            state.runtime.fences.late(id);
-            TimeoutAction::Drop
-        });
-        inserted.map_err(|err| tracing::warn!(err = %err.error, "cannot set a timer")).ok()
+    fn watch_clock(&self, id: WaitId) -> TimerId {
+        self.timers.after(LATE, move |state| state.runtime.fences.late(id))
     }
 
     fn late(&mut self, id: WaitId) {
@@ -170,8 +171,10 @@ impl Fences {
             let mut usage = data.usage();
             usage.fences = usage.fences.saturating_sub(held.fences.len() as u64);
         }
-        let tokens = held.fences.into_iter().map(|(_, token)| token).chain(held.timer);
-        tokens.for_each(|token| self.handle.remove(token));
+        held.fences.into_iter().for_each(|(_, token)| self.handle.remove(token));
+        if let Some(timer) = held.timer {
+            self.timers.cancel(timer);
+        }
     }
 }
 
@@ -238,7 +241,7 @@ impl State {
             surface: surface.clone(),
             cleared: cleared.clone(),
             fences: watched,
-            timer: fences.watch_clock(id),
+            timer: Some(fences.watch_clock(id)),
         };
         fences.waits.begin(id, surface.id(), awaited, Instant::now(), held);
         Until::Cleared(cleared)
@@ -269,9 +272,14 @@ impl State {
         let ended = self.runtime.fences.waits.end_surface(&surface.id());
         let client = ended.first().map(|held| held.client.clone());
         ended.into_iter().for_each(|held| self.runtime.fences.end(held));
-        if let Some(client) = client {
-            // Not now: the surface is still being taken down.
-            self.runtime.handle.insert_idle(move |state| state.apply_held(&client));
+        // Not now: the surface is still being taken down.
+        self.runtime.fences.cleared.extend(client);
+    }
+
+    /// Applies what was held back behind surfaces that are gone.
+    pub(crate) fn apply_cleared(&mut self) {
+        for client in std::mem::take(&mut self.runtime.fences.cleared) {
+            self.apply_held(&client);
         }
     }
 

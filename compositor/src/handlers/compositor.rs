@@ -80,7 +80,7 @@ impl CompositorHandler for State {
             usage.surfaces = usage.surfaces.saturating_sub(1);
         }
         self.forget_fences(surface);
-        self.dmabuf.feedback.surface_gone(&self.runtime.handle, surface);
+        self.dmabuf.feedback.surface_gone(&self.runtime.timers, surface);
         self.queue_redraw_all();
     }
 }
@@ -114,7 +114,6 @@ impl BufferHandler for State {
         // The surface and the frames that show it keep the memory; what is kept for it goes after them.
         if let Ok(dmabuf) = get_dmabuf(buffer) {
             self.dmabuf.dying.push(dmabuf.weak());
-            self.runtime.handle.insert_idle(State::forget_dead_buffers);
         }
     }
 }

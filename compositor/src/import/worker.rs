@@ -30,7 +30,6 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use calloop::channel::{self, Event, Sender};
-use calloop::timer::{TimeoutAction, Timer};
 use drm_prime::HandleTable;
 use primeway_protocols::linux_dmabuf::PendingBuffer;
 use smithay::backend::allocator::dmabuf::Dmabuf;
@@ -278,15 +277,10 @@ impl State {
 
     /// Sees in a while to the `create`s whose turn does not come.
     fn watch_imports(&mut self, wait: Duration) {
-        let timer = Timer::from_duration(wait);
-        let inserted = self.runtime.handle.insert_source(timer, |_, (), state| {
+        self.runtime.timers.after(wait, |state| {
             state.dmabuf.worker.watched = false;
             state.import_overdue();
-            TimeoutAction::Drop
         });
-        if let Err(err) = inserted {
-            tracing::error!(%err, "nobody looks after slow imports");
-        }
     }
 
     fn import_overdue(&mut self) {

@@ -14,7 +14,6 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use calloop::LoopHandle;
 use calloop::channel::{Channel, Event, Sender, channel};
 use primeway::backend::Backend;
 use primeway::backend::headless::Headless;
@@ -22,6 +21,7 @@ use primeway::cli::{BackendKind, Cli, Renderer};
 use primeway::clients::LimitArg;
 use primeway::ctl::{PlaneStats, Stats, SurfaceReport};
 use primeway::output::Redraw;
+use primeway::reactor::Timers;
 use primeway::state::State;
 use rustix::fs::{MemfdFlags, SealFlags};
 use smithay::backend::input::ButtonState;
@@ -144,7 +144,7 @@ impl Server {
     ///
     /// When it does not start.
     pub fn start_with(size: (u32, u32), limits: &[&str]) -> Result<Server> {
-        Server::start_on(size, limits, move |handle| Ok(Headless::new(handle, size)?))
+        Server::start_on(size, limits, move |timers| Ok(Headless::new(timers, size)?))
     }
 
     /// [`Server::start_with`] on a backend of the test's own making.
@@ -155,7 +155,7 @@ impl Server {
     pub fn start_on(
         size: (u32, u32),
         limits: &[&str],
-        backend: impl FnOnce(LoopHandle<'static, State>) -> Result<Headless> + Send + 'static,
+        backend: impl FnOnce(Timers) -> Result<Headless> + Send + 'static,
     ) -> Result<Server> {
         let limits: Result<Vec<_>, String> = limits.iter().map(|limit| LimitArg::parse(limit)).collect();
         let limits = limits.map_err(|err| anyhow!("{err}"))?;
@@ -345,7 +345,7 @@ impl Drop for Server {
 fn run(
     size: (u32, u32),
     limits: Vec<LimitArg>,
-    backend: impl FnOnce(LoopHandle<'static, State>) -> Result<Headless>,
+    backend: impl FnOnce(Timers) -> Result<Headless>,
     asked: Channel<Question>,
 ) -> Result<u8> {
     let cli = Cli {
@@ -361,13 +361,13 @@ fn run(
         limits,
         program: Vec::new(),
     };
-    let (mut event_loop, mut state) = primeway::run::prepare_headless(&cli, backend)?;
-    event_loop
+    let (mut reactor, mut state) = primeway::run::prepare_headless(&cli, backend)?;
+    reactor
         .handle()
         .insert_source(asked, |event, (), state| match event {
             Event::Msg(question) => question.0(state),
             Event::Closed => state.runtime.stop(0),
         })
         .map_err(|err| anyhow!("cannot take questions: {}", err.error))?;
-    primeway::run::serve(&mut event_loop, &mut state)
+    primeway::run::serve(&mut reactor, &mut state)
 }

@@ -1,10 +1,9 @@
 //! The event sources of a session: seat, card, udev and libinput.
 
-use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use calloop::generic::Generic;
-use calloop::{EventSource, Interest, LoopHandle, Mode, Poll, PostAction, Readiness, Token, TokenFactory};
+use calloop::{EventSource, LoopHandle, Poll, PostAction, Readiness, Token, TokenFactory};
+use rustix::event::epoll::EventFlags;
 use smithay::backend::libinput::{LibinputInputBackend, LibinputSessionInterface};
 use smithay::backend::session::Event as SessionEvent;
 use smithay::backend::session::Session;
@@ -13,6 +12,7 @@ use smithay::backend::udev::{UdevBackend, UdevEvent};
 use smithay::reexports::input::Libinput;
 
 use super::{Kms, StartError};
+use crate::reactor::{Source, Watch};
 use crate::state::State;
 
 fn source<S>(
@@ -36,6 +36,7 @@ where
 /// When a source cannot be set up.
 pub fn insert_sources(
     handle: &LoopHandle<'static, State>,
+    watch: &Watch,
     kms: &Kms,
     notifier: LibSeatSessionNotifier,
 ) -> Result<(), StartError> {
@@ -64,12 +65,7 @@ pub fn insert_sources(
         }
     })?;
 
-    let fd = kms.card.as_fd().try_clone_to_owned().map_err(|err| failed("the card")(&err))?;
-    let events = Generic::new(fd, Interest::READ, Mode::Level);
-    source(handle, "the card", events, |_, _, state: &mut State| {
-        state.card_readable();
-        Ok(PostAction::Continue)
-    })?;
+    watch.add(&kms.card, Source::Card, EventFlags::IN).map_err(|err| failed("the card")(&err))?;
 
     let monitor = UdevBackend::new(&seat).map_err(|err| failed("udev")(&err))?;
     source(handle, "udev", monitor, |event, (), state| match event {

@@ -1,0 +1,221 @@
+//! What the compositor sleeps in, and the order of a turn.
+//!
+//! ```text
+//!  epoll ──> display: frame shown, next frame           every turn, without a detour
+//!       ├──> clients' sockets
+//!       ├──> timers (one timerfd)
+//!       └──> calloop: seat, input, udev, fences,        sources that speak seldom
+//!            signals, control socket, import thread
+//!  then: clients' turns, queued redraws, what clients are told
+//! ```
+//!
+//! A frame that a plane scans out wakes the compositor twice: the client commits, the display has shown it. calloop makes
+//! five system calls around each wait (it sets a timer and arms two descriptors, whether they are used or not), which were
+//! half of all the compositor's calls in such a frame. So what belongs to every frame is watched directly, and calloop's own
+//! descriptor is watched like one more source.
+//!
+//! calloop's timers and idle callbacks are not served in time here, since nobody but calloop knows when: [`Timers`] are
+//! the timers, and what has to be done at the end of a turn is in `State::end_turn`.
+//!
+//! Owns: the epoll, what it watches, the order. Does not own: what happens then ([`crate::state`], [`crate::clients`]).
+
+mod timers;
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow};
+use calloop::{EventLoop, LoopHandle};
+use rustix::event::Timespec;
+use rustix::event::epoll::{self, Event, EventData, EventFlags};
+
+pub use self::timers::{TimerId, Timers};
+
+use crate::clients::Key;
+use crate::state::State;
+
+/// Events that are taken at once.
+const EVENTS: usize = 64;
+/// Bits of a source's number that tell its kind.
+const KIND_BITS: u32 = 3;
+
+/// What is watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Everything that calloop watches.
+    Calloop,
+    /// The first timer has run out.
+    Timers,
+    /// The display device has events.
+    Card,
+    /// A client's socket.
+    Client(Key),
+    /// Our end of the socket pair that a client's requests go to the library through.
+    Library(Key),
+}
+
+impl Source {
+    fn pack(self) -> EventData {
+        let (kind, key) = match self {
+            Self::Calloop => (0, 0),
+            Self::Timers => (1, 0),
+            Self::Card => (2, 0),
+            Self::Client(key) => (3, key),
+            Self::Library(key) => (4, key),
+        };
+        EventData::new_u64(key << KIND_BITS | kind)
+    }
+
+    fn unpack(data: EventData) -> Option<Self> {
+        let (kind, key) = (data.u64() & ((1 << KIND_BITS) - 1), data.u64() >> KIND_BITS);
+        Some(match kind {
+            0 => Self::Calloop,
+            1 => Self::Timers,
+            2 => Self::Card,
+            3 => Self::Client(key),
+            4 => Self::Library(key),
+            _ => return None,
+        })
+    }
+}
+
+/// Adds to what the reactor watches. Clones watch for the same reactor.
+///
+/// What is watched is level-triggered: it is told of again until it has been dealt with.
+#[derive(Clone, Debug)]
+pub struct Watch(Rc<OwnedFd>);
+
+impl Watch {
+    fn new() -> io::Result<Self> {
+        Ok(Self(Rc::new(epoll::create(epoll::CreateFlags::CLOEXEC)?)))
+    }
+
+    /// Watches a descriptor until [`Watch::remove`]. That it hung up is always told.
+    ///
+    /// # Errors
+    /// When the kernel has no room, or the descriptor is watched already.
+    pub fn add(&self, fd: impl AsFd, source: Source, interest: EventFlags) -> io::Result<()> {
+        Ok(epoll::add(&*self.0, fd, source.pack(), interest)?)
+    }
+
+    /// Watches a descriptor for something else than before.
+    ///
+    /// # Errors
+    /// When the descriptor is not watched.
+    pub fn change(&self, fd: impl AsFd, source: Source, interest: EventFlags) -> io::Result<()> {
+        Ok(epoll::modify(&*self.0, fd, source.pack(), interest)?)
+    }
+
+    /// Watches a descriptor no longer.
+    pub fn remove(&self, fd: impl AsFd) {
+        if let Err(err) = epoll::delete(&*self.0, fd) {
+            tracing::debug!(%err, "a descriptor was not watched");
+        }
+    }
+}
+
+/// The event loop.
+#[derive(Debug)]
+pub struct Reactor {
+    watch: Watch,
+    timers: Timers,
+    calloop: EventLoop<'static, State>,
+}
+
+impl Reactor {
+    /// Watches nothing yet but timers and calloop.
+    ///
+    /// # Errors
+    /// When the kernel does not give the descriptors.
+    pub fn new() -> anyhow::Result<Self> {
+        let calloop = EventLoop::try_new().context("no event loop")?;
+        let (watch, timers) = (Watch::new()?, Timers::new()?);
+        watch.add(&calloop, Source::Calloop, EventFlags::IN)?;
+        watch.add(&timers, Source::Timers, EventFlags::IN)?;
+        Ok(Self { watch, timers, calloop })
+    }
+
+    /// Takes in sources that speak seldom.
+    pub fn handle(&self) -> LoopHandle<'static, State> {
+        self.calloop.handle()
+    }
+
+    /// Takes in what belongs to every frame.
+    pub fn watch(&self) -> &Watch {
+        &self.watch
+    }
+
+    /// The timers.
+    pub fn timers(&self) -> &Timers {
+        &self.timers
+    }
+
+    /// Handles events until there is an exit status.
+    ///
+    /// # Errors
+    /// When a source fails that the compositor cannot be without.
+    pub fn run(&mut self, state: &mut State) -> anyhow::Result<()> {
+        while state.runtime.exit.is_none() {
+            self.turn(state)?;
+        }
+        Ok(())
+    }
+
+    /// Handles what calloop has, without waiting.
+    ///
+    /// # Errors
+    /// When a source fails that the compositor cannot be without.
+    pub fn dispatch_calloop(&mut self, state: &mut State) -> anyhow::Result<()> {
+        self.calloop.dispatch(Some(Duration::ZERO), state).map_err(|err| match err {
+            calloop::Error::OtherError(source) => anyhow!("{source}"),
+            err => anyhow::Error::from(err).context("the event loop failed"),
+        })
+    }
+
+    /// Sleeps until something happens, and handles it.
+    fn turn(&mut self, state: &mut State) -> anyhow::Result<()> {
+        const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
+        self.timers.arm();
+        let timeout = state.has_more_to_do().then_some(&NOW);
+        let mut events = [MaybeUninit::<Event>::uninit(); EVENTS];
+        let events = match epoll::wait(&*self.watch.0, &mut events, timeout) {
+            Ok((events, _)) => &*events,
+            Err(rustix::io::Errno::INTR) => &[],
+            Err(err) => return Err(anyhow::Error::from(err).context("waiting for events")),
+        };
+        let sources = || events.iter().filter_map(|event| Some((Source::unpack(event.data)?, event.flags)));
+        // The display first: the next vertical blank should not be missed for clients' sake.
+        if sources().any(|(source, _)| source == Source::Card) {
+            state.card_readable();
+        }
+        for (source, flags) in sources() {
+            match source {
+                Source::Card => {}
+                Source::Client(key) => state.client_ready(key, flags),
+                Source::Library(key) => state.pump_client(key),
+                Source::Timers => self.timers.run_due(state),
+                Source::Calloop => self.dispatch_calloop(state)?,
+            }
+        }
+        state.end_turn();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_comes_back_as_it_was() {
+        let keys = [0, 1, 77, u64::MAX >> KIND_BITS];
+        let of_clients = keys.iter().flat_map(|key| [Source::Client(*key), Source::Library(*key)]);
+        for source in of_clients.chain([Source::Calloop, Source::Timers, Source::Card]) {
+            assert_eq!(Source::unpack(source.pack()), Some(source));
+        }
+        assert_eq!(Source::unpack(EventData::new_u64(7)), None);
+    }
+}
