@@ -12,8 +12,6 @@ use crate::lock;
 use crate::output::layers;
 use crate::render::{LayerElement, Painter, Texture};
 
-/// Side of the square that a cursor plane shows, in pixels.
-pub const PLANE_SIZE: u32 = 64;
 const HOTSPOT_LIMIT: i32 = 1 << 16;
 const ARROW: (i32, i32) = (16, 24);
 
@@ -22,15 +20,23 @@ const ARROW: (i32, i32) = (16, 24);
 pub struct CursorLayer {
     /// Top left corner of the image, in pixels of the output.
     pub position: Point<i32, Physical>,
+    /// Where in the image the pointer is.
+    pub hotspot: Point<i32, Physical>,
     /// What to draw, topmost first, relative to `position`.
     pub elements: Vec<LayerElement>,
 }
 
 impl CursorLayer {
-    /// Tells whether a cursor plane can show all of it.
-    pub fn fits_plane(&self) -> bool {
-        let plane = Rectangle::from_size(Size::from((PLANE_SIZE as i32, PLANE_SIZE as i32)));
-        self.elements.iter().all(|e| plane.contains_rect(e.place()))
+    /// What it covers, relative to `position`; `None` if there is nothing to be seen.
+    pub fn bounds(&self) -> Option<Rectangle<i32, Physical>> {
+        self.elements.iter().map(LayerElement::place).reduce(|all, place| all.merge(place))
+    }
+
+    /// The size of a buffer that holds all of it with `position` at its top left corner; `None` if some of it is beyond.
+    pub fn size(&self) -> Option<(u32, u32)> {
+        let bounds = self.bounds().filter(|bounds| bounds.loc.x >= 0 && bounds.loc.y >= 0)?;
+        let (right, bottom) = (bounds.loc.x + bounds.size.w, bounds.loc.y + bounds.size.h);
+        Some((u32::try_from(right).ok()?, u32::try_from(bottom).ok()?))
     }
 
     /// The elements at their place on the output.
@@ -84,7 +90,7 @@ impl Cursor {
                 // A client may send any number for the hotspot.
                 let far = |v: i32| v.clamp(-HOTSPOT_LIMIT, HOTSPOT_LIMIT);
                 let hotspot: Point<i32, Physical> = (far(hotspot.x), far(hotspot.y)).into();
-                Some(CursorLayer { position: at - hotspot, elements })
+                Some(CursorLayer { position: at - hotspot, hotspot, elements })
             }
             _ => {
                 if self.arrow.is_none() {
@@ -94,7 +100,7 @@ impl Cursor {
                 let place = Rectangle::from_size(ARROW.into());
                 let element =
                     LayerElement::still(id.clone(), CommitCounter::default(), texture.clone(), place);
-                Some(CursorLayer { position: at, elements: vec![element] })
+                Some(CursorLayer { position: at, hotspot: (0, 0).into(), elements: vec![element] })
             }
         }
     }

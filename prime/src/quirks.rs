@@ -2,6 +2,7 @@
 //! What a driver refuses by itself is not here: its errno tells.
 
 use crate::device::FramebufferRequest;
+use crate::scanout::{Scaling, Zpos};
 
 /// Something that a driver gets wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
@@ -30,6 +31,33 @@ pub fn met_by(driver: &str, request: &FramebufferRequest) -> Option<Quirk> {
     apart.then_some(Quirk::SeveralObjects)
 }
 
+/// A plane's place in the blending order on a driver without zpos: `index` is the plane's among all of the device.
+///
+/// | driver | order | source |
+/// |---|---|---|
+/// | vkms | planes as they were created, whatever their type: an overlay created before the primary lies under it | `vkms_crtc.c` walks the plane mask; seen in 7.2.13 |
+#[must_use]
+pub fn stacking(driver: &str, index: usize) -> Zpos {
+    match (driver, i64::try_from(index)) {
+        ("vkms", Ok(index)) => Zpos::Fixed(index),
+        _ => Zpos::Unknown,
+    }
+}
+
+/// What is known of a driver's scaling; the kernel has no property for it.
+#[must_use]
+pub fn scaling(driver: &str) -> Scaling {
+    // vkms_plane.c: DRM_PLANE_NO_SCALING.
+    if driver == "vkms" { Scaling::Never } else { Scaling::Unknown }
+}
+
+/// Whether a driver's primary plane may cover less than the CRTC, with black around it; the kernel has no property for
+/// it, and most drivers refuse (`can_position` of `drm_atomic_helper_check_plane_state`).
+#[must_use]
+pub fn primary_covers_part(driver: &str) -> bool {
+    driver == "vkms"
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -52,6 +80,14 @@ mod tests {
         assert_eq!(met_by("vkms", &request(&[(1, 0), (1, 4096)])), None);
         assert_eq!(met_by("vkms", &request(&[(1, 64)])), Some(Quirk::FirstPlaneOffset));
         assert_eq!(met_by("vkms", &request(&[(1, 0), (2, 0)])), Some(Quirk::SeveralObjects));
+    }
+
+    #[test]
+    fn the_order_of_planes_is_known_of_vkms_alone() {
+        assert_eq!(stacking("vkms", 2), Zpos::Fixed(2));
+        assert_eq!(stacking("i915", 2), Zpos::Unknown);
+        assert_eq!((scaling("vkms"), scaling("i915")), (Scaling::Never, Scaling::Unknown));
+        assert!(primary_covers_part("vkms") && !primary_covers_part("i915"));
     }
 
     #[test]

@@ -5,7 +5,6 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::{
-    collections::HashSet,
     num::NonZeroU32,
     os::fd::{AsFd, OwnedFd},
     sync::Arc,
@@ -18,7 +17,8 @@ use drm_prime::{
     MAX_BUFFER_PLANES, format,
     model::{Driver, File, Machine, Node, Profile},
     scanout::{
-        self, Layer, Plan, PlaneCaps, PlaneType, PrimaryContent, Rect, Refusal, Scannable, SourceRect,
+        self, Canvas, Layer, Plan, PlaneCaps, PlaneType, PrimaryContent, Rect, Refusal, Rotation, Rotations,
+        Scaling, Scannable, Scene, SourceRect, Zpos,
     },
 };
 use proptest::{
@@ -241,22 +241,26 @@ fn rect() -> impl Strategy<Value = Rect> {
 
 fn scannable() -> impl Strategy<Value = Scannable> {
     let format = prop_oneof![Just(DrmFourcc::Xrgb8888), Just(DrmFourcc::Nv12)];
-    (format, modifier(), any::<bool>()).prop_map(|(format, modifier, y_invert)| Scannable {
-        format,
-        modifier,
-        y_invert,
-    })
+    (format, modifier(), any::<bool>())
+        .prop_map(|(format, modifier, foreign)| Scannable { foreign, ..Scannable::new(format, modifier) })
 }
 
 fn layer() -> impl Strategy<Value = Layer> {
     let content = prop_oneof![5 => scannable().prop_map(Ok), 1 => Just(Err(Refusal::NotDmabuf))];
     let src = [(); 4].map(|()| number()).prop_map(|[x, y, w, h]| SourceRect { x, y, w, h });
-    (rect(), src, any::<bool>(), content).prop_map(|(dst, src, opaque, content)| Layer {
-        dst,
-        src,
-        opaque,
-        content,
-    })
+    let alpha = prop_oneof![3 => Just(u16::MAX), 1 => any::<u16>()];
+    let turned = (prop_oneof![3 => Just(0_u8), 1 => 0..4_u8], any::<bool>());
+    (rect(), src, any::<bool>(), content, alpha, turned, rect(), any::<u8>()).prop_map(
+        |(dst, src, opaque, content, alpha, (quarters, reflect_y), opaque_region, rate)| Layer {
+            // Keys may repeat.
+            key: u64::from(rate % 4),
+            rotation: Rotation::new(quarters, false, reflect_y),
+            alpha,
+            opaque_region,
+            rate,
+            ..Layer::new(dst, src, opaque, content)
+        },
+    )
 }
 
 fn caps() -> impl Strategy<Value = PlaneCaps> {
@@ -265,14 +269,33 @@ fn caps() -> impl Strategy<Value = PlaneCaps> {
         4 => Just(PlaneType::Overlay),
         1 => Just(PlaneType::Cursor),
     ];
-    let stack =
-        prop_oneof![3 => (0..6_i64).prop_map(Some), 1 => any::<i64>().prop_map(Some), 1 => Just(None)];
+    let zpos = prop_oneof![
+        3 => (0..6_i64).prop_map(Zpos::Fixed),
+        1 => any::<i64>().prop_map(Zpos::Fixed),
+        1 => any::<(i64, i64)>().prop_map(|(min, max)| Zpos::Range { min, max }),
+        1 => Just(Zpos::Unknown),
+    ];
+    let scaling = prop_oneof![
+        3 => Just(Scaling::Unknown),
+        1 => any::<(u32, u32)>().prop_map(|(min, max)| Scaling::Range { min, max }),
+    ];
+    let flags = any::<[bool; 4]>();
     // Ids may repeat: a driver's word is no better than a client's.
-    (1..8_u32, kind, stack, any::<bool>(), any::<bool>()).prop_map(|(id, kind, stack, reflect_y, yuv)| {
-        let mut formats = HashSet::from([(DrmFourcc::Xrgb8888, DrmModifier::Linear)]);
-        formats.extend(yuv.then_some((DrmFourcc::Nv12, DrmModifier::Linear)));
-        PlaneCaps { id: NonZeroU32::MIN.saturating_add(id), kind, formats, stack, reflect_y }
-    })
+    (1..8_u32, kind, zpos, scaling, any::<u64>(), flags).prop_map(
+        |(id, kind, zpos, scaling, rotations, [yuv, alpha, covers_part, foreign])| {
+            let formats = [(DrmFourcc::Xrgb8888, DrmModifier::Linear)];
+            let more = yuv.then_some((DrmFourcc::Nv12, DrmModifier::Linear));
+            let id = NonZeroU32::MIN.saturating_add(id);
+            PlaneCaps {
+                scaling,
+                rotations: Rotations::from_bits(rotations),
+                alpha,
+                covers_part,
+                foreign,
+                ..PlaneCaps::new(id, kind, formats.into_iter().chain(more), zpos)
+            }
+        },
+    )
 }
 
 #[test]
@@ -282,10 +305,12 @@ fn the_planner_answers_whatever_it_is_given() {
     let on_planes = std::cell::Cell::new(0_u32);
     try_all("plans", inputs, |(planes, layers, output, answers)| {
         let mut asked = 0_u32;
-        let plan = scanout::plan(&planes, &layers, output, |_: &Plan| {
+        let canvas = Canvas { alpha: (answers & 1 == 1).then_some(DrmFourcc::Xrgb8888), ..Canvas::default() };
+        let plan = scanout::plan(&Scene { canvas, ..Scene::new(&planes, &layers, output) }, |_: &Plan| {
             asked += 1;
             if answers >> (asked % 64) & 1 == 1 { Ok(()) } else { Err(Errno::INVAL) }
         });
+        prop_assert!(asked as usize <= scanout::MAX_ASKS);
         prop_assert_eq!(plan.planes.len(), layers.len());
         prop_assert!(plan.visible <= layers.len());
         prop_assert!(plan.composited().all(|index| index < plan.visible));

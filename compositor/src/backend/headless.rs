@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use drm_fourcc::{DrmFourcc, DrmModifier};
 use drm_prime::model::{Driver, File, Machine, Node, Profile};
-use drm_prime::scanout::{PlaneCaps, PlaneType};
+use drm_prime::scanout::{PlaneCaps, PlaneType, Zpos};
 use drm_prime::{GemDevice, PlaneFramebuffers, SharedFramebuffer};
 use pixman::{FormatCode, Image, Operation};
 use rustix::io::Errno;
@@ -125,18 +125,13 @@ impl Headless {
         let device = machine.add_device(driver);
         let open = || device.open(Node::Primary).map_err(HeadlessError::device("opening it"));
         let (display, file) = (open()?, open()?);
-        let formats = || FORMATS.iter().map(|f| (*f, DrmModifier::Linear)).collect();
         let planes = PLANES
             .iter()
             .zip(0..)
             .filter_map(|(&(id, kind), stack)| {
-                Some(PlaneCaps {
-                    id: NonZeroU32::new(id)?,
-                    kind,
-                    formats: formats(),
-                    stack: Some(stack),
-                    reflect_y: false,
-                })
+                let id = NonZeroU32::new(id)?;
+                let formats = FORMATS.map(|format| (format, DrmModifier::Linear));
+                Some(PlaneCaps::new(id, kind, formats, Zpos::Fixed(stack)))
             })
             .collect();
         Ok(Self {
@@ -166,22 +161,24 @@ impl Headless {
 
     /// See [`super::Backend::forbid`].
     pub fn forbid(&mut self, plane: NonZeroU32, pair: (DrmFourcc, DrmModifier)) {
-        self.planes.iter_mut().filter(|caps| caps.id == plane).for_each(|caps| {
-            caps.formats.remove(&pair);
-        });
+        self.planes.iter_mut().filter(|caps| caps.id == plane).for_each(|caps| caps.forbid(pair));
     }
 
     /// See [`super::Backend::any_target`].
     ///
     /// # Errors
     /// When there is no memory.
-    pub fn any_target(&mut self, _output: OutputId) -> Result<SharedFramebuffer, Errno> {
+    pub fn any_target(&mut self, _output: OutputId, canvas: Canvas) -> Result<SharedFramebuffer, Errno> {
+        if canvas != Canvas::Primary {
+            return Err(Errno::NODEV);
+        }
         let (size, buffers) = (self.size, &self.buffers);
         let target = self.targets.any(|| DumbCanvas::new(buffers, size, DrmFourcc::Xrgb8888))?;
         Ok(target.framebuffer.clone())
     }
 
-    /// See [`super::Backend::compose`]. There is no cursor plane: the pointer is composited.
+    /// See [`super::Backend::compose`]. There is no cursor plane, nor one under the primary: the
+    /// pointer is composited, and the picture has no holes.
     ///
     /// # Errors
     /// Busy when every target is shown or pending.
@@ -191,7 +188,7 @@ impl Headless {
         canvas: Canvas,
         draw: &mut dyn FnMut(&mut Target, usize) -> bool,
     ) -> Result<SharedFramebuffer, SubmitError> {
-        if canvas == Canvas::Cursor {
+        if canvas != Canvas::Primary {
             return Err(SubmitError::Failed(Errno::NODEV));
         }
         let (size, buffers) = (self.size, &self.buffers);

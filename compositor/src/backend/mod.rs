@@ -22,7 +22,10 @@ use std::time::Duration;
 
 use drm_fourcc::{DrmFourcc, DrmModifier};
 use drm_prime::SharedFramebuffer;
-use drm_prime::scanout::{PlaneCaps, PlaneType, Rect, SourceRect};
+use drm_prime::scanout::{
+    self, BlendMode, ColorEncoding, ColorRange, PlaneCaps, PlaneSetting, PlaneType, Rect, Rotation,
+    SourceRect,
+};
 use smithay::backend::renderer::utils::CommitCounter;
 
 use self::buffers::Buffers;
@@ -45,10 +48,46 @@ pub struct PlaneUpdate {
     pub src: SourceRect,
     /// Where on the CRTC, in pixels.
     pub dst: Rect,
-    /// Shown bottom row first.
-    pub reflect_y: bool,
+    /// How the plane turns it.
+    pub rotation: Rotation,
+    /// The plane's zpos, where the driver lets it be set.
+    pub zpos: Option<i64>,
+    /// How much of it is seen, 0xffff for all.
+    pub alpha: u16,
+    /// The plane's blend mode, where it has that property.
+    pub blend: Option<BlendMode>,
+    /// Matrix and range of a YUV buffer.
+    pub color: (ColorEncoding, ColorRange),
+    /// The point of a pointer's image that is where the pointer is, for hosts that draw it themselves.
+    pub hotspot: Option<(i32, i32)>,
     /// The content's commit: two updates that differ only in this show new content of the same buffer.
     pub commit: Option<CommitCounter>,
+}
+
+impl PlaneUpdate {
+    /// A buffer as it lies in memory.
+    pub fn new(plane: NonZeroU32, buffer: SharedFramebuffer, src: SourceRect, dst: Rect) -> Self {
+        Self {
+            plane,
+            buffer,
+            src,
+            dst,
+            rotation: Rotation::NORMAL,
+            zpos: None,
+            alpha: u16::MAX,
+            blend: None,
+            color: Default::default(),
+            hotspot: None,
+            commit: None,
+        }
+    }
+
+    /// The same, set as a plan says.
+    #[must_use]
+    pub fn set(self, setting: Option<&PlaneSetting>) -> Self {
+        let Some(PlaneSetting { rotation, zpos, alpha, blend, .. }) = setting.copied() else { return self };
+        Self { rotation, zpos, alpha, blend, ..self }
+    }
 }
 
 /// What every plane of an output shows; the primary plane is always among them.
@@ -83,13 +122,15 @@ pub struct Flip {
     pub sequence: u32,
 }
 
-/// Which of an output's two pictures is composed.
+/// Which of an output's pictures is composed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Canvas {
     /// XRGB8888, the size of the output, for the primary plane.
     Primary,
-    /// ARGB8888, [`crate::cursor::PLANE_SIZE`] square, for the cursor plane.
-    Cursor,
+    /// The same in ARGB8888, where planes below the primary shine through holes.
+    Holes,
+    /// ARGB8888, of so many pixels, for the pointer.
+    Cursor(u32, u32),
 }
 
 /// The backend in use.
@@ -108,6 +149,15 @@ impl Backend {
             Self::Kms(kms) => Some(kms),
             Self::Headless(_) => None,
         }
+    }
+
+    /// What composition draws into, as the planner needs it.
+    pub fn canvas(&self) -> scanout::Canvas {
+        let alpha = match self {
+            Self::Kms(_) => Some(DrmFourcc::Argb8888),
+            Self::Headless(_) => None,
+        };
+        scanout::Canvas { alpha, ..scanout::Canvas::default() }
     }
 
     /// Planes that `output` can use, in no particular order; empty for an unknown output.
@@ -181,15 +231,19 @@ impl Backend {
         }
     }
 
-    /// Some buffer of the output's composition swapchain, whatever it holds: what a test commit shows on the
+    /// Some buffer of one of the output's composition swapchains, whatever it holds: what a test commit shows on the
     /// primary plane while nothing is composited yet.
     ///
     /// # Errors
     /// When the memory cannot be had.
-    pub fn any_target(&mut self, output: OutputId) -> Result<SharedFramebuffer, rustix::io::Errno> {
+    pub fn any_target(
+        &mut self,
+        output: OutputId,
+        canvas: Canvas,
+    ) -> Result<SharedFramebuffer, rustix::io::Errno> {
         match self {
-            Self::Kms(kms) => kms.any_target(output),
-            Self::Headless(headless) => headless.any_target(output),
+            Self::Kms(kms) => kms.any_target(output, canvas),
+            Self::Headless(headless) => headless.any_target(output, canvas),
         }
     }
 

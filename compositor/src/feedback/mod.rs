@@ -26,7 +26,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use drm_fourcc::{DrmFourcc, DrmModifier};
-use drm_prime::scanout::{Layer, Plan, PlaneCaps, Rect, Refusal, open_planes};
+use drm_prime::scanout::{Plan, PlaneCaps, Refusal, Scene, open_planes};
 use primeway_protocols::linux_dmabuf::{DmabufFeedback, LinuxDmabufState};
 use smithay::reexports::wayland_server::protocol::wl_surface::WlSurface;
 use smithay::reexports::wayland_server::{DisplayHandle, Resource as _};
@@ -95,13 +95,12 @@ impl Feedback {
         output: &OutputState,
         layers: &[SurfaceLayer],
     ) {
-        let (Some(tranches), Some((requests, plan))) = (&mut self.tranches, output.last_plan()) else {
+        let (Some(tranches), Some((scene, plan))) = (&mut self.tranches, output.last_plan()) else {
             return;
         };
-        let (picture, stand_ins) = (output.picture(), output.stand_ins());
-        let made = Made { planes, output: picture, requests, plan, stand_ins };
+        let made = Made { scene, plan, stand_ins: output.stand_ins() };
         let shown = layers.iter().enumerate().filter(|(_, l)| l.dmabuf.is_some() && l.surface.is_alive());
-        let shown = shown.map(|(index, layer)| made.planned(layer.surface.clone(), index, layer.y_invert));
+        let shown = shown.map(|(index, layer)| made.planned(layer.surface.clone(), index));
         let now = monotonic();
         self.policy.planned(now, (device, output.id), shown, |open, opaque| {
             tranches.of(device, planes, open, opaque)
@@ -167,12 +166,8 @@ impl Feedback {
 /// A plan and what it was made of.
 #[derive(Clone, Copy, Debug)]
 pub struct Made<'a> {
-    /// The planes of the output.
-    pub planes: &'a [PlaneCaps],
-    /// Its picture.
-    pub output: Rect,
-    /// The layers.
-    pub requests: &'a [Layer],
+    /// The output with its planes and layers.
+    pub scene: Scene<'a>,
     /// What became of them.
     pub plan: &'a Plan,
     /// What the driver said of places.
@@ -180,10 +175,10 @@ pub struct Made<'a> {
 }
 
 impl Made<'_> {
-    /// What became of a layer, for the policy. `y_invert`: its buffers are stored bottom row first, as the next one will be.
-    pub fn planned<S>(&self, surface: S, index: usize, y_invert: bool) -> Planned<S> {
-        let (layer, plan) = (&self.requests[index], self.plan);
-        let open = open_planes(self.planes, self.requests, self.output, plan, index);
+    /// What became of a layer, for the policy.
+    pub fn planned<S>(&self, surface: S, index: usize) -> Planned<S> {
+        let (layer, plan) = (&self.scene.layers[index], self.plan);
+        let open = open_planes(&self.scene, plan, index);
         let by_the_driver = plan
             .refusals_of(index)
             .iter()
@@ -191,14 +186,13 @@ impl Made<'_> {
         let by_the_driver = by_the_driver.map(|(_, plane, _)| *plane);
         let asked = |s: &&StandIn| s.refused && (s.src, s.dst) == (layer.src, layer.dst);
         let of_the_place = self.stand_ins.iter().filter(asked).map(|s| s.plane);
-        let open = open.into_iter().filter(|plane| !y_invert || plane.reflect_y);
         Planned {
             surface,
-            area: layer.dst.overlap(&self.output),
+            area: layer.dst.overlap(&self.scene.output),
             shape: Shape { src: layer.src, dst: layer.dst },
             opaque: layer.opaque,
             plane: plan.planes[index],
-            open: open.map(|plane| plane.id).collect(),
+            open: open.into_iter().map(|plane| plane.id).collect(),
             refused: by_the_driver.chain(of_the_place).collect(),
         }
     }

@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::os::fd::AsFd as _;
 
 use drm_fourcc::{DrmFourcc, DrmModifier};
-use drm_prime::scanout::{self, PlaneType, Scannable, SourceRect};
+use drm_prime::scanout::{
+    self, Layer, PlaneType, Rect, Rotation, Rotations, Scannable, Scene, SourceRect, Zpos,
+};
 use primeway_protocols::linux_dmabuf::{DmabufFormat, TrancheFlags};
 
 use super::*;
@@ -39,8 +41,7 @@ const SEEN_THROUGH: [Pair; 4] = [(XRGB, LINEAR), (XRGB, TILED), (ARGB, LINEAR), 
 const OPAQUE: [Pair; 5] = [(XRGB, LINEAR), (XRGB, TILED), (ARGB, LINEAR), (ARGB, TILED), (NV12, LINEAR)];
 
 fn plane(id: u32, kind: PlaneType, stack: i64, formats: &[Pair]) -> PlaneCaps {
-    let formats = formats.iter().copied().collect();
-    PlaneCaps { id: PlaneId::new(id).unwrap(), kind, formats, stack: Some(stack), reflect_y: false }
+    PlaneCaps::new(PlaneId::new(id).unwrap(), kind, formats.iter().copied(), Zpos::Fixed(stack))
 }
 
 /// A primary that shows only what has no alpha, and two overlays that differ.
@@ -53,9 +54,8 @@ fn planes() -> [PlaneCaps; 3] {
 }
 
 fn layer(dst: Rect, opaque: bool, content: Result<Pair, Refusal>) -> Layer {
-    let scannable = |(format, modifier)| Scannable { format, modifier, y_invert: false };
-    let src = SourceRect { x: 0, y: 0, w: dst.w << 16, h: dst.h << 16 };
-    Layer { dst, src, opaque, content: content.map(scannable) }
+    let content = content.map(|(format, modifier)| Scannable::new(format, modifier));
+    Layer::new(dst, SourceRect::whole(dst.w, dst.h), opaque, content)
 }
 
 /// What a plane refuses, in a buffer of a layout that the planes do not know.
@@ -78,14 +78,14 @@ impl Bench {
     }
 
     fn show(&mut self, device: u64, first: usize, layers: &[Layer]) {
-        self.show_on(&planes(), device, first, layers, false);
+        self.show_on(&planes(), device, first, layers);
     }
 
-    fn show_on(&mut self, planes: &[PlaneCaps], device: u64, first: usize, layers: &[Layer], y_invert: bool) {
-        let plan = scanout::plan(planes, layers, OUTPUT, |_| Ok(()));
-        let stand_ins = &self.stand_ins;
-        let made = Made { planes, output: OUTPUT, requests: layers, plan: &plan, stand_ins };
-        let shown = (0..layers.len()).map(|index| made.planned(first + index, index, y_invert));
+    fn show_on(&mut self, planes: &[PlaneCaps], device: u64, first: usize, layers: &[Layer]) {
+        let scene = Scene::new(planes, layers, OUTPUT);
+        let plan = scanout::plan(&scene, |_| Ok(()));
+        let made = Made { scene, plan: &plan, stand_ins: &self.stand_ins };
+        let shown = (0..layers.len()).map(|index| made.planned(first + index, index));
         let tranches = &mut self.tranches;
         self.policy.planned(self.now, (device, CRTC), shown, |open, opaque| {
             tranches.of(device, planes, open, opaque)
@@ -98,8 +98,8 @@ impl Bench {
     }
 
     /// What one surface alone is told: the target device and the pairs of its scanout tranche.
-    fn alone(&mut self, planes: &[PlaneCaps], layer: Layer, y_invert: bool) -> Option<Vec<DmabufFormat>> {
-        self.show_on(planes, LEFT, 0, &[layer], y_invert);
+    fn alone(&mut self, planes: &[PlaneCaps], layer: Layer) -> Option<Vec<DmabufFormat>> {
+        self.show_on(planes, LEFT, 0, &[layer]);
         self.told().remove(&0).flatten().map(|feedback| feedback.tranches()[0].formats.clone())
     }
 }
@@ -147,35 +147,33 @@ fn the_target_device_is_that_of_the_output() {
 fn pairs_are_those_of_the_planes_that_are_open() {
     let devices = Devices { renderer: Some(GPU), displays: vec![LEFT] };
     let mut bench = Bench::new(&devices);
-    let mut alone = |planes: &[PlaneCaps], layer: Layer, y_invert| {
+    let mut alone = |planes: &[PlaneCaps], layer: Layer| {
         // What it was told before is over.
         bench.show(LEFT, 0, &[]);
         bench.told();
-        bench.alone(planes, layer, y_invert)
+        bench.alone(planes, layer)
     };
     // A window with alpha: the overlays, of what clients may use.
-    assert_eq!(alone(&planes(), unfit(WINDOW), false), pairs(&SEEN_THROUGH));
+    assert_eq!(alone(&planes(), unfit(WINDOW)), pairs(&SEEN_THROUGH));
     // An opaque one: what has a twin without alpha that they take.
     let opaque = Layer { opaque: true, ..unfit(WINDOW) };
-    assert_eq!(alone(&planes(), opaque.clone(), false), pairs(&OPAQUE));
+    assert_eq!(alone(&planes(), opaque.clone()), pairs(&OPAQUE));
     // Full screen and opaque: the primary, too, which shows the twin of what has alpha.
     let mut primary_alone = planes();
-    primary_alone[1].stack = None;
-    primary_alone[2].stack = None;
+    primary_alone[1].zpos = Zpos::Unknown;
+    primary_alone[2].zpos = Zpos::Unknown;
     let full = Layer { dst: OUTPUT, ..opaque };
-    assert_eq!(alone(&primary_alone, full.clone(), false), pairs(&OPAQUE[..4]));
+    assert_eq!(alone(&primary_alone, full.clone()), pairs(&OPAQUE[..4]));
     // Full screen with alpha: no primary.
-    assert_eq!(alone(&primary_alone, unfit(OUTPUT), false), None);
+    assert_eq!(alone(&primary_alone, unfit(OUTPUT)), None);
     // One that is on a plane is told the same.
-    assert_eq!(alone(&planes(), layer(WINDOW, false, Ok((ARGB, LINEAR))), false), pairs(&SEEN_THROUGH));
+    assert_eq!(alone(&planes(), layer(WINDOW, false, Ok((ARGB, LINEAR)))), pairs(&SEEN_THROUGH));
     // Stored bottom row first, and one plane mirrors.
-    assert_eq!(alone(&planes(), unfit(WINDOW), true), None);
+    let mirrored = Layer { rotation: Rotation::REFLECT_Y, ..unfit(WINDOW) };
+    assert_eq!(alone(&planes(), mirrored.clone()), None);
     let mut mirrors = planes();
-    mirrors[1].reflect_y = true;
-    assert_eq!(
-        Bench::new(&devices).alone(&mirrors, unfit(WINDOW), true),
-        pairs(&[(XRGB, TILED), (NV12, LINEAR)])
-    );
+    mirrors[1].rotations = Rotations::ALL;
+    assert_eq!(Bench::new(&devices).alone(&mirrors, mirrored), pairs(&[(XRGB, TILED), (NV12, LINEAR)]));
 }
 
 #[test]
@@ -193,10 +191,10 @@ fn a_plane_that_cannot_show_anything_in_the_place_is_left_out() {
         ([answer(2, true), answer(3, true)], None),
     ] {
         let mut bench = Bench { stand_ins: answers.to_vec(), ..Bench::new(&devices) };
-        assert_eq!(bench.alone(&planes(), layer.clone(), false), told);
+        assert_eq!(bench.alone(&planes(), layer.clone()), told);
         // Elsewhere it has not been asked.
         let moved = Layer { dst: Rect { x: WINDOW.x + 2, ..WINDOW }, ..layer.clone() };
-        let told = bench.alone(&planes(), moved, false);
+        let told = bench.alone(&planes(), moved);
         assert_eq!(told, pairs(&SEEN_THROUGH));
     }
 }
@@ -205,9 +203,10 @@ fn a_plane_that_cannot_show_anything_in_the_place_is_left_out() {
 fn what_the_driver_refused_is_known() {
     let layers = [layer(WINDOW, true, Ok((XRGB, LINEAR)))];
     let planes = planes();
-    let plan = scanout::plan(&planes, &layers, OUTPUT, |_| Err(rustix::io::Errno::RANGE));
-    let made = Made { planes: &planes, output: OUTPUT, requests: &layers, plan: &plan, stand_ins: &[] };
-    let planned = made.planned((), 0, false);
+    let scene = Scene::new(&planes, &layers, OUTPUT);
+    let plan = scanout::plan(&scene, |_| Err(rustix::io::Errno::RANGE));
+    let made = Made { scene, plan: &plan, stand_ins: &[] };
+    let planned = made.planned((), 0);
     // The other overlay does not take the format.
     assert_eq!((planned.open, planned.refused), (vec![planes[1].id], vec![planes[2].id]));
 }
@@ -264,7 +263,7 @@ fn planes_that_have_changed_are_looked_at_again() {
         tranches.of(LEFT, planes, &ids, false).map(|feedback| feedback.tranches()[0].formats.clone())
     };
     assert_eq!(told(&planes, false), pairs(&[(XRGB, TILED), (NV12, LINEAR)]));
-    planes[1].formats.remove(&(XRGB, TILED));
+    planes[1].forbid((XRGB, TILED));
     assert_eq!(told(&planes, true), pairs(&[(NV12, LINEAR)]));
 }
 

@@ -35,6 +35,7 @@ use std::os::fd::AsFd as _;
 use std::sync::Arc;
 
 use drm_fourcc::{DrmFourcc, DrmModifier};
+use drm_prime::scanout::Rotation;
 use drm_prime::{DmabufId, GemHandle, HandleTable, Owner};
 use primeway_protocols::linux_dmabuf::{BufferPlane, DmabufParams, Flags};
 use smithay::backend::allocator::Buffer as _;
@@ -248,9 +249,10 @@ fn plane(dmabuf: &Dmabuf, backend: &mut Backend, composited: bool) -> Result<(),
     }
     let opaque = drm_prime::format::info(format.code).and_then(|info| DrmFourcc::try_from(info.opaque?).ok());
     let takes = |code: DrmFourcc, mirror: bool| {
-        backend
-            .every_plane()
-            .any(|p| p.formats.contains(&(code, format.modifier)) && (p.reflect_y || !mirror))
+        backend.every_plane().any(|p| {
+            p.formats.contains(&(code, format.modifier))
+                && (!mirror || Rotation::REFLECT_Y.within(p.rotations).is_some())
+        })
     };
     let takes_any = |mirror| takes(format.code, mirror) || opaque.is_some_and(|code| takes(code, mirror));
     if !takes_any(false) {

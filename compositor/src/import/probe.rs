@@ -27,7 +27,7 @@ use drm_prime::{DumbBuffer, Fault, Framebuffer, FramebufferError, Layout, Shared
 use rustix::io::Errno;
 use smithay::backend::allocator::dmabuf::{Dmabuf, DmabufFlags};
 
-use crate::backend::{Backend, FrameSpec, OutputId, PlaneUpdate};
+use crate::backend::{Backend, Canvas, FrameSpec, OutputId, PlaneUpdate};
 use crate::feedback::Pair;
 use crate::render::{Painter, RenderError};
 
@@ -167,7 +167,7 @@ impl Scratch {
         let largest =
             outputs.iter().fold((OVERLAY, OVERLAY), |(w, h), (_, size)| (w.max(size.0), h.max(size.1)));
         let size = (largest.0.next_multiple_of(2), largest.1.next_multiple_of(2));
-        let linear = backend.every_plane().flat_map(|plane| &plane.formats).filter(is_linear);
+        let linear = backend.every_plane().flat_map(|plane| plane.formats.iter()).filter(is_linear);
         let bytes = linear.filter_map(|(code, _)| Some(layout(format::info(*code)?, size).1)).max();
         let bytes = bytes.unwrap_or(0).max(u64::from(ROW) * u64::from(SAMPLE) * 4);
         let width = size.0.next_multiple_of(ROW / 4);
@@ -235,7 +235,7 @@ impl Bench {
         let mut planes = backend.planes(output).to_vec();
         planes.retain(|plane| plane.kind != PlaneType::Cursor);
         let primary = planes.iter().find(|plane| plane.kind == PlaneType::Primary)?.id;
-        let target = backend.any_target(output).ok()?;
+        let target = backend.any_target(output, Canvas::Primary).ok()?;
         let bench = Self { output, size, planes, primary, target };
         match backend.test(output, &bench.frame(&[], &bench.target)) {
             Ok(()) => Some(bench),
@@ -248,13 +248,8 @@ impl Bench {
 
     /// `planes` with the framebuffer that is tried; the primary plane has the whole output in any case.
     fn frame(&self, planes: &[NonZeroU32], tried: &SharedFramebuffer) -> FrameSpec {
-        let update = |plane: NonZeroU32, buffer: &SharedFramebuffer, (w, h): (u32, u32)| PlaneUpdate {
-            plane,
-            buffer: buffer.clone(),
-            src: SourceRect { x: 0, y: 0, w: w << 16, h: h << 16 },
-            dst: Rect::new(0, 0, w, h),
-            reflect_y: false,
-            commit: None,
+        let update = |plane: NonZeroU32, buffer: &SharedFramebuffer, (w, h): (u32, u32)| {
+            PlaneUpdate::new(plane, buffer.clone(), SourceRect::whole(w, h), Rect::new(0, 0, w, h))
         };
         let below = if planes.contains(&self.primary) { tried } else { &self.target };
         let mut spec = FrameSpec { planes: vec![update(self.primary, below, self.size)] };
@@ -277,7 +272,7 @@ fn planes(
     let all = || benches.iter().flat_map(|bench| bench.planes.iter().map(move |plane| (bench, plane)));
     let mut formats = BTreeSet::new();
     for (_, plane) in all() {
-        for pair in &plane.formats {
+        for pair in plane.formats.iter() {
             if is_linear(&pair) {
                 formats.insert(pair.0 as u32);
             } else {

@@ -2,18 +2,22 @@
 //!
 //! It owns the translation from Wayland surface state to a layer. It does not decide where a layer is shown from.
 
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash as _, Hasher as _};
+
 use smithay::backend::allocator::Buffer as _;
 use smithay::backend::allocator::dmabuf::Dmabuf;
 use smithay::backend::renderer::element::Id;
 use smithay::backend::renderer::utils::{
     Buffer, CommitCounter, DamageSnapshot, RendererSurfaceState, RendererSurfaceStateUserData,
 };
+use smithay::reexports::wayland_server::Resource as _;
 use smithay::reexports::wayland_server::protocol::wl_surface::WlSurface;
 use smithay::utils::{Buffer as BufferCoords, Physical, Point, Rectangle, Size, Transform};
 use smithay::wayland::compositor::{SurfaceData, TraversalAction, with_surface_tree_downward};
 use smithay::wayland::dmabuf::get_dmabuf;
 
-use drm_prime::scanout::{Rect, SourceRect};
+use drm_prime::scanout::{Layer, Rect, Refusal, Rotation, Scannable, SourceRect};
 
 use crate::fences::Release;
 use crate::lock;
@@ -66,6 +70,38 @@ impl SurfaceLayer {
             Transform::Flipped180 => Transform::Normal,
             Transform::Flipped270 => Transform::_270,
         }
+    }
+
+    /// How a plane has to turn the buffer. Both ways of counting turn counter-clockwise, after a reflection along x.
+    pub fn rotation(&self) -> Rotation {
+        let (quarters, flipped) = match self.memory_transform() {
+            Transform::Normal => (0, false),
+            Transform::_90 => (1, false),
+            Transform::_180 => (2, false),
+            Transform::_270 => (3, false),
+            Transform::Flipped => (0, true),
+            Transform::Flipped90 => (1, true),
+            Transform::Flipped180 => (2, true),
+            Transform::Flipped270 => (3, true),
+        };
+        Rotation::new(quarters, flipped, false)
+    }
+
+    /// The largest part of the output in which it is opaque.
+    fn opaque_region(&self) -> Rect {
+        let largest = self.opaque_regions.iter().max_by_key(|r| i64::from(r.size.w) * i64::from(r.size.h));
+        largest.map_or_else(Rect::default, |r| rect(Rectangle::new(self.dst.loc + r.loc, r.size)))
+    }
+
+    /// What it asks of the planner.
+    pub fn request(&self, content: Result<Scannable, Refusal>, rate: u8) -> Layer {
+        let mut hasher = DefaultHasher::new();
+        self.surface.id().hash(&mut hasher);
+        let mut request = Layer::new(self.dst_rect(), self.source_rect(), self.opaque, content);
+        if !self.opaque {
+            request.opaque_region = self.opaque_region();
+        }
+        Layer { key: hasher.finish(), rotation: self.rotation(), rate, ..request }
     }
 
     /// The size in which the picture is shown, as it lies in memory, if that is not simply the source rectangle's.

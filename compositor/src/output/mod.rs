@@ -14,6 +14,8 @@
 //! reaches the screen ([`crate::backend`]) nor where windows are ([`crate::shell`]).
 
 pub mod layers;
+mod pace;
+mod pointer;
 mod present;
 mod stand_in;
 mod stats;
@@ -22,7 +24,7 @@ use std::time::Duration;
 
 use drm_prime::SharedFramebuffer;
 use drm_prime::scanout::{
-    self, Layer, Plan, PlaneType, PrimaryContent, Rect, Refusal, Scannable, SourceRect,
+    Layer, Plan, PlaneType, Planner, PrimaryContent, Rect, Refusal, Scannable, Scene, SourceRect,
 };
 use smithay::backend::renderer::Color32F;
 use smithay::backend::renderer::damage::OutputDamageTracker;
@@ -35,11 +37,13 @@ use smithay::utils::{Logical, Physical, Point, Rectangle, Size, Transform};
 use smithay::wayland::presentation::PresentationFeedbackCallback;
 
 use crate::backend::{Backend, Canvas, FrameSpec, OutputId, PlaneUpdate, SubmitError};
-use crate::cursor::{CursorLayer, PLANE_SIZE};
+use crate::cursor::CursorLayer;
 use crate::fences::Release;
 use crate::render::{LayerElement, Painter};
+use crate::state::monotonic;
 
 use layers::SurfaceLayer;
+use pointer::{PointerCanvas, PointerUpdate};
 pub use present::frame_done;
 pub use stand_in::StandIn;
 pub use stats::SurfaceStats;
@@ -91,13 +95,6 @@ struct Frame {
     _releases: Vec<Release>,
 }
 
-#[derive(Debug)]
-struct CachedPlan {
-    layers: Vec<Layer>,
-    cursor_on_plane: bool,
-    plan: Plan,
-}
-
 /// An output.
 #[derive(Debug)]
 pub struct OutputState {
@@ -119,12 +116,13 @@ pub struct OutputState {
     pub plans: u64,
     /// A timer for the surfaces that cannot be seen is running.
     pub throttling: bool,
-    tracker: OutputDamageTracker,
-    cursor_tracker: OutputDamageTracker,
+    /// Damage of the composited picture, and of the one with holes.
+    trackers: [OutputDamageTracker; 2],
+    pointer: PointerCanvas,
     entered: Vec<WlSurface>,
-    cursor_plane_tried: bool,
-    cursor_plane_works: bool,
-    plan: Option<CachedPlan>,
+    planner: Planner,
+    /// What was last asked of the planner; kept for its memory.
+    requests: Vec<Layer>,
     /// Planes that were asked about the layers whose buffers they do not take.
     stand_ins: Vec<StandIn>,
     current: Frame,
@@ -178,7 +176,7 @@ impl OutputState {
         let mode = WlMode { size, refresh: i32::try_from(millihertz).unwrap_or(60_000) };
         output.change_current_state(Some(mode), Some(Transform::Normal), None, Some((0, 0).into()));
         output.set_preferred(mode);
-        let tracker = OutputDamageTracker::from_output(&output);
+        let trackers = [(); 2].map(|()| OutputDamageTracker::from_output(&output));
         Self {
             output,
             id,
@@ -189,16 +187,11 @@ impl OutputState {
             frames: 0,
             plans: 0,
             throttling: false,
-            tracker,
-            cursor_tracker: OutputDamageTracker::new(
-                (PLANE_SIZE as i32, PLANE_SIZE as i32),
-                1.0,
-                Transform::Normal,
-            ),
+            trackers,
+            pointer: PointerCanvas::default(),
             entered: Vec::new(),
-            cursor_plane_tried: false,
-            cursor_plane_works: true,
-            plan: None,
+            planner: Planner::new(),
+            requests: Vec::new(),
             stand_ins: Vec::new(),
             current: Frame::default(),
             pending: None,
@@ -218,8 +211,8 @@ impl OutputState {
     }
 
     /// What was asked of the planner last, and its answer.
-    pub fn last_plan(&self) -> Option<(&[Layer], &Plan)> {
-        self.plan.as_ref().map(|cached| (cached.layers.as_slice(), &cached.plan))
+    pub fn last_plan(&self) -> Option<(Scene<'_>, &Plan)> {
+        Some((self.planner.scene(), self.planner.last()?))
     }
 
     /// What the driver said of places when that plan was made.
@@ -246,7 +239,7 @@ impl OutputState {
     pub fn reset(&mut self) {
         self.pending = None;
         self.redraw = Redraw::Idle;
-        self.plan = None;
+        self.planner.forget();
     }
 
     /// What the planes show now: plane, framebuffer, and whether it is the client's own buffer.
@@ -256,7 +249,7 @@ impl OutputState {
 
     /// How many of the layers last drawn, from the top, can be seen.
     pub fn visible(&self) -> usize {
-        self.plan.as_ref().map_or(0, |p| p.plan.visible)
+        self.planner.last().map_or(0, |plan| plan.visible)
     }
 
     /// The surfaces that can be seen, as of the last plan.
@@ -283,54 +276,66 @@ impl OutputState {
 
     /// Draws and submits a frame of `layers` (topmost first).
     pub fn draw(&mut self, layers: &[SurfaceLayer], parts: &mut RedrawParts<'_>) -> Drawn {
-        let (requests, buffers) = requests(layers, parts.direct_scanout, parts.backend);
-        let output = self.picture();
-        let cursor_plane = self.cursor_plane(parts);
-        let stale = self
-            .plan
-            .as_ref()
-            .is_none_or(|p| p.layers != requests || p.cursor_on_plane != cursor_plane.is_some());
+        let mut planner = std::mem::take(&mut self.planner);
+        let mut requests = std::mem::take(&mut self.requests);
+        let drawn = self.draw_with(layers, &mut planner, &mut requests, parts);
+        (self.planner, self.requests) = (planner, requests);
+        drawn
+    }
+
+    fn draw_with(
+        &mut self,
+        layers: &[SurfaceLayer],
+        planner: &mut Planner,
+        requests: &mut Vec<Layer>,
+        parts: &mut RedrawParts<'_>,
+    ) -> Drawn {
+        let now = monotonic();
+        let buffers = make_requests(layers, parts.direct_scanout, parts.backend, now, requests);
+        let pointer = self.draw_pointer(parts);
+        let (output, canvas) = (self.picture(), parts.backend.canvas());
+        let backdrop_is_black = parts.backdrop == Color32F::BLACK;
+        let scene = Scene {
+            planes: &[],
+            layers: requests,
+            pointer: pointer.as_ref().map(|p| &p.request),
+            output,
+            canvas,
+            backdrop_is_black,
+            overlays: true,
+        };
+        let stale = !planner.stands(&Scene { planes: parts.backend.planes(self.id), ..scene }, now);
         if stale {
-            let plan = self.plan(&requests, layers, &buffers, output, cursor_plane.as_ref(), parts);
-            self.try_stand_ins(&requests, layers, &buffers, &plan, parts);
-            let cursor_on_plane = cursor_plane.is_some();
-            self.plan = Some(CachedPlan { layers: requests, cursor_on_plane, plan });
+            let planes = parts.backend.planes(self.id).to_vec();
+            let scene = Scene { planes: &planes, ..scene };
+            self.plan(planner, &scene, now, layers, &buffers, pointer.as_ref(), parts);
+            if let Some(plan) = planner.last() {
+                self.try_stand_ins(&scene, layers, &buffers, plan, parts);
+                self.pointer.planned(plan, &planes);
+            }
         }
         // Another surface may have taken the place of one with the very same request.
         if stale || !layers.iter().map(|l| &l.surface).eq(&self.entered) {
             self.update_entered(layers);
             self.plans += 1;
-            if let Some(cached) = &self.plan {
-                stats::record_plan(layers, &cached.plan);
-            }
+            planner.last().into_iter().for_each(|plan| stats::record_plan(layers, plan));
         }
-        let Some(claimed) = self.plan.as_ref().map(|p| p.plan.clone()) else { return Drawn::Failed };
-        let cached = self.plan.as_ref().filter(|_| parts.copy_on_purpose);
-        let copying = cached.map(|p| Plan::composite_all(&p.layers, output));
-        let plan = copying.as_ref().unwrap_or(&claimed);
-        match self.show(layers, &buffers, cursor_plane.clone(), plan, &claimed, parts) {
-            Err(errno) if plan.planes.iter().any(Option::is_some) || cursor_plane.is_some() => {
+        let Some(claimed) = planner.last() else { return Drawn::Failed };
+        let copying = parts.copy_on_purpose.then(|| Plan::composite_all(requests, self.picture()));
+        let plan = copying.as_ref().unwrap_or(claimed);
+        let uses_planes = plan.pointer.is_some() || plan.planes.iter().any(Option::is_some);
+        match self.show(layers, &buffers, pointer.as_ref(), plan, claimed, parts) {
+            Err(errno) if uses_planes => {
                 // The driver took the test and refused the commit: compose these layers, until they change.
-                self.distrust(layers, errno, output);
-                self.cursor_plane_works = false;
-                let Some(plan) = self.plan.as_ref().map(|p| p.plan.clone()) else { return Drawn::Failed };
-                self.show(layers, &buffers, None, &plan, &plan, parts).unwrap_or(Drawn::Failed)
+                planner.refused(errno, now);
+                self.plans += 1;
+                let Some(plan) = planner.last() else { return Drawn::Failed };
+                stats::record_plan(layers, plan);
+                self.show(layers, &buffers, pointer.as_ref(), plan, plan, parts).unwrap_or(Drawn::Failed)
             }
             Err(_) => Drawn::Failed,
             Ok(drawn) => drawn,
         }
-    }
-
-    /// Gives every layer of the cached plan up to composition, with the errno of a failed commit as the reason.
-    fn distrust(&mut self, layers: &[SurfaceLayer], errno: rustix::io::Errno, output: Rect) {
-        let Some(cached) = self.plan.as_mut() else { return };
-        let mut plan = Plan::composite_all(&cached.layers, output);
-        let used = cached.plan.planes.iter().enumerate();
-        plan.refusals = used.filter_map(|(i, p)| Some((i, (*p)?, Refusal::Commit { errno }))).collect();
-        cached.plan = plan;
-        cached.cursor_on_plane = false;
-        self.plans += 1;
-        stats::record_plan(layers, &cached.plan);
     }
 
     /// Composes what the plan leaves to composition and submits the frame.
@@ -341,13 +346,13 @@ impl OutputState {
         &mut self,
         layers: &[SurfaceLayer],
         buffers: &[Option<SharedFramebuffer>],
-        cursor_plane: Option<PlaneUpdate>,
+        pointer: Option<&PointerUpdate>,
         plan: &Plan,
         claimed: &Plan,
         parts: &mut RedrawParts<'_>,
     ) -> Result<Drawn, rustix::io::Errno> {
         if plan.primary == PrimaryContent::Composited {
-            match self.compose(layers, plan, cursor_plane.is_none(), parts) {
+            match self.compose(layers, plan, parts) {
                 Ok(buffer) => self.composed = Some(buffer),
                 Err(SubmitError::Busy | SubmitError::Inactive) => return Ok(Drawn::Failed),
                 Err(err) => {
@@ -356,9 +361,8 @@ impl OutputState {
                 }
             }
         }
-        let spec = self.spec(plan, layers, buffers, self.composed.as_ref(), parts.backend);
-        let Some(mut spec) = spec else { return Ok(Drawn::Failed) };
-        spec.planes.extend(cursor_plane);
+        let spec = self.spec(plan, layers, buffers, self.composed.as_ref(), pointer, parts.backend);
+        let Some(spec) = spec else { return Ok(Drawn::Failed) };
         self.submit(spec, layers, plan, claimed, parts)
     }
 
@@ -420,34 +424,28 @@ impl OutputState {
         again
     }
 
+    #[allow(clippy::too_many_arguments, reason = "the scene and what it was made of")]
     fn plan(
         &self,
-        requests: &[Layer],
+        planner: &mut Planner,
+        scene: &Scene<'_>,
+        now: Duration,
         layers: &[SurfaceLayer],
         buffers: &[Option<SharedFramebuffer>],
-        output: Rect,
-        cursor: Option<&PlaneUpdate>,
+        pointer: Option<&PointerUpdate>,
         parts: &mut RedrawParts<'_>,
-    ) -> Plan {
-        let planes = parts.backend.planes(self.id).to_vec();
-        let placeholder = match &self.composed {
-            Some(buffer) => buffer.clone(),
-            None => match parts.backend.any_target(self.id) {
-                Ok(buffer) => buffer,
-                Err(err) => {
-                    tracing::error!(%err, "no memory for composition");
-                    return Plan::composite_all(requests, output);
-                }
-            },
-        };
-        let plan = scanout::plan(&planes, requests, output, |plan| {
-            let spec = self.spec(plan, layers, buffers, Some(&placeholder), parts.backend);
-            let mut spec = spec.ok_or(rustix::io::Errno::INVAL)?;
-            spec.planes.extend(cursor.cloned());
-            parts.backend.test(self.id, &spec)
+    ) {
+        planner.plan(scene, now, |plan| {
+            let composed = match plan.primary {
+                PrimaryContent::Composited => Some(parts.backend.any_target(self.id, canvas(plan))?),
+                PrimaryContent::Layer(_) => None,
+            };
+            let spec = self.spec(plan, layers, buffers, composed.as_ref(), pointer, parts.backend);
+            parts.backend.test(self.id, &spec.ok_or(rustix::io::Errno::INVAL)?)
         });
-        tracing::debug!(output = self.output.name(), planes = ?plan.planes, "planned");
-        plan
+        if let Some(plan) = planner.last() {
+            tracing::debug!(output = self.output.name(), planes = ?plan.planes, asked = plan.asked, "planned");
+        }
     }
 
     fn spec(
@@ -456,81 +454,47 @@ impl OutputState {
         layers: &[SurfaceLayer],
         buffers: &[Option<SharedFramebuffer>],
         composed: Option<&SharedFramebuffer>,
+        pointer: Option<&PointerUpdate>,
         backend: &Backend,
     ) -> Option<FrameSpec> {
         let mut spec = FrameSpec::default();
+        let mut show = |update: PlaneUpdate| {
+            let setting = plan.setting(update.plane);
+            spec.planes.push(update.set(setting));
+        };
         if plan.primary == PrimaryContent::Composited {
             let primary = backend.planes(self.id).iter().find(|p| p.kind == PlaneType::Primary)?;
             let (w, h) = (self.size.w as u32, self.size.h as u32);
-            spec.planes.push(PlaneUpdate {
-                plane: primary.id,
-                buffer: composed?.clone(),
-                src: SourceRect { x: 0, y: 0, w: w << 16, h: h << 16 },
-                dst: Rect::new(0, 0, w, h),
-                reflect_y: false,
-                commit: None,
-            });
+            let src = SourceRect::whole(w, h);
+            show(PlaneUpdate::new(primary.id, composed?.clone(), src, Rect::new(0, 0, w, h)));
         }
         for (index, plane) in plan.planes.iter().enumerate().take(plan.visible) {
             let (Some(plane), layer) = (*plane, &layers[index]) else { continue };
-            spec.planes.push(PlaneUpdate {
-                plane,
-                buffer: buffers[index].clone()?,
-                src: layer.source_rect(),
-                dst: layer.dst_rect(),
-                reflect_y: layer.y_invert,
-                commit: Some(layer.commit),
-            });
+            let update =
+                PlaneUpdate::new(plane, buffers[index].clone()?, layer.source_rect(), layer.dst_rect());
+            show(PlaneUpdate { commit: Some(layer.commit), ..update });
+        }
+        if let Some(plane) = plan.pointer {
+            show(pointer?.on(plane)?);
         }
         Some(spec)
-    }
-
-    /// Draws the pointer for the cursor plane, if there is one and the image fits it.
-    fn cursor_plane(&mut self, parts: &mut RedrawParts<'_>) -> Option<PlaneUpdate> {
-        let cursor = parts.cursor.as_ref().filter(|c| self.cursor_plane_works && c.fits_plane())?;
-        let planes = parts.backend.planes(self.id);
-        let plane = planes.iter().find(|p| p.kind == PlaneType::Cursor)?.id;
-        let (painter, tracker) = (&mut *parts.painter, &mut self.cursor_tracker);
-        let transparent = Color32F::TRANSPARENT;
-        let drawn = parts.backend.compose(self.id, Canvas::Cursor, &mut |image, age| {
-            painter.draw(tracker, image, age, &cursor.elements, transparent).unwrap_or(false)
-        });
-        let side = PLANE_SIZE;
-        let update = PlaneUpdate {
-            plane,
-            buffer: drawn.ok()?,
-            src: SourceRect { x: 0, y: 0, w: side << 16, h: side << 16 },
-            dst: Rect::new(cursor.position.x, cursor.position.y, side, side),
-            reflect_y: false,
-            commit: None,
-        };
-        if !self.cursor_plane_tried {
-            let primary = parts.backend.any_target(self.id).ok()?;
-            let all = Plan::composite_all(&[], Rect::default());
-            let mut spec = self.spec(&all, &[], &[], Some(&primary), parts.backend)?;
-            spec.planes.push(update.clone());
-            self.cursor_plane_tried = true;
-            if let Err(err) = parts.backend.test(self.id, &spec) {
-                tracing::info!(%err, output = self.output.name(), "cursor plane refused, cursor is composited");
-                self.cursor_plane_works = false;
-                return None;
-            }
-        }
-        Some(update)
     }
 
     fn compose(
         &mut self,
         layers: &[SurfaceLayer],
         plan: &Plan,
-        with_cursor: bool,
         parts: &mut RedrawParts<'_>,
     ) -> Result<SharedFramebuffer, SubmitError> {
         let (mut elements, mut undrawn) = (Vec::new(), false);
-        if let (true, Some(cursor)) = (with_cursor, parts.cursor.take()) {
+        if let (None, Some(cursor)) = (plan.pointer, parts.cursor.take()) {
             elements.extend(cursor.placed());
         }
-        for index in plan.composited() {
+        for (index, hole) in plan.drawn() {
+            if hole {
+                elements.push(LayerElement::hole(&layers[index]));
+                continue;
+            }
             match parts.painter.element(&layers[index]) {
                 Ok(element) => {
                     elements.push(element);
@@ -547,9 +511,11 @@ impl OutputState {
             }
         }
         self.undrawn = undrawn;
-        let (painter, tracker, backdrop) = (&mut *parts.painter, &mut self.tracker, parts.backdrop);
+        let canvas = canvas(plan);
+        let tracker = &mut self.trackers[usize::from(canvas == Canvas::Holes)];
+        let (painter, backdrop) = (&mut *parts.painter, parts.backdrop);
         let mut failure = None;
-        let buffer = parts.backend.compose(self.id, Canvas::Primary, &mut |image, age| match painter
+        let buffer = parts.backend.compose(self.id, canvas, &mut |image, age| match painter
             .draw(tracker, image, age, &elements, backdrop)
         {
             Ok(changed) => changed,
@@ -574,33 +540,31 @@ fn releases(layers: &[SurfaceLayer], plan: &Plan) -> Vec<Release> {
         .collect()
 }
 
-/// What each layer asks of the planner, and the buffer a plane would show for it.
-fn requests(
+/// What the composited picture of a plan is drawn into.
+fn canvas(plan: &Plan) -> Canvas {
+    if plan.underlays.is_empty() { Canvas::Primary } else { Canvas::Holes }
+}
+
+/// Fills what each layer asks of the planner, and returns the buffers that planes would show for them.
+fn make_requests(
     layers: &[SurfaceLayer],
     direct_scanout: bool,
     backend: &mut Backend,
-) -> (Vec<Layer>, Vec<Option<SharedFramebuffer>>) {
-    let mut requests = Vec::with_capacity(layers.len());
+    now: Duration,
+    requests: &mut Vec<Layer>,
+) -> Vec<Option<SharedFramebuffer>> {
+    requests.clear();
     let mut buffers = Vec::with_capacity(layers.len());
     for layer in layers {
         let buffer = match &layer.dmabuf {
             None => Err(Refusal::NotDmabuf),
             Some(_) if !direct_scanout => Err(Refusal::Disabled),
-            Some(_) if layer.transform != Transform::Normal => Err(Refusal::Transform),
             Some(dmabuf) => backend.buffers_mut().framebuffer(dmabuf, layer.opaque),
         };
-        let content = buffer.as_ref().map_err(Clone::clone).map(|b| Scannable {
-            format: b.format(),
-            modifier: b.modifier(),
-            y_invert: layer.y_invert,
-        });
-        requests.push(Layer {
-            dst: layer.dst_rect(),
-            src: layer.source_rect(),
-            opaque: layer.opaque,
-            content,
-        });
+        let content = buffer.as_ref().map_err(Clone::clone);
+        let content = content.map(|b| Scannable::new(b.format(), b.modifier()));
+        requests.push(layer.request(content, pace::rate(layer, now)));
         buffers.push(buffer.ok());
     }
-    (requests, buffers)
+    buffers
 }

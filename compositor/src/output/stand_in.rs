@@ -6,11 +6,11 @@
 use std::num::NonZeroU32;
 
 use drm_prime::SharedFramebuffer;
-use drm_prime::scanout::{Layer, Plan, Rect, SourceRect, open_planes};
+use drm_prime::scanout::{Layer, Plan, Rect, Scene, SourceRect, open_planes};
 
 use super::layers::SurfaceLayer;
 use super::{OutputState, RedrawParts};
-use crate::backend::PlaneUpdate;
+use crate::backend::{Canvas, PlaneUpdate};
 
 /// Answers that a plan has at most, so that no client buys test commits without end with surfaces. What was not asked is
 /// found out when a client has another buffer.
@@ -33,20 +33,18 @@ impl OutputState {
     /// Asks about every layer of a new plan whose buffer is refused. What the last plan's answers say is not asked again.
     pub(super) fn try_stand_ins(
         &mut self,
-        requests: &[Layer],
+        scene: &Scene<'_>,
         layers: &[SurfaceLayer],
         buffers: &[Option<SharedFramebuffer>],
         plan: &Plan,
         parts: &mut RedrawParts<'_>,
     ) {
         let known = std::mem::take(&mut self.stand_ins);
-        for (index, layer) in requests.iter().enumerate().take(plan.visible) {
+        for (index, layer) in scene.layers.iter().enumerate().take(plan.visible) {
             if plan.planes[index].is_some() || self.stand_ins.len() >= MOST {
                 continue;
             }
-            let planes = parts.backend.planes(self.id);
-            let open: Vec<NonZeroU32> =
-                open_planes(planes, requests, self.picture(), plan, index).iter().map(|p| p.id).collect();
+            let open: Vec<NonZeroU32> = open_planes(scene, plan, index).iter().map(|p| p.id).collect();
             for plane in open.into_iter().take(MOST.saturating_sub(self.stand_ins.len())) {
                 let asked = |s: &&StandIn| (s.plane, s.src, s.dst) == (plane, layer.src, layer.dst);
                 let answer = known.iter().chain(&self.stand_ins).find(asked).copied();
@@ -70,9 +68,10 @@ impl OutputState {
         plan: &Plan,
         parts: &mut RedrawParts<'_>,
     ) -> Option<StandIn> {
-        let buffer = parts.backend.any_target(self.id).ok()?;
+        let buffer = parts.backend.any_target(self.id, Canvas::Primary).ok()?;
         let pair = (buffer.format(), buffer.modifier());
         let caps = parts.backend.planes(self.id).iter().find(|caps| caps.id == plane)?;
+        let rotations = caps.rotations;
         // Where in the buffer the part lies does not matter, but that it has fractions of pixels does.
         let fraction = |v: u32| v & 0xffff;
         let src = SourceRect { x: fraction(layer.src.x), y: fraction(layer.src.y), ..layer.src };
@@ -83,10 +82,14 @@ impl OutputState {
         {
             return None;
         }
-        let mut spec = self.spec(&plan.above(index), layers, buffers, Some(&buffer), parts.backend)?;
+        let above = Plan { pointer: None, ..plan.above(index) };
+        let composed = parts.backend.any_target(self.id, super::canvas(&above)).ok()?;
+        let mut spec = self.spec(&above, layers, buffers, Some(&composed), None, parts.backend)?;
         spec.planes.retain(|update| update.plane != plane);
-        let (dst, commit, reflect_y) = (layer.dst, None, false);
-        spec.planes.push(PlaneUpdate { plane, buffer, src, dst, reflect_y, commit });
+        let dst = layer.dst;
+        let update = PlaneUpdate::new(plane, buffer, src, dst);
+        let rotation = layer.rotation.within(rotations)?;
+        spec.planes.push(PlaneUpdate { rotation, ..update });
         let refused = parts.backend.test(self.id, &spec).is_err();
         Some(StandIn { plane, src: layer.src, dst, refused })
     }

@@ -8,6 +8,7 @@ use smithay::backend::renderer::pixman::{PixmanError, PixmanFrame, PixmanRendere
 use smithay::backend::renderer::utils::{CommitCounter, DamageSet, DamageSnapshot, OpaqueRegions};
 use smithay::backend::renderer::{Color32F, Frame};
 use smithay::utils::{Buffer as BufferCoords, Physical, Point, Rectangle, Scale, Size, Transform};
+use smithay::wayland::compositor::with_states;
 
 use super::DmabufView;
 use super::gles::bind_sampler;
@@ -22,6 +23,8 @@ pub enum Texture {
     Gles(GlesTexture, u32),
     /// None: black where the layer is opaque, and nothing elsewhere.
     Blank,
+    /// None: full transparency, through which a plane below is seen.
+    Hole,
 }
 
 /// A composited layer.
@@ -63,6 +66,18 @@ impl LayerElement {
     /// What stands in for a layer that cannot be drawn.
     pub fn blank(layer: &SurfaceLayer) -> Self {
         Self::new(layer, Texture::Blank, None)
+    }
+
+    /// The hole through which the plane of a layer is seen: what is drawn below it is wiped out.
+    pub fn hole(layer: &SurfaceLayer) -> Self {
+        #[derive(Debug)]
+        struct HoleId(Id);
+        // Not the layer's own: nothing of its picture is there any more.
+        let id = with_states(&layer.surface, |states| {
+            states.data_map.get_or_insert_threadsafe(|| HoleId(Id::new())).0.clone()
+        });
+        let hole = Self::still(id, CommitCounter::default(), Texture::Hole, layer.dst);
+        Self { opaque: vec![Rectangle::from_size(layer.dst.size)], ..hole }
     }
 
     /// The parts of `damage` (relative to the element) that are black for want of a texture.
@@ -162,6 +177,14 @@ impl Element for LayerElement {
     }
 }
 
+/// Damage of an element at `dst`, in pixels of the output.
+fn placed(
+    damage: &[Rectangle<i32, Physical>],
+    dst: Rectangle<i32, Physical>,
+) -> Vec<Rectangle<i32, Physical>> {
+    damage.iter().map(|rect| Rectangle::new(rect.loc + dst.loc, rect.size)).collect()
+}
+
 /// An element of one renderer was given to the other: nothing can be drawn.
 fn other_renderer() {
     tracing::error!("a texture of the other renderer");
@@ -179,6 +202,7 @@ impl RenderElement<PixmanRenderer> for LayerElement {
         let (texture, view) = match &self.texture {
             Texture::Pixman(texture, view) => (texture, view),
             Texture::Blank => return frame.draw_solid(dst, &self.black(damage), Color32F::BLACK),
+            Texture::Hole => return frame.clear(Color32F::TRANSPARENT, &placed(damage, dst)),
             Texture::Gles(..) => {
                 other_renderer();
                 return Ok(());
@@ -205,6 +229,7 @@ impl RenderElement<GlesRenderer> for LayerElement {
         let (texture, sampler) = match &self.texture {
             Texture::Gles(texture, sampler) => (texture, sampler),
             Texture::Blank => return frame.draw_solid(dst, &self.black(damage), Color32F::BLACK),
+            Texture::Hole => return frame.clear(Color32F::TRANSPARENT, &placed(damage, dst)),
             Texture::Pixman(..) => {
                 other_renderer();
                 return Ok(());

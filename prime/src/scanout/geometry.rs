@@ -19,23 +19,46 @@ impl Rect {
         Self { x, y, w, h }
     }
 
+    fn right(&self) -> i64 {
+        i64::from(self.x) + i64::from(self.w)
+    }
+
+    fn bottom(&self) -> i64 {
+        i64::from(self.y) + i64::from(self.h)
+    }
+
     /// Tells whether the two rectangles share at least one pixel.
     pub fn overlaps(&self, other: &Rect) -> bool {
-        let end = |at: i32, len: u32| i64::from(at) + i64::from(len);
-        i64::from(self.x) < end(other.x, other.w)
-            && i64::from(other.x) < end(self.x, self.w)
-            && i64::from(self.y) < end(other.y, other.h)
-            && i64::from(other.y) < end(self.y, self.h)
+        self.overlap(other) > 0
     }
 
     /// Pixels that the two rectangles share.
     pub fn overlap(&self, other: &Rect) -> u64 {
-        let shared = |a: (i32, u32), b: (i32, u32)| {
-            let end = |(at, len): (i32, u32)| i64::from(at) + i64::from(len);
-            u64::try_from(end(a).min(end(b)) - i64::from(a.0.max(b.0))).unwrap_or(0)
-        };
-        let width = shared((self.x, self.w), (other.x, other.w));
-        width * shared((self.y, self.h), (other.y, other.h))
+        let shared = |end: i64, start: i64| u64::try_from(end - start).unwrap_or(0);
+        let width = shared(self.right().min(other.right()), i64::from(self.x.max(other.x)));
+        width * shared(self.bottom().min(other.bottom()), i64::from(self.y.max(other.y)))
+    }
+
+    /// The pixels that both have, if any.
+    pub fn intersection(&self, other: &Rect) -> Option<Rect> {
+        let (x, y) = (self.x.max(other.x), self.y.max(other.y));
+        let len = |end: i64, start: i32| u32::try_from(end - i64::from(start)).ok().filter(|len| *len > 0);
+        let w = len(self.right().min(other.right()), x)?;
+        let h = len(self.bottom().min(other.bottom()), y)?;
+        Some(Rect { x, y, w, h })
+    }
+
+    /// Tells whether all pixels of `other` are among its own.
+    pub fn contains(&self, other: &Rect) -> bool {
+        self.x <= other.x
+            && self.y <= other.y
+            && self.right() >= other.right()
+            && self.bottom() >= other.bottom()
+    }
+
+    /// Pixels in it.
+    pub fn area(&self) -> u64 {
+        u64::from(self.w) * u64::from(self.h)
     }
 }
 
@@ -50,4 +73,11 @@ pub struct SourceRect {
     pub w: u32,
     /// Height.
     pub h: u32,
+}
+
+impl SourceRect {
+    /// The whole of a buffer of `width` times `height` pixels.
+    pub const fn whole(width: u32, height: u32) -> Self {
+        Self { x: 0, y: 0, w: width << 16, h: height << 16 }
+    }
 }

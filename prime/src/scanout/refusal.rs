@@ -3,11 +3,14 @@
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::mem::{self, Discriminant};
+use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::time::Duration;
 
 use drm_fourcc::DrmFourcc;
 
 use super::geometry::Rect;
+use super::plane::{ColorEncoding, ColorRange, Rotation, Rotations, Scaling};
 use crate::framebuffer::FramebufferError;
 use crate::{ErrorChain, Fault};
 
@@ -73,10 +76,11 @@ pub enum Refusal {
         /// Index of that layer.
         layer: usize,
     },
-    /// The primary plane takes one opaque layer.
+    /// The primary plane takes an opaque layer.
     #[error("not opaque")]
     NotOpaque,
-    /// The primary plane takes a layer exactly as large as the output.
+    /// The primary plane takes a layer exactly as large as the output, unless the plane may cover less and all around the
+    /// layer is black.
     #[error("shown at {dst:?}, which is not the whole output")]
     NotFullOutput {
         /// Where the layer is shown.
@@ -91,21 +95,120 @@ pub enum Refusal {
         /// Index of that layer.
         layer: usize,
     },
+    /// The pointer has the plane.
+    #[error("the plane shows the pointer")]
+    TakenByPointer,
     /// The plane is blended above a layer that must stay above this one.
     #[error("the plane lies above layer {layer}, which must stay above this one")]
     StackOrder {
         /// Index of the layer above.
         layer: usize,
     },
-    /// The plane lies under the primary plane.
+    /// The plane lies under the primary plane, and the composited picture cannot have a hole there.
     #[error("the plane lies under the primary plane")]
     BelowPrimary,
+    /// The plane lies under the primary plane, and what shines through the layer would not be there.
+    #[error("the plane lies under the primary plane and the layer is not opaque")]
+    UnderlayNotOpaque,
     /// The plane's place in the blending order is not known.
     #[error("the plane's place in the stack is not known (no zpos)")]
     StackingUnknown,
-    /// The plane cannot mirror and the buffer is stored bottom row first.
-    #[error("the buffer is stored bottom row first and the plane has no reflect-y")]
-    NoReflectY,
+    /// The zpos values that the planes allow do not give the order of the layers.
+    #[error("no zpos that the plane can have gives the order of the layers")]
+    NoZpos,
+    /// The plane shows no such turn or reflection.
+    #[error("the picture needs {wanted} and the plane has {supported} only")]
+    Rotation {
+        /// How the buffer has to be turned.
+        wanted: Rotation,
+        /// What the plane can do.
+        supported: Rotations,
+    },
+    /// The plane does not scale so.
+    #[error("scaled from {from:?} to {to:?} pixels, and the plane allows {allowed:?}")]
+    Scaling {
+        /// Width and height of the part of the buffer as it is shown, in 16.16 fixed point.
+        from: (u32, u32),
+        /// Pixels on the CRTC.
+        to: (u32, u32),
+        /// What the plane does.
+        allowed: Scaling,
+    },
+    /// The plane does not take the size.
+    #[error("{size:?} pixels are not within {smallest:?} to {largest:?}")]
+    Size {
+        /// Pixels on the CRTC.
+        size: (u32, u32),
+        /// The plane's least.
+        smallest: (u32, u32),
+        /// The plane's most.
+        largest: (u32, u32),
+    },
+    /// The cursor plane takes no buffer of the pointer's size.
+    #[error("a pointer of {size:?} pixels is not among the sizes of the cursor plane, at most {largest:?}")]
+    CursorSize {
+        /// Pixels of the pointer's buffer.
+        size: (u32, u32),
+        /// The plane's largest.
+        largest: (u32, u32),
+    },
+    /// The layer is seen in part, and the plane has no property `alpha`.
+    #[error("shown with alpha {alpha:#x} of 0xffff and the plane has no alpha property")]
+    Alpha {
+        /// The layer's.
+        alpha: u16,
+    },
+    /// The plane does not blend premultiplied colours.
+    #[error("the plane does not blend premultiplied pixels")]
+    Blend,
+    /// The plane does not convert the YUV picture's colours.
+    #[error("{encoding:?} in {range:?} range is not among the plane's colour properties")]
+    Color {
+        /// The buffer's matrix.
+        encoding: ColorEncoding,
+        /// The buffer's range.
+        range: ColorRange,
+    },
+    /// The memory is another device's, and the plane shows the device's own only.
+    #[error("the memory belongs to another device")]
+    Foreign,
+    /// The pointer is composited and lies over it.
+    #[error("the pointer above it is composited and covers part of it")]
+    CoveredByPointer,
+    /// It cannot be seen.
+    #[error("hidden behind an opaque layer")]
+    Hidden {
+        /// Index of that layer.
+        by: usize,
+    },
+    /// Another plane shows it.
+    #[error("plane {plane} shows it")]
+    ShownBy {
+        /// Which.
+        plane: NonZeroU32,
+    },
+    /// Too many layers want a plane more.
+    #[error("number {rank} in the order of who gains most; the first {bound} are considered")]
+    NotAmongBest {
+        /// Its place in that order, from 1 on.
+        rank: usize,
+        /// [`super::MAX_CANDIDATES`].
+        bound: usize,
+    },
+    /// The driver would have to be asked, once too often for one plan.
+    #[error("the driver was asked about {asked} other combinations, the most for one plan")]
+    Unasked {
+        /// [`super::MAX_ASKS`], or those about this layer alone.
+        asked: usize,
+    },
+    /// It has come and gone too often: it stays composited for a while.
+    #[error("it lost its plane {losses} times in a short while and waits {wait:?}")]
+    Held {
+        /// How often.
+        losses: u32,
+        /// How long it waits from the last time on.
+        wait: Duration,
+    },
     /// The buffer's transform is not one that planes are asked for.
     #[error("the buffer transform is not supported on planes")]
     Transform,

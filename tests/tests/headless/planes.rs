@@ -228,7 +228,7 @@ fn three_windows_and_two_overlays_leave_one_composited() {
     let planes: Vec<_> = ["0", "1", "2"].iter().map(|t| server.window(t).unwrap().plane).collect();
     assert_eq!(planes, [None, Some(2), Some(3)]);
     let reason = server.window("0").unwrap().reason;
-    assert_eq!(reason.as_deref(), Some("the plane is taken by layer 1"));
+    assert_eq!(reason.as_deref(), Some("the plane is taken by layer 0"));
     assert_pixels(&server.picture().unwrap(), |x, y| match windows.get(x as usize / 64) {
         Some((_, buffer)) if y < 64 => colour(buffer, x % 64, y, BACKGROUND),
         _ => BACKGROUND,

@@ -3,19 +3,16 @@
 //! It owns the file description that is master. GEM handles never live on it ([`crate::backend::buffers`] has a file of its
 //! own), and no object of it is dropped behind our back: there is no state capture and no restore.
 
-use std::collections::{HashMap, HashSet};
-use std::num::NonZeroU32;
+use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use drm::control::atomic::AtomicModeReq;
 use drm::control::{
-    AtomicCommitFlags, Device as ControlDevice, PlaneType as KmsPlaneType, RawResourceHandle, ResourceHandle,
-    connector, crtc, plane, property,
+    AtomicCommitFlags, Device as ControlDevice, RawResourceHandle, ResourceHandle, connector, crtc, property,
 };
 use drm::{ClientCapability, Device as BasicDevice};
-use drm_fourcc::{DrmFourcc, DrmModifier};
-use drm_prime::scanout::{PlaneCaps, PlaneType};
+use drm_prime::scanout::Rotation;
 use rustix::io::Errno;
 
 /// An open card. Clones share the file description.
@@ -142,7 +139,7 @@ impl Card {
             let properties = self.properties(plane).map_err(read)?;
             set(plane.into(), &properties, &["FB_ID", "CRTC_ID"], 0);
             // A master who does not know of rotations would show its pictures so.
-            set(plane.into(), &properties, &["rotation"], ROTATE_0);
+            set(plane.into(), &properties, &["rotation"], Rotation::NORMAL.bits());
         }
         let resources = self.resource_handles().map_err(failed)?;
         for &connector in resources.connectors() {
@@ -168,10 +165,6 @@ impl Card {
         Ok(Properties { card: self.clone(), by_name })
     }
 }
-
-/// Bits of the `rotation` property (drm_mode.h).
-pub(super) const ROTATE_0: u64 = 1;
-pub(super) const REFLECT_Y: u64 = 1 << 5;
 
 /// The properties of one object.
 #[derive(Debug)]
@@ -200,6 +193,18 @@ impl Properties {
         self.id(name).ok_or_else(|| CardError::Io { what: name, source: missing() })
     }
 
+    /// The bounds of a number that can be set.
+    pub fn range(&self, name: &str) -> Option<(i64, i64)> {
+        let info = self.card.get_property(self.id(name)?).ok().filter(property::Info::mutable)?;
+        match info.value_type() {
+            property::ValueType::UnsignedRange(min, max) => {
+                Some((i64::try_from(min).ok()?, i64::try_from(max).unwrap_or(i64::MAX)))
+            }
+            property::ValueType::SignedRange(min, max) => Some((min, max)),
+            _ => None,
+        }
+    }
+
     /// The value (enum) or bit number (bitmask) of a named choice of a property.
     pub fn choice(&self, property: &str, name: &str) -> Option<u64> {
         let (id, _) = self.by_name.get(property)?;
@@ -220,192 +225,5 @@ impl Properties {
     /// The contents of a blob property.
     pub fn blob(&self, name: &str) -> Option<Vec<u8>> {
         self.card.get_property_blob(self.value(name)?).ok()
-    }
-}
-
-/// A plane's property ids.
-#[derive(Debug)]
-pub struct PlaneProps {
-    pub(super) fb: property::Handle,
-    pub(super) crtc: property::Handle,
-    pub(super) src: [property::Handle; 4],
-    pub(super) dst: [property::Handle; 4],
-    pub(super) in_fence: Option<property::Handle>,
-    pub(super) rotation: Option<property::Handle>,
-    pub(super) encoding: Option<(property::Handle, u64)>,
-    pub(super) range: Option<(property::Handle, u64)>,
-}
-
-/// A plane as the backend drives it.
-#[derive(Debug)]
-pub struct KmsPlane {
-    pub(super) handle: plane::Handle,
-    pub(super) props: PlaneProps,
-}
-
-impl KmsPlane {
-    /// Turns it off, and upright again for a master who does not know of rotations.
-    pub(super) fn turn_off(&self, req: &mut AtomicModeReq) {
-        let plane = self.handle.into();
-        req.add_raw_property(plane, self.props.fb, 0);
-        req.add_raw_property(plane, self.props.crtc, 0);
-        if let Some(rotation) = self.props.rotation {
-            req.add_raw_property(plane, rotation, ROTATE_0);
-        }
-    }
-}
-
-/// Reads the planes that the CRTC numbered `crtc_index` can use.
-///
-/// # Errors
-/// When a plane lacks the properties of atomic commits.
-pub fn read_planes(
-    card: &Card,
-    crtc: drm::control::crtc::Handle,
-) -> Result<(Vec<KmsPlane>, Vec<PlaneCaps>), CardError> {
-    let resources = card.resource_handles().map_err(CardError::io("reading resources"))?;
-    let driver = card.driver();
-    let mut planes = Vec::new();
-    let mut caps = Vec::new();
-    let handles = card.plane_handles().map_err(CardError::io("reading planes"))?;
-    for (index, handle) in handles.into_iter().enumerate() {
-        let info = card.get_plane(handle).map_err(CardError::io("reading a plane"))?;
-        if !resources.filter_crtcs(info.possible_crtcs()).contains(&crtc) {
-            continue;
-        }
-        let props = card.properties(handle)?;
-        let kind = match props.value("type") {
-            Some(v) if v == KmsPlaneType::Primary as u64 => PlaneType::Primary,
-            Some(v) if v == KmsPlaneType::Cursor as u64 => PlaneType::Cursor,
-            _ => PlaneType::Overlay,
-        };
-        let formats = match props.blob("IN_FORMATS") {
-            Some(blob) => parse_in_formats(&blob),
-            None => info
-                .formats()
-                .iter()
-                .filter_map(|f| Some((DrmFourcc::try_from(*f).ok()?, DrmModifier::Linear)))
-                .collect(),
-        };
-        let stack = stack_position(&driver, index, props.value("zpos"));
-        caps.push(PlaneCaps {
-            id: NonZeroU32::from(handle),
-            kind,
-            formats,
-            stack,
-            reflect_y: props.choice("rotation", "reflect-y").is_some(),
-        });
-        let (encoding, range) = ("COLOR_ENCODING", "COLOR_RANGE");
-        planes.push(KmsPlane {
-            handle,
-            props: PlaneProps {
-                fb: props.require("FB_ID")?,
-                crtc: props.require("CRTC_ID")?,
-                src: [
-                    props.require("SRC_X")?,
-                    props.require("SRC_Y")?,
-                    props.require("SRC_W")?,
-                    props.require("SRC_H")?,
-                ],
-                dst: [
-                    props.require("CRTC_X")?,
-                    props.require("CRTC_Y")?,
-                    props.require("CRTC_W")?,
-                    props.require("CRTC_H")?,
-                ],
-                in_fence: props.id("IN_FENCE_FD"),
-                rotation: props.id("rotation"),
-                encoding: props.id(encoding).zip(props.choice(encoding, "ITU-R BT.601 YCbCr")),
-                range: props.id(range).zip(props.choice(range, "YCbCr limited range")),
-            },
-        });
-    }
-    Ok((planes, caps))
-}
-
-/// A plane's place in the blending order: its zpos, or what is known of the driver. vkms has no zpos and blends by
-/// plane index (vkms_crtc.c walks the plane mask), which is the order of creation.
-fn stack_position(driver: &str, index: usize, zpos: Option<u64>) -> Option<i64> {
-    match (zpos, driver) {
-        (Some(zpos), _) => i64::try_from(zpos).ok(),
-        (None, "vkms") => i64::try_from(index).ok(),
-        (None, _) => None,
-    }
-}
-
-/// Parses the blob of IN_FORMATS (`struct drm_format_modifier_blob`, drm_mode.h); formats that the fourcc table does
-/// not know and entries outside the blob are left out.
-fn parse_in_formats(blob: &[u8]) -> HashSet<(DrmFourcc, DrmModifier)> {
-    let u32_at =
-        |at: usize| blob.get(at..at.checked_add(4)?).and_then(|b| b.try_into().ok()).map(u32::from_ne_bytes);
-    let u64_at =
-        |at: usize| blob.get(at..at.checked_add(8)?).and_then(|b| b.try_into().ok()).map(u64::from_ne_bytes);
-    let header = || -> Option<[usize; 4]> {
-        Some([u32_at(8)? as usize, u32_at(12)? as usize, u32_at(16)? as usize, u32_at(20)? as usize])
-    };
-    let Some([count, formats_at, modifiers, modifiers_at]) = header() else { return HashSet::new() };
-    let mut pairs = HashSet::new();
-    for entry in 0..modifiers.min(blob.len()) {
-        let at = modifiers_at + entry * 24;
-        let (Some(mask), Some(offset), Some(modifier)) = (u64_at(at), u32_at(at + 8), u64_at(at + 16)) else {
-            break;
-        };
-        for bit in (0..64).filter(|bit| mask & (1 << bit) != 0) {
-            let index = offset as usize + bit;
-            let format = (index < count).then(|| u32_at(formats_at + index * 4)).flatten();
-            if let Some(format) = format.and_then(|f| DrmFourcc::try_from(f).ok()) {
-                pairs.insert((format, DrmModifier::from(modifier)));
-            }
-        }
-    }
-    pairs
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn blob(formats: &[u32], modifiers: &[(u64, u32, u64)]) -> Vec<u8> {
-        let mut out = Vec::new();
-        let modifiers_at = 24 + formats.len() as u32 * 4;
-        for word in [1, 0, formats.len() as u32, 24, modifiers.len() as u32, modifiers_at] {
-            out.extend(word.to_ne_bytes());
-        }
-        formats.iter().for_each(|f| out.extend(f.to_ne_bytes()));
-        for (mask, offset, modifier) in modifiers {
-            out.extend(mask.to_ne_bytes());
-            out.extend(offset.to_ne_bytes());
-            out.extend(0u32.to_ne_bytes());
-            out.extend(modifier.to_ne_bytes());
-        }
-        out
-    }
-
-    #[test]
-    fn in_formats_pairs_come_from_the_mask_and_its_offset() {
-        let formats = [DrmFourcc::Xrgb8888 as u32, DrmFourcc::Nv12 as u32, DrmFourcc::P010 as u32];
-        let pairs = parse_in_formats(&blob(&formats, &[(0b11, 1, 0), (0b1, 0, 0x0100_0000_0000_0001)]));
-        let expected = [
-            (DrmFourcc::Nv12, DrmModifier::Linear),
-            (DrmFourcc::P010, DrmModifier::Linear),
-            (DrmFourcc::Xrgb8888, DrmModifier::from(0x0100_0000_0000_0001)),
-        ];
-        assert_eq!(pairs, expected.into());
-    }
-
-    #[test]
-    fn a_truncated_in_formats_blob_gives_what_it_holds() {
-        let whole = blob(&[DrmFourcc::Xrgb8888 as u32], &[(1, 0, 0)]);
-        for len in 0..whole.len() {
-            assert!(parse_in_formats(&whole[..len]).is_empty());
-        }
-        assert_eq!(parse_in_formats(&whole).len(), 1);
-    }
-
-    #[test]
-    fn the_stack_is_zpos_or_a_known_driver_or_unknown() {
-        assert_eq!(stack_position("i915", 0, Some(7)), Some(7));
-        assert_eq!(stack_position("vkms", 2, None), Some(2));
-        assert_eq!(stack_position("other", 2, None), None);
     }
 }

@@ -12,6 +12,7 @@
 pub mod device;
 mod in_fence;
 pub mod output;
+mod plane;
 mod session;
 pub mod writeback;
 
@@ -34,6 +35,7 @@ pub use self::session::insert_sources;
 use self::device::{Card, CardError};
 use self::in_fence::InFence;
 use self::output::KmsOutput;
+use self::plane::KmsPlane;
 use self::writeback::{CaptureError, Writeback};
 use crate::backend::buffers::Buffers;
 use crate::backend::{Canvas, Flip, FrameSpec, OutputId, SubmitError};
@@ -256,9 +258,13 @@ impl Kms {
                 tracing::warn!(connector = %info.interface().as_str(), "no free crtc for a connector");
                 continue;
             };
-            let mut output = KmsOutput::new(&self.card, &info, crtc)?;
+            let planes = planes_of(&self.card, crtc)?;
+            let mut output = KmsOutput::new(&self.card, &info, crtc, planes)?;
             for caps in &mut output.caps {
-                caps.formats.retain(|pair| !self.forbidden.contains(&(caps.id, *pair)));
+                let id = caps.id;
+                for (_, pair) in self.forbidden.iter().filter(|(plane, _)| *plane == id) {
+                    caps.forbid(*pair);
+                }
             }
             if self.writeback {
                 output.pipe.writeback = Some(Writeback::find(&self.card, crtc)?);
@@ -274,9 +280,7 @@ impl Kms {
     pub fn forbid(&mut self, output: OutputId, plane: NonZeroU32, pair: (DrmFourcc, DrmModifier)) {
         self.forbidden.insert((plane, pair));
         let caps = self.output_mut(output).into_iter().flat_map(|o| &mut o.caps);
-        caps.filter(|caps| caps.id == plane).for_each(|caps| {
-            caps.formats.remove(&pair);
-        });
+        caps.filter(|caps| caps.id == plane).for_each(|caps| caps.forbid(pair));
     }
 
     /// Ids of the outputs that are driven.
@@ -372,9 +376,9 @@ impl Kms {
     ///
     /// # Errors
     /// When there is no memory.
-    pub fn any_target(&mut self, id: OutputId) -> Result<SharedFramebuffer, Errno> {
+    pub fn any_target(&mut self, id: OutputId, canvas: Canvas) -> Result<SharedFramebuffer, Errno> {
         let output = self.outputs.iter_mut().find(|o| u32::from(o.pipe.crtc) == id);
-        output.ok_or(Errno::NODEV)?.any_target(&self.buffers)
+        output.ok_or(Errno::NODEV)?.any_target(&self.buffers, canvas)
     }
 
     /// See [`crate::backend::Backend::compose`].
@@ -453,6 +457,15 @@ impl Kms {
         let request = output.request_same(self.fence.value());
         writeback.capture(&self.card, &self.buffers, output.pipe.crtc, size, request)
     }
+}
+
+/// The planes that a CRTC can use.
+fn planes_of(card: &Card, crtc: crtc::Handle) -> Result<Vec<(KmsPlane, PlaneCaps)>, CardError> {
+    let resources = card.resource_handles().map_err(CardError::io("reading resources"))?;
+    let index = resources.crtcs().iter().position(|c| *c == crtc).unwrap_or(0);
+    let mut planes = plane::read_planes(card)?;
+    planes.retain(|(_, caps)| caps.crtcs & (1 << index.min(31)) != 0);
+    Ok(planes)
 }
 
 /// Tells whether a path names a DRM node at all.

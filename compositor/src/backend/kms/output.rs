@@ -9,17 +9,17 @@ use drm::control::atomic::AtomicModeReq;
 use drm::control::{AtomicCommitFlags, Device as _, Mode, RawResourceHandle, connector, crtc, property};
 use drm_fourcc::DrmFourcc;
 use drm_prime::scanout::{PlaneCaps, PlaneType};
-use drm_prime::{CommitId, PlaneFramebuffers, SharedFramebuffer, Staging};
+use drm_prime::{PlaneFramebuffers, SharedFramebuffer, Staging};
 use rustix::io::Errno;
 
-use super::device::{Card, CardError, KmsPlane, PlaneProps, REFLECT_Y, ROTATE_0, read_planes};
+use super::device::{Card, CardError};
 use super::in_fence::{InFence, OutFence};
+use super::plane::KmsPlane;
 use super::writeback::Writeback;
 use crate::backend::buffers::Buffers;
 use crate::backend::canvas::DumbCanvas;
 use crate::backend::swapchain::Swapchain;
 use crate::backend::{Canvas, FrameSpec, PlaneUpdate, SubmitError};
-use crate::cursor::PLANE_SIZE;
 use crate::render::Target;
 
 /// A connected display that is driven.
@@ -31,7 +31,9 @@ pub struct KmsOutput {
     pub(super) physical_mm: (u32, u32),
     pub(super) caps: Vec<PlaneCaps>,
     primary: Swapchain<DumbCanvas>,
-    cursor: Swapchain<DumbCanvas>,
+    holes: Swapchain<DumbCanvas>,
+    /// With the size of its buffers.
+    cursor: ((u32, u32), Swapchain<DumbCanvas>),
     /// What the planes show and are about to show.
     pub(super) shown: PlaneFramebuffers,
     /// The planes that the last commit left on.
@@ -57,12 +59,17 @@ pub struct Pipe {
 }
 
 impl KmsOutput {
-    /// Prepares a connected connector on a CRTC.
+    /// Prepares a connected connector on a CRTC, with the planes that it uses.
     ///
     /// # Errors
     /// When the driver lacks a property that atomic mode setting needs, or the connector has no mode.
-    pub fn new(card: &Card, info: &connector::Info, crtc: crtc::Handle) -> Result<Self, CardError> {
-        let (planes, caps) = read_planes(card, crtc)?;
+    pub fn new(
+        card: &Card,
+        info: &connector::Info,
+        crtc: crtc::Handle,
+        planes: Vec<(KmsPlane, PlaneCaps)>,
+    ) -> Result<Self, CardError> {
+        let (planes, caps): (Vec<_>, Vec<_>) = planes.into_iter().unzip();
         if !caps.iter().any(|c| c.kind == PlaneType::Primary) {
             return Err(CardError::NoOutputs);
         }
@@ -90,7 +97,8 @@ impl KmsOutput {
             physical_mm: info.size().unwrap_or_default(),
             caps,
             primary: Swapchain::default(),
-            cursor: Swapchain::default(),
+            holes: Swapchain::default(),
+            cursor: Default::default(),
             shown: PlaneFramebuffers::new(),
             lit: Vec::new(),
             commits: 0,
@@ -203,14 +211,29 @@ impl KmsOutput {
         (u32::from(width), u32::from(height))
     }
 
-    /// Any buffer of the primary canvas; see [`crate::backend::Backend::any_target`].
+    /// Any buffer of a canvas; see [`crate::backend::Backend::any_target`].
     ///
     /// # Errors
     /// When there is no memory.
-    pub fn any_target(&mut self, buffers: &Buffers) -> Result<SharedFramebuffer, Errno> {
-        let size = self.size();
-        let canvas = self.primary.any(|| DumbCanvas::new(buffers, size, DrmFourcc::Xrgb8888))?;
+    pub fn any_target(&mut self, buffers: &Buffers, canvas: Canvas) -> Result<SharedFramebuffer, Errno> {
+        let (size, format, swapchain) = self.swapchain(canvas);
+        let canvas = swapchain.any(|| DumbCanvas::new(buffers, size, format))?;
         Ok(canvas.framebuffer.clone())
+    }
+
+    /// The buffers of a canvas, with their size and format.
+    fn swapchain(&mut self, canvas: Canvas) -> ((u32, u32), DrmFourcc, &mut Swapchain<DumbCanvas>) {
+        let size = self.size();
+        match canvas {
+            Canvas::Primary => (size, DrmFourcc::Xrgb8888, &mut self.primary),
+            Canvas::Holes => (size, DrmFourcc::Argb8888, &mut self.holes),
+            Canvas::Cursor(width, height) => {
+                if self.cursor.0 != (width, height) {
+                    self.cursor = ((width, height), Swapchain::default());
+                }
+                (self.cursor.0, DrmFourcc::Argb8888, &mut self.cursor.1)
+            }
+        }
     }
 
     /// See [`crate::backend::Backend::compose`].
@@ -223,14 +246,7 @@ impl KmsOutput {
         canvas: Canvas,
         draw: &mut dyn FnMut(&mut Target, usize) -> bool,
     ) -> Result<SharedFramebuffer, SubmitError> {
-        let (size, format) = match canvas {
-            Canvas::Primary => (self.size(), DrmFourcc::Xrgb8888),
-            Canvas::Cursor => ((PLANE_SIZE, PLANE_SIZE), DrmFourcc::Argb8888),
-        };
-        let swapchain = match canvas {
-            Canvas::Primary => &mut self.primary,
-            Canvas::Cursor => &mut self.cursor,
-        };
+        let (size, format, swapchain) = self.swapchain(canvas);
         let drawn = swapchain.compose(
             DumbCanvas::is_free,
             || DumbCanvas::new(buffers, size, format),
@@ -284,7 +300,7 @@ impl Pipe {
     fn show(&self, req: &mut AtomicModeReq, staging: &mut Staging<'_>, update: &PlaneUpdate) {
         if let Some(plane) = self.plane(update.plane) {
             let id = staging.show(update.plane, &update.buffer);
-            show(req, plane.handle.into(), &plane.props, self.crtc.into(), id, update);
+            plane.show(req, self.crtc.into(), id, update);
         }
     }
 
@@ -297,45 +313,11 @@ impl Pipe {
         planes: impl IntoIterator<Item = NonZeroU32>,
     ) {
         let Some(fence) = fence else { return };
-        for plane in planes.into_iter().filter_map(|id| self.plane(id)) {
-            if let Some(property) = plane.props.in_fence {
-                req.add_raw_property(plane.handle.into(), property, fence);
-            }
-        }
+        planes.into_iter().filter_map(|id| self.plane(id)).for_each(|plane| plane.wait_for(req, fence));
     }
 
     fn flags(&self, flags: AtomicCommitFlags) -> AtomicCommitFlags {
         if self.needs_modeset { flags | AtomicCommitFlags::ALLOW_MODESET } else { flags }
-    }
-}
-
-fn show(
-    req: &mut AtomicModeReq,
-    plane: RawResourceHandle,
-    props: &PlaneProps,
-    crtc: RawResourceHandle,
-    id: CommitId<'_>,
-    update: &PlaneUpdate,
-) {
-    // Signed properties travel as 64-bit two's complement.
-    let signed = |v: i32| i64::from(v) as u64;
-    req.add_raw_property(plane, props.fb, u64::from(id.get()));
-    req.add_raw_property(plane, props.crtc, u64::from(crtc.get()));
-    let (src, dst) = (update.src, update.dst);
-    for (property, value) in props.src.iter().zip([src.x, src.y, src.w, src.h]) {
-        req.add_raw_property(plane, *property, u64::from(value));
-    }
-    let dst = [signed(dst.x), signed(dst.y), u64::from(dst.w), u64::from(dst.h)];
-    for (property, value) in props.dst.iter().zip(dst) {
-        req.add_raw_property(plane, *property, value);
-    }
-    if let Some(rotation) = props.rotation {
-        req.add_raw_property(plane, rotation, if update.reflect_y { ROTATE_0 | REFLECT_Y } else { ROTATE_0 });
-    }
-    if drm_prime::format::info(update.buffer.format()).is_some_and(|info| info.is_yuv) {
-        for (property, value) in [props.encoding, props.range].into_iter().flatten() {
-            req.add_raw_property(plane, property, value);
-        }
     }
 }
 

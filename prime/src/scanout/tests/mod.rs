@@ -1,11 +1,16 @@
 //! The planner's decisions, on planes and layers made up.
 
+mod picture;
+mod time;
+
 use std::collections::HashSet;
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::time::Duration;
 
 use drm_fourcc::{DrmFourcc, DrmModifier};
 use proptest::prelude::*;
+use rustix::io::Errno;
 
 use super::*;
 use crate::framebuffer::FramebufferError;
@@ -17,14 +22,9 @@ fn id(raw: u32) -> NonZeroU32 {
 }
 
 fn plane(raw: u32, kind: PlaneType, stack: Option<i64>) -> PlaneCaps {
-    let linear = |f| (f, DrmModifier::Linear);
-    PlaneCaps {
-        id: id(raw),
-        kind,
-        formats: [linear(DrmFourcc::Xrgb8888), linear(DrmFourcc::Argb8888), linear(DrmFourcc::Nv12)].into(),
-        stack,
-        reflect_y: false,
-    }
+    let formats = [DrmFourcc::Xrgb8888, DrmFourcc::Argb8888, DrmFourcc::Nv12];
+    let zpos = stack.map_or(Zpos::Unknown, Zpos::Fixed);
+    PlaneCaps::new(id(raw), kind, formats.map(|f| (f, DrmModifier::Linear)), zpos)
 }
 
 fn planes() -> Vec<PlaneCaps> {
@@ -37,16 +37,8 @@ fn planes() -> Vec<PlaneCaps> {
 }
 
 fn layer(dst: Rect, opaque: bool) -> Layer {
-    Layer {
-        dst,
-        src: SourceRect { x: 0, y: 0, w: dst.w << 16, h: dst.h << 16 },
-        opaque,
-        content: Ok(Scannable {
-            format: DrmFourcc::Xrgb8888,
-            modifier: DrmModifier::Linear,
-            y_invert: false,
-        }),
-    }
+    let content = Scannable::new(DrmFourcc::Xrgb8888, DrmModifier::Linear);
+    Layer::new(dst, SourceRect::whole(dst.w, dst.h), opaque, Ok(content))
 }
 
 fn shm(dst: Rect) -> Layer {
@@ -54,7 +46,11 @@ fn shm(dst: Rect) -> Layer {
 }
 
 fn run(planes: &[PlaneCaps], layers: &[Layer]) -> Plan {
-    plan(planes, layers, OUTPUT, |_| Ok(()))
+    ask(planes, layers, |_| Ok(()))
+}
+
+fn ask(planes: &[PlaneCaps], layers: &[Layer], test: impl FnMut(&Plan) -> Result<(), Errno>) -> Plan {
+    plan(&Scene::new(planes, layers, OUTPUT), test)
 }
 
 #[test]
@@ -115,9 +111,9 @@ fn an_overlay_under_the_primary_is_refused() {
 
 #[test]
 fn a_failing_test_commit_is_the_reason_and_the_next_plane_is_tried() {
-    let errno = rustix::io::Errno::INVAL;
+    let errno = Errno::INVAL;
     let layers = [layer(Rect::new(0, 0, 5, 5), true)];
-    let plan = plan(&planes(), &layers, OUTPUT, |p| match p.planes[0] {
+    let plan = ask(&planes(), &layers, |p| match p.planes[0] {
         Some(plane) if plane == id(3) => Err(errno),
         _ => Ok(()),
     });
@@ -128,10 +124,11 @@ fn a_failing_test_commit_is_the_reason_and_the_next_plane_is_tried() {
 #[test]
 fn a_bottom_up_buffer_needs_reflect_y() {
     let mut wants = layer(Rect::new(0, 0, 5, 5), true);
-    wants.content = wants.content.map(|s| Scannable { y_invert: true, ..s });
+    wants.rotation = Rotation::REFLECT_Y;
     let mut planes = planes();
-    assert_eq!(run(&planes, &[wants.clone()]).reason(0), Some(&Refusal::NoReflectY));
-    planes[1].reflect_y = true;
+    let refusal = Refusal::Rotation { wanted: Rotation::REFLECT_Y, supported: Rotations::NONE };
+    assert_eq!(run(&planes, &[wants.clone()]).reason(0), Some(&refusal));
+    planes[1].rotations = Rotations::from_bits(Rotation::REFLECT_Y.bits());
     assert_eq!(run(&planes, &[wants]).planes[0], Some(id(2)));
 }
 
@@ -145,7 +142,7 @@ fn a_format_outside_in_formats_is_refused_with_its_values() {
 
 fn open(planes: &[PlaneCaps], layers: &[Layer], layer: usize) -> Vec<u32> {
     let plan = run(planes, layers);
-    open_planes(planes, layers, OUTPUT, &plan, layer).iter().map(|p| p.id.get()).collect()
+    open_planes(&Scene::new(planes, layers, OUTPUT), &plan, layer).iter().map(|p| p.id.get()).collect()
 }
 
 fn of_format(layer: Layer, format: DrmFourcc) -> Layer {
@@ -187,7 +184,7 @@ fn planes_are_open_to_whom_only_the_buffer_keeps_off_them() {
 fn refused_framebuffers_are_told_apart_by_kind() {
     let refusal = |error| FramebufferRefusal(Arc::new(error));
     let other = |device| refusal(FramebufferError::OtherDevice { device });
-    let system = || std::io::Error::from(rustix::io::Errno::NOMEM);
+    let system = || std::io::Error::from(Errno::NOMEM);
     assert_eq!(other(1), other(2));
     assert_ne!(other(1), refusal(FramebufferError::System { device: 1, source: system() }));
     let hashes = HashSet::from([
@@ -207,9 +204,9 @@ fn planes_are_not_open_to_what_is_covered_hidden_or_late() {
     // Behind a full-screen layer.
     assert!(open(&planes(), &[layer(OUTPUT, true), refused(left, elsewhere())], 1).is_empty());
     // Every plane that would do is taken, or one is left, and the order of the stack matters.
-    let two = [layer(left, true), layer(right, true), refused(left, elsewhere())];
+    let two = [layer(left, false), layer(right, true), refused(left, elsewhere())];
     assert!(open(&planes(), &two, 2).is_empty());
-    assert_eq!(open(&planes(), &[layer(left, true), refused(left, elsewhere())], 1), [2]);
+    assert_eq!(open(&planes(), &[layer(left, false), refused(left, elsewhere())], 1), [2]);
     // The primary is for what is opaque and fills the output.
     let see_through = Layer { opaque: false, ..refused(OUTPUT, elsewhere()) };
     assert_eq!(open(&planes(), &[see_through], 0), [2, 3]);
@@ -223,8 +220,8 @@ fn planes_stay_open_to_what_is_on_one_and_no_longer_to_what_the_driver_refused()
     assert_eq!(open(&planes(), &[layer(small, true), layer(small, true)], 0), [2, 3]);
     assert_eq!(open(&planes(), &[layer(OUTPUT, true)], 0), [1, 2, 3]);
     let (planes, layers) = (planes(), [layer(small, true)]);
-    let plan = plan(&planes, &layers, OUTPUT, |_| Err(rustix::io::Errno::INVAL));
-    assert!(open_planes(&planes, &layers, OUTPUT, &plan, 0).is_empty());
+    let plan = ask(&planes, &layers, |_| Err(Errno::INVAL));
+    assert!(open_planes(&Scene::new(&planes, &layers, OUTPUT), &plan, 0).is_empty());
 }
 
 #[test]
@@ -253,14 +250,14 @@ proptest! {
     fn what_is_shown_is_what_the_stack_says(layers in prop::collection::vec(any_layer(), 0..8), bits: u16) {
         let planes = planes();
         let mut bits = bits;
-        let plan = plan(&planes, &layers, OUTPUT, |_| {
+        let plan = ask(&planes, &layers, |_| {
             bits = bits.rotate_left(1);
-            if bits & 1 == 0 { Ok(()) } else { Err(rustix::io::Errno::INVAL) }
+            if bits & 1 == 0 { Ok(()) } else { Err(Errno::INVAL) }
         });
         let height = |i: usize| plan.planes[i].map_or(0, |p| i64::from(p.get()) - 1);
         for a in 0..plan.visible {
             for b in a + 1..plan.visible {
-                if layers[a].dst.overlaps(&layers[b].dst) {
+                if plan.hidden[a].or(plan.hidden[b]).is_none() && layers[a].dst.overlaps(&layers[b].dst) {
                     // Equal heights are the primary's: composition keeps the order there.
                     prop_assert!(height(a) > height(b) || (height(a) == 0 && height(b) == 0));
                 }
@@ -289,14 +286,34 @@ proptest! {
     ) {
         let planes = planes();
         let chosen = chosen.index(layers.len());
+        layers.iter_mut().zip(0..).for_each(|(layer, key)| layer.key = key);
         layers[chosen].content = Err(elsewhere());
-        let plan = run(&planes, &layers);
+        let mut planner = Planner::new();
+        planner.plan(&Scene::new(&planes, &layers, OUTPUT), Duration::ZERO, |_| Ok(()));
         let open: Vec<_> =
-            open_planes(&planes, &layers, OUTPUT, &plan, chosen).iter().map(|p| p.id).collect();
+            open_planes(&planner.scene(), planner.last().unwrap(), chosen).iter().map(|p| p.id).collect();
         layers[chosen].content = layer(OUTPUT, true).content;
-        match run(&planes, &layers).planes[chosen] {
+        planner.plan(&Scene::new(&planes, &layers, OUTPUT), Duration::ZERO, |_| Ok(()));
+        match planner.last().unwrap().planes[chosen] {
             Some(plane) => prop_assert!(open.contains(&plane), "{plane} is not among {open:?}"),
             None => prop_assert!(open.is_empty(), "{open:?}"),
         }
     }
+}
+
+#[test]
+fn turns_are_said_in_the_fewest_words_and_in_those_that_a_plane_has() {
+    let words = |rotation: Rotation| rotation.to_string();
+    assert_eq!(words(Rotation::NORMAL), "rotate-0");
+    assert_eq!(words(Rotation::new(2, true, false)), "reflect-y");
+    assert_eq!(words(Rotation::new(2, true, true)), "rotate-0");
+    assert_eq!(words(Rotation::new(1, true, false)), "rotate-90+reflect-x");
+    let reflects = Rotations::from_bits(0b11_0001);
+    assert_eq!(reflects.to_string(), "rotate-0, reflect-x, reflect-y");
+    assert_eq!(Rotation::new(2, false, false).within(reflects), Some(Rotation::new(0, true, true)));
+    assert_eq!(Rotation::new(1, false, false).within(reflects), None);
+    assert_eq!(
+        Rotation::REFLECT_Y.within(Rotations::from_bits(0b01_0101)),
+        Some(Rotation::new(2, true, false))
+    );
 }
