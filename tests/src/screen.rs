@@ -19,7 +19,9 @@ pub struct Screen {
     pub width: u32,
     /// In pixels.
     pub height: u32,
-    rgb: Vec<[u8; 3]>,
+    /// Bytes R, G, B of each pixel, and what else the file has of it.
+    bytes: Vec<u8>,
+    channels: usize,
 }
 
 /// The largest difference of a channel, in steps of 1/255, and where it is.
@@ -51,9 +53,7 @@ impl Screen {
             (png::ColorType::Rgba, png::BitDepth::Eight) => 4,
             other => bail!("a PNG of {other:?}, not 8-bit RGB or RGBA"),
         };
-        let pixels = (info.width * info.height) as usize;
-        let rgb = bytes.chunks_exact(channels).take(pixels).map(|p| [p[0], p[1], p[2]]).collect();
-        Ok(Screen { width: info.width, height: info.height, rgb })
+        Ok(Screen { width: info.width, height: info.height, bytes, channels })
     }
 
     /// The pixel at `(x, y)`; black outside.
@@ -62,7 +62,8 @@ impl Screen {
         if x >= self.width || y >= self.height {
             return [0; 3];
         }
-        self.rgb[y as usize * self.width as usize + x as usize]
+        let start = (y as usize * self.width as usize + x as usize) * self.channels;
+        [self.bytes[start], self.bytes[start + 1], self.bytes[start + 2]]
     }
 
     /// The largest difference to an opaque picture that lies at `place`.
@@ -136,9 +137,9 @@ mod tests {
     fn a_single_wrong_pixel_is_found() {
         let format = Format::named("XR24").unwrap();
         let picture = Picture { pattern: Pattern::Solid(0xff0a_1428), width: 3, height: 2, frame: 0 };
-        let mut screen = Screen { width: 8, height: 4, rgb: vec![[10, 20, 40]; 32] };
+        let mut screen = Screen { width: 8, height: 4, bytes: [10, 20, 40].repeat(32), channels: 3 };
         assert_eq!(screen.difference(&picture, &format, (2, 1)).unwrap().steps, 0.0);
-        screen.rgb[2 * 8 + 4] = [10, 23, 40];
+        screen.bytes[(2 * 8 + 4) * 3 + 1] = 23;
         let worst = screen.difference(&picture, &format, (2, 1)).unwrap();
         assert_eq!((worst.steps, worst.at), (3.0, (2, 1)));
         assert!(screen.difference(&picture, &format, (6, 1)).is_err());
@@ -146,8 +147,8 @@ mod tests {
 
     #[test]
     fn the_share_in_front_counts_what_is_on_the_screen() {
-        let mut screen = Screen { width: 4, height: 2, rgb: vec![[7; 3]; 8] };
-        screen.rgb[0] = [8; 3];
+        let mut screen = Screen { width: 4, height: 2, bytes: vec![7; 32], channels: 4 };
+        screen.bytes[..3].fill(8);
         assert_eq!(screen.share_in_front([-1, -1], [3, 2]).unwrap(), 0.5);
         assert_eq!(screen.share_in_front([2, 0], [9, 9]).unwrap(), 0.0);
         assert!(screen.share_in_front([4, 0], [9, 9]).is_err());

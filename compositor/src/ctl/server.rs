@@ -181,7 +181,10 @@ fn picture(state: &mut State, output: Option<&str>) -> anyhow::Result<Picture> {
 /// file is touched on the way.
 fn save(file: &Path, picture: &Picture) -> anyhow::Result<()> {
     static SAVED: AtomicU32 = AtomicU32::new(0);
-    let rgb: Vec<u8> = picture.pixels.chunks_exact(4).flat_map(|p| [p[2], p[1], p[0]]).collect();
+    let mut rgb = vec![0; picture.pixels.len() / 4 * 3];
+    for (to, from) in rgb.chunks_exact_mut(3).zip(picture.pixels.chunks_exact(4)) {
+        (to[0], to[1], to[2]) = (from[2], from[1], from[0]);
+    }
     if std::fs::symlink_metadata(file).is_ok_and(|there| !there.is_file()) {
         return Err(anyhow!("it is there and is no regular file"));
     }
