@@ -204,10 +204,13 @@ impl Planner {
                 Settled::Spent(placed) => break (whole.prefix(placed), true),
                 Settled::Culprit(who, plane, refusal) => {
                     let refused = excluded.iter().filter(|(w, ..)| *w == who).count();
-                    if refused + 1 >= MAX_CULPRIT {
+                    let others = scene.planes.iter().filter(|p| p.id != plane).map(|p| p.id);
+                    if matches!(refusal, Refusal::Commit { .. }) {
+                        // It is not the plane that was refused, but one more of them.
+                        excluded.extend(others.map(|p| (who, p, refusal.clone())));
+                    } else if refused + 1 >= MAX_CULPRIT {
                         let asked = refused + 1;
-                        let others = scene.planes.iter().filter(|p| p.id != plane);
-                        excluded.extend(others.map(|p| (who, p.id, Refusal::Unasked { asked })));
+                        excluded.extend(others.map(|p| (who, p, Refusal::Unasked { asked })));
                     }
                     // The first entry of a pair counts.
                     excluded.insert(0, (who, plane, refusal));

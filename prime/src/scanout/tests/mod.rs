@@ -1,6 +1,7 @@
 //! The planner's decisions, on planes and layers made up.
 
 mod picture;
+mod shared;
 mod time;
 
 use std::collections::HashSet;
