@@ -18,10 +18,27 @@ pub const OPTIONS: &str = include_str!("../kernel.config");
 const FILES: &[&str] = &["linux", "config"];
 
 /// Raise this when the build itself changes without a change of options.
-const RECIPE: &str = "1";
+const RECIPE: &str = "2";
+
+/// The file of the source that gets [`CLOCK`].
+const CLOCK_FILE: &str = "arch/um/kernel/time.c";
+
+/// The clock by which the scheduler accounts CPU time. User-Mode Linux has none of its own outside its time-travel mode, and
+/// the default counts ticks of 10 ms: a process that runs for some microseconds after each vblank is then charged with 10 ms
+/// or with nothing.
+const CLOCK: &str = "
+#ifndef CONFIG_UML_TIME_TRAVEL_SUPPORT
+#include <linux/sched/clock.h>
+
+notrace unsigned long long sched_clock(void)
+{
+	return os_nsecs();
+}
+#endif
+";
 
 fn kept() -> Result<Kept> {
-    Ok(Kept::new(layout::cache()?.join("kernel"), &format!("{RECIPE}\n{OPTIONS}"), FILES))
+    Ok(Kept::new(layout::cache()?.join("kernel"), &format!("{RECIPE}\n{CLOCK}\n{OPTIONS}"), FILES))
 }
 
 /// The cached kernel for the present options, if there is one that can be trusted.
@@ -51,6 +68,9 @@ fn build(Making { work, entry, log }: &Making) -> Result<String> {
     let (package, version) = archive.newest_kernel_source()?;
     let deb = archive.download(&package, &work.join("deb"))?;
     let source = unpack(&deb, &package, work, log)?;
+    let clock = source.join(CLOCK_FILE);
+    let with_clock = fs::read_to_string(&clock).map(|text| text + CLOCK);
+    fs::write(&clock, with_clock?).with_context(|| format!("cannot amend {}", clock.display()))?;
     let out = work.join("out");
     layout::create_dir(&out)?;
     fs::write(work.join("fragment"), OPTIONS)?;
