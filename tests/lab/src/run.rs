@@ -59,6 +59,8 @@ pub struct Options {
     pub environment: Vec<(String, String)>,
     /// Writes the command's output to files only, not to this process's output as well.
     pub quiet: bool,
+    /// Runs the kernel before everything else on the host, as far as that is permitted: for measurements.
+    pub first: bool,
 }
 
 impl Default for Options {
@@ -77,6 +79,7 @@ impl Default for Options {
             terminal: false,
             environment: Vec::new(),
             quiet: false,
+            first: false,
         }
     }
 }
@@ -242,6 +245,9 @@ impl Kernel {
         command.current_dir(folder).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         if options.terminal {
             sys::pass_terminal(&mut command);
+        }
+        if options.first {
+            sys::go_first(&mut command);
         }
         let child = sys::die_with_parent(&mut command, libc::SIGKILL).spawn();
         let child = child.with_context(|| format!("cannot start {}", command.get_program().display()))?;

@@ -64,6 +64,22 @@ pub fn own_terminal(command: &mut Command) -> &mut Command {
     }
 }
 
+/// The child runs in a real-time class, before everything else on this machine, if that is permitted.
+///
+/// Each system call of a lab process is a hand-over between two threads of the host. A priority (`nice`) does not help
+/// there: a thread that is woken up waits until the one that runs has had its turn, some milliseconds on a busy host.
+pub fn go_first(command: &mut Command) -> &mut Command {
+    // SAFETY: an async-signal-safe system call on a constant of the closure; nothing is allocated.
+    unsafe {
+        command.pre_exec(|| {
+            let priority = libc::sched_param { sched_priority: 1 };
+            // What is not permitted leaves it as it was: slower, but running.
+            libc::sched_setscheduler(0, libc::SCHED_RR, &raw const priority);
+            Ok(())
+        })
+    }
+}
+
 /// The child leads a process group of its own.
 pub fn own_group(command: &mut Command) -> &mut Command {
     command.process_group(0)
