@@ -8,6 +8,7 @@
 //!
 //! `contract` needs no compositor: it holds the kernel, and `drm-prime`'s model of it, to what `drm-prime` relies on.
 
+pub mod bench;
 pub mod buffer;
 pub mod check;
 pub mod client;

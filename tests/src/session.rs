@@ -269,7 +269,7 @@ fn first_ready_line(stdout: impl Read + Send + 'static) -> mpsc::Receiver<bool> 
 }
 
 /// Ends a child: SIGTERM, then SIGKILL after `patience`.
-fn end(child: &mut Child, patience: Duration) {
+pub(crate) fn end(child: &mut Child, patience: Duration) {
     let deadline = Instant::now() + patience;
     if let (Ok(None), Some(pid)) = (child.try_wait(), Pid::from_raw(child.id() as i32)) {
         // A stopped process handles no signal but SIGKILL, so it is continued as well.

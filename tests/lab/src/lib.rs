@@ -6,6 +6,7 @@
 
 pub mod archive;
 mod awake;
+pub mod bench;
 pub mod cache;
 pub mod demo;
 pub mod guest;

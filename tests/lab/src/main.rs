@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use lab::packages::{self, Consent};
 use lab::request::{RUN_VARIABLE, Seatd};
-use lab::{cache, demo, guest, kernel, layout, progress, qemu, run, sid, testing};
+use lab::{bench, cache, demo, guest, kernel, layout, progress, qemu, run, sid, testing};
 
 /// A real Linux kernel with KMS, as an ordinary process: no GPU, no /dev/dri, no KVM needed.
 #[derive(Debug, Parser)]
@@ -31,6 +31,8 @@ enum Action {
     Demo,
     /// Run all tests: on the host, in the lab, in the sid guest
     Test(Test),
+    /// Measure primeway beside other compositors with the same clients
+    Bench(Bench),
     /// Only the set-up: packages and the lab kernel
     Setup,
     /// Remove the cached kernels and sid root, and all run folders
@@ -93,6 +95,13 @@ struct Test {
     only: Option<String>,
     /// Arguments for the test binaries, e.g. a part of a case's name
     #[arg(last = true)]
+    arguments: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+struct Bench {
+    /// What to measure: --seconds S, --only SCENARIO, --compositor NAME, --json, --help
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "OPTIONS")]
     arguments: Vec<String>,
 }
 
@@ -166,6 +175,10 @@ fn act(cli: &Cli) -> Result<i32> {
             let selection = testing::Selection { only: test.only.clone(), arguments: test.arguments.clone() };
             let tally = testing::run(&linux, &selection, consent)?;
             Ok(i32::from(!tally.is_good()))
+        }
+        Action::Bench(bench) => {
+            let linux = set_up(consent, &[packages::BUILD])?;
+            bench::run(&linux, &bench.arguments, consent)
         }
         Action::Clean => {
             clean()?;

@@ -11,12 +11,14 @@ use crate::archive::{self, Archive};
 use crate::packages::{self, Consent};
 use crate::{cache, layout, progress};
 
-/// What the root holds beyond the base system: clients, tools, and the libraries that primeway itself needs.
+/// What the root holds beyond the base system: clients, tools, the compositors that primeway is measured beside, and the
+/// libraries that primeway itself needs.
 const PACKAGES: &[&str] = &[
     "ca-certificates",
     "drm-info",
     "fonts-dejavu-core",
     "foot",
+    "labwc",
     "libegl1",
     "libgbm1",
     "libgl1-mesa-dri",
@@ -28,6 +30,7 @@ const PACKAGES: &[&str] = &[
     "libxkbcommon0",
     "seatd",
     "strace",
+    "sway",
     "udev",
     "wayland-utils",
     "weston",
@@ -35,8 +38,14 @@ const PACKAGES: &[&str] = &[
 ];
 
 /// Files whose state stands for the whole root.
-const FILES: &[&str] =
-    &["usr/bin/weston", "usr/bin/weston-simple-dmabuf-feedback", "usr/bin/strace", "packages.txt"];
+const FILES: &[&str] = &[
+    "usr/bin/weston",
+    "usr/bin/weston-simple-dmabuf-feedback",
+    "usr/bin/labwc",
+    "usr/bin/sway",
+    "usr/bin/strace",
+    "packages.txt",
+];
 
 const RECIPE: &str = "1";
 

@@ -3,6 +3,7 @@
 //! Owns the registry, round trips, pings and the answer to a broken connection. What a client does with its events is
 //! its own: see `connection`, and the clients of the targets in `tests`.
 
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -173,6 +174,35 @@ where
         }
     }
 
+    /// Handles what has arrived, without waiting. Says nothing to the server: see [`Link::flush`].
+    ///
+    /// # Errors
+    ///
+    /// When the connection broke; [`Link::error`] then has the protocol error, if it was one.
+    pub fn turn(&mut self, state: &mut D) -> Result<()> {
+        if let Some(guard) = self.queue.prepare_read() {
+            match guard.read() {
+                Ok(_) => {}
+                Err(WaylandError::Io(err)) if err.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(err) => return Err(self.broken(&err)),
+            }
+        }
+        self.queue.dispatch_pending(state).map_err(|err| self.broken(&err))?;
+        Ok(())
+    }
+
+    /// Sends what was requested, as far as the server takes it now.
+    ///
+    /// # Errors
+    ///
+    /// When the connection broke.
+    pub fn flush(&self) -> Result<()> {
+        match self.queue.flush() {
+            Err(WaylandError::Io(err)) if err.kind() == std::io::ErrorKind::WouldBlock => Ok(()),
+            done => done.map_err(|err| self.broken(&err)),
+        }
+    }
+
     fn broken(&self, err: &dyn std::fmt::Display) -> anyhow::Error {
         match self.error() {
             Some(wire) => anyhow!("protocol error {} on {}: {}", wire.code, wire.interface, wire.message),
@@ -185,6 +215,13 @@ where
     pub fn error(&self) -> Option<WireError> {
         let error = self.connection.protocol_error()?;
         Some(WireError { interface: error.object_interface, code: error.code, message: error.message })
+    }
+}
+
+/// The connection's socket, to wait for several connections at once.
+impl<D> AsFd for Link<D> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.queue.as_fd()
     }
 }
 
