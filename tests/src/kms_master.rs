@@ -7,7 +7,8 @@ use anyhow::{Context, Result, bail};
 use drm::Device as _;
 use drm::buffer::{Handle, PlanarBuffer};
 use drm::control::{
-    Device as _, FbCmd2Flags, Mode, PlaneType, connector, crtc, framebuffer, plane, property,
+    Device as _, Event, FbCmd2Flags, Mode, PageFlipFlags, PlaneType, connector, crtc, framebuffer, plane,
+    property,
 };
 use drm_fourcc::{DrmFourcc, DrmModifier};
 
@@ -110,6 +111,28 @@ impl KmsMaster {
         self.node
             .set_crtc(self.crtc, Some(framebuffer), (0, 0), &[self.connector], Some(self.mode))
             .context("SETCRTC")
+    }
+
+    /// Shows buffers of the size of the mode in turn, each at the next vblank, `count` times.
+    ///
+    /// # Errors
+    ///
+    /// The error of the ioctl that failed.
+    pub fn flip(&self, buffers: &[ClientBuffer], count: usize) -> Result<()> {
+        let framebuffers = buffers.iter().map(|buffer| self.import(buffer)).collect::<Result<Vec<_>>>()?;
+        let first = *framebuffers.first().context("no buffer")?;
+        let mode = Some(self.mode);
+        self.node.set_crtc(self.crtc, Some(first), (0, 0), &[self.connector], mode).context("SETCRTC")?;
+        for framebuffer in framebuffers.into_iter().cycle().skip(1).take(count) {
+            self.node.page_flip(self.crtc, framebuffer, PageFlipFlags::EVENT, None).context("PAGE_FLIP")?;
+            while !self
+                .node
+                .receive_events()
+                .context("events")?
+                .any(|event| matches!(event, Event::PageFlip(_)))
+            {}
+        }
+        Ok(())
     }
 
     /// Puts a buffer on the overlay number `index` at `place`. YUV is shown in limited range.

@@ -45,7 +45,7 @@ pub const ANSWERED: &str = "answered";
 /// A pause before and after the compositor's work, for the other side to look at it.
 const LOOK: Duration = Duration::from_millis(300);
 /// Buffers of each window.
-const BUFFERS: usize = 3;
+pub const BUFFERS: usize = 3;
 /// A round trip per so many created buffers, so that neither side's socket buffer fills.
 pub const BATCH: u64 = 32;
 /// linux-dmabuf is bound at most at this version: the last one that says its formats by events.
@@ -429,7 +429,11 @@ pub fn title(window: u32) -> String {
 }
 
 /// A buffer of one colour, another one for each of a window.
-fn allocate(plan: &Plan, index: usize) -> Result<ClientBuffer> {
+///
+/// # Errors
+///
+/// When there is no such memory or format.
+pub fn allocate(plan: &Plan, index: usize) -> Result<ClientBuffer> {
     let (width, height) = plan.size;
     let mut buffer = ClientBuffer::allocate(plan.allocator, Format::named(&plan.format)?, width, height)?;
     let colours = [0xff60_2020, 0xff20_6020, 0xff20_2060];

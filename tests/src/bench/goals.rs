@@ -106,7 +106,8 @@ mod tests {
     }
 
     fn missed(rows: Vec<Row>) -> Vec<String> {
-        let results = Results { kernel: String::new(), versions: Vec::new(), seconds: 1.0, rows };
+        let results =
+            Results { kernel: String::new(), versions: Vec::new(), seconds: 1.0, bare_flip: 0.0, rows };
         let missed = goals(&results).into_iter().filter(|goal| !goal.met);
         missed.map(|goal| goal.what).collect()
     }

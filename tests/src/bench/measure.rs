@@ -23,6 +23,7 @@ use super::trace::{self, Calls};
 use super::{Outcome, client};
 use crate::debugfs::DebugDevice;
 use crate::drm_node::DrmNode;
+use crate::kms_master::KmsMaster;
 use crate::process::Process;
 use crate::session::{end, sibling_program};
 
@@ -32,6 +33,8 @@ const SETTLE: Duration = Duration::from_millis(1500);
 const READY: Duration = Duration::from_secs(30);
 /// How long system calls are traced.
 const TRACED: Duration = Duration::from_secs(3);
+/// How many bare flips are measured.
+const FLIPS: usize = 180;
 /// How often the kernel is asked during the interval what its planes show.
 const LOOKS: u32 = 5;
 
@@ -209,6 +212,25 @@ fn seconds(from: u64, to: u64) -> f64 {
 fn cpu(pid: i32) -> Result<Duration> {
     let clock: ClockId = clock_getcpuclockid(Pid::from_raw(pid)).context("clock_getcpuclockid")?;
     Ok(clock_gettime(clock).context("clock_gettime")?.into())
+}
+
+/// CPU time of one page flip by a process that does nothing else, in microseconds: what no compositor can save. vkms maps
+/// each buffer anew, for its composer, in the call that shows it.
+///
+/// # Errors
+///
+/// When somebody else drives the display.
+pub fn bare_flip() -> Result<f64> {
+    let plan = Scenario::Fullscreen.plan();
+    let buffers =
+        (0..client::BUFFERS).map(|index| client::allocate(&plan, index)).collect::<Result<Vec<_>>>()?;
+    let master = KmsMaster::take(DrmNode::of_driver("vkms")?)?;
+    // The mode and the first mappings are not counted.
+    master.flip(&buffers, 30)?;
+    let own = std::process::id() as i32;
+    let before = cpu(own)?;
+    master.flip(&buffers, FLIPS)?;
+    Ok((cpu(own)? - before).as_secs_f64() * 1e6 / FLIPS as f64)
 }
 
 /// The kernel's count of vblanks.

@@ -77,6 +77,8 @@ pub struct Results {
     pub versions: Vec<(Peer, String)>,
     /// Seconds for which frames were counted.
     pub seconds: f64,
+    /// CPU time of a full-screen page flip without any compositor, in microseconds.
+    pub bare_flip: f64,
     /// Every scenario with every compositor.
     pub rows: Vec<Row>,
 }
@@ -141,6 +143,7 @@ pub fn run(options: &Options, told: &mut dyn FnMut(&Row)) -> Result<Results> {
         kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
         versions: peers.iter().map(|peer| (*peer, peer.version())).collect(),
         seconds: options.interval.as_secs_f64(),
+        bare_flip: measure::bare_flip().context("a bare page flip")?,
         rows: Vec::new(),
     };
     for scenario in Scenario::ALL {

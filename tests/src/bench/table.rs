@@ -67,6 +67,10 @@ pub fn markdown(results: &Results) -> String {
         results.seconds,
         versions.join("; ")
     ));
+    text.push_str(&format!(
+        "Of the CPU time in full screen, {:.0} µs a frame are the kernel's own: a bare page flip without any compositor.\n",
+        results.bare_flip
+    ));
     for scenario in Scenario::ALL {
         let rows: Vec<&Row> = results.rows.iter().filter(|row| row.scenario == scenario).collect();
         if rows.is_empty() {
@@ -210,7 +214,7 @@ mod tests {
 
     fn results(rows: Vec<Row>) -> Results {
         let versions = Peer::ALL.into_iter().map(|peer| (peer, String::new())).collect();
-        Results { kernel: "7".into(), versions, seconds: 5.0, rows }
+        Results { kernel: "7".into(), versions, seconds: 5.0, bare_flip: 2.0, rows }
     }
 
     #[test]
