@@ -20,7 +20,7 @@ use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::CapabilitySet;
 
-use super::slots::Slots;
+use super::slots::{Slots, closing};
 use super::sys::{self, Mapping};
 use super::{
     Answer, Caps, Census, Contract, Device, Dumb, Fb2, FbInfo, Fd, FdArg, File, Map, Memory, Node, PAGE,
@@ -46,10 +46,10 @@ impl drm::control::Device for Card<'_> {}
 #[derive(Debug)]
 pub struct Kernel {
     nodes: HashMap<(Device, Node), PathBuf>,
-    files: Slots<OwnedFd>,
-    fds: Slots<OwnedFd>,
-    maps: Slots<Mapping>,
-    syncs: Slots<OwnedFd>,
+    files: Slots<File, OwnedFd>,
+    fds: Slots<Fd, OwnedFd>,
+    maps: Slots<Map, Mapping>,
+    syncs: Slots<SyncFile, OwnedFd>,
     /// `/dev/null`, opened beforehand because a limit may be in force.
     null: OwnedFd,
     /// The same, by path only.
@@ -93,10 +93,10 @@ impl Kernel {
         rustix::fs::ftruncate(&memfd, PAGE)?;
         Ok(Kernel {
             nodes,
-            files: Slots::new("file"),
-            fds: Slots::new("descriptor"),
-            maps: Slots::new("mapping"),
-            syncs: Slots::new("sync file"),
+            files: Slots::default(),
+            fds: Slots::default(),
+            maps: Slots::default(),
+            syncs: Slots::default(),
             null: open("/dev/null", OFlags::RDWR)?,
             path: open("/dev/null", OFlags::PATH)?,
             memfd,
@@ -106,11 +106,11 @@ impl Kernel {
     }
 
     fn file(&self, file: File) -> BorrowedFd<'_> {
-        self.files.get(file.0).as_fd()
+        self.files.get(file).as_fd()
     }
 
     fn fd(&self, fd: Fd) -> BorrowedFd<'_> {
-        self.fds.get(fd.0).as_fd()
+        self.fds.get(fd).as_fd()
     }
 
     /// Does something that needs descriptors of its own although a limit is in force.
@@ -185,13 +185,7 @@ impl Contract for Kernel {
         })
     }
 
-    fn close_everything(&mut self) {
-        self.limit_fds(None);
-        self.maps.clear();
-        self.fds.clear();
-        self.syncs.clear();
-        self.files.clear();
-    }
+    closing!();
 
     fn set_admin(&mut self, on: bool) -> Answer<()> {
         let mut sets = rustix::thread::capabilities(None)?;
@@ -210,16 +204,12 @@ impl Contract for Kernel {
         let missing = PathBuf::from(format!("/dev/dri/no-{node:?}-node-of-{device:?}"));
         let path = self.nodes.get(&(device, node)).unwrap_or(&missing);
         let fd = rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
-        Ok(File(self.files.insert(fd)))
+        Ok(self.files.insert(fd))
     }
 
     fn dup_file(&mut self, file: File) -> Answer<File> {
         let dup = rustix::io::fcntl_dupfd_cloexec(self.file(file), 0)?;
-        Ok(File(self.files.insert(dup)))
-    }
-
-    fn close_file(&mut self, file: File) {
-        self.files.take(file.0);
+        Ok(self.files.insert(dup))
     }
 
     fn get_cap(&mut self, file: File, cap: u64) -> Answer<u64> {
@@ -232,7 +222,7 @@ impl Contract for Kernel {
         let flags = OFlags::CLOEXEC.bits();
         let lease = drm_ffi::mode::create_lease(self.file(file), &[], flags).map_err(|err| errno(&err))?;
         let fd = i32::try_from(lease.fd).map_err(|_| Errno::BADF)?;
-        Ok(File(self.files.insert(sys::adopt(fd))))
+        Ok(self.files.insert(sys::adopt(fd)))
     }
 
     fn create_dumb(&mut self, file: File, width: u32, height: u32, bpp: u32) -> Answer<Dumb> {
@@ -249,7 +239,7 @@ impl Contract for Kernel {
         let mut request = drm_mode_map_dumb { handle, pad: 0, offset: 0 };
         sys::ioctl(self.file(file), &mut request)?;
         let map = Mapping::new(self.file(file), request.offset, len, true)?;
-        Ok(Map(self.maps.insert(map)))
+        Ok(self.maps.insert(map))
     }
 
     fn destroy_dumb(&mut self, file: File, handle: u32) -> Answer<()> {
@@ -279,7 +269,7 @@ impl Contract for Kernel {
     fn handle_to_fd(&mut self, file: File, handle: u32, flags: u32) -> Answer<Fd> {
         let mut request = sys::HandleToFd(drm_prime_handle { handle, flags, fd: -1 });
         sys::ioctl(self.file(file), &mut request)?;
-        Ok(Fd(self.fds.insert(sys::adopt(request.0.fd))))
+        Ok(self.fds.insert(sys::adopt(request.0.fd)))
     }
 
     fn fd_to_handle(&mut self, file: File, fd: FdArg, flags: u32) -> Answer<u32> {
@@ -389,11 +379,7 @@ impl Contract for Kernel {
 
     fn dup_fd(&mut self, fd: Fd) -> Answer<Fd> {
         let dup = rustix::io::fcntl_dupfd_cloexec(self.fd(fd), 0)?;
-        Ok(Fd(self.fds.insert(dup)))
-    }
-
-    fn close_fd(&mut self, fd: Fd) {
-        self.fds.take(fd.0);
+        Ok(self.fds.insert(dup))
     }
 
     fn inode(&mut self, fd: Fd) -> Answer<u64> {
@@ -459,27 +445,23 @@ impl Contract for Kernel {
 
     fn mmap(&mut self, fd: Fd, offset: u64, len: u64, writable: bool) -> Answer<Map> {
         let map = Mapping::new(self.fd(fd), offset, len, writable)?;
-        Ok(Map(self.maps.insert(map)))
+        Ok(self.maps.insert(map))
     }
 
     fn peek(&mut self, map: Map, offset: u64) -> u8 {
-        self.maps.get(map.0).peek(offset)
+        self.maps.get(map).peek(offset)
     }
 
     fn poke(&mut self, map: Map, offset: u64, value: u8) {
-        self.maps.get(map.0).poke(offset, value);
+        self.maps.get(map).poke(offset, value);
     }
 
     fn flood(&mut self, map: Map, value: u8) {
-        self.maps.get(map.0).flood(value);
-    }
-
-    fn unmap(&mut self, map: Map) {
-        self.maps.take(map.0);
+        self.maps.get(map).flood(value);
     }
 
     fn poke_forked(&mut self, map: Map, offset: u64, value: u8) -> Answer<u8> {
-        let map = self.maps.get(map.0);
+        let map = self.maps.get(map);
         sys::in_child(|| {
             let before = map.peek(offset);
             map.poke(offset, value);
@@ -498,12 +480,12 @@ impl Contract for Kernel {
     fn export_sync_file(&mut self, fd: Fd, flags: u32) -> Answer<SyncFile> {
         let mut request = sys::ExportSyncFile { flags, fd: -1 };
         sys::ioctl(self.fd(fd), &mut request)?;
-        Ok(SyncFile(self.syncs.insert(sys::adopt(request.fd))))
+        Ok(self.syncs.insert(sys::adopt(request.fd)))
     }
 
     fn import_sync_file(&mut self, fd: Fd, sync: SyncArg, flags: u32) -> Answer<()> {
         let sync = match sync {
-            SyncArg::File(sync) => self.syncs.get(sync.0).as_raw_fd(),
+            SyncArg::File(sync) => self.syncs.get(sync).as_raw_fd(),
             SyncArg::Bad => NO_DESCRIPTOR,
             SyncArg::DevNull => self.null.as_raw_fd(),
         };
@@ -511,11 +493,7 @@ impl Contract for Kernel {
     }
 
     fn signalled(&mut self, sync: SyncFile) -> Answer<bool> {
-        Ok(self.ready(self.syncs.get(sync.0).as_fd(), super::READABLE)? & super::READABLE != 0)
-    }
-
-    fn close_sync(&mut self, sync: SyncFile) {
-        self.syncs.take(sync.0);
+        Ok(self.ready(self.syncs.get(sync).as_fd(), super::READABLE)? & super::READABLE != 0)
     }
 
     fn fence_attach(&mut self, file: File, handle: u32, flags: u32, pad: u32) -> Answer<u32> {
@@ -552,6 +530,6 @@ impl Contract for Kernel {
         let mut request = sys::UdmabufCreate { memfd: number.cast_unsigned(), flags: 1, offset, size };
         // The number is the answer: this ioctl fills in nothing.
         let fd = sys::ioctl_fd(self.udmabuf.as_fd(), &mut request)?;
-        Ok(Fd(self.fds.insert(fd)))
+        Ok(self.fds.insert(fd))
     }
 }

@@ -59,6 +59,16 @@ macro_rules! slots {
         #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub struct $name(pub u16);
 
+        impl slots::Slot for $name {
+            fn of(number: u16) -> Self {
+                Self(number)
+            }
+
+            fn number(self) -> u16 {
+                self.0
+            }
+        }
+
         impl fmt::Debug for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 write!(f, concat!(stringify!($name), "{}"), self.0)

@@ -13,7 +13,7 @@ use drm_prime::model::{
 use rustix::event::PollFlags;
 use rustix::io::Errno;
 
-use super::slots::Slots;
+use super::slots::{Slots, closing};
 use super::{
     Answer, Caps, Census, Contract, Device, Dumb, Fb2, FbInfo, Fd, FdArg, File, Map, Memory, Node, SyncArg,
     SyncFile, Whence, errno_name, sys,
@@ -76,10 +76,10 @@ pub struct Model {
     switches: Switches,
     vgem: model::Device,
     vkms: model::Device,
-    files: Slots<model::File>,
-    fds: Slots<DmabufFd>,
-    maps: Slots<Mapped>,
-    syncs: Slots<model::SyncFile>,
+    files: Slots<File, model::File>,
+    fds: Slots<Fd, DmabufFd>,
+    maps: Slots<Map, Mapped>,
+    syncs: Slots<SyncFile, model::SyncFile>,
 }
 
 impl Model {
@@ -102,10 +102,10 @@ impl Model {
             switches,
             vgem,
             vkms,
-            files: Slots::new("file"),
-            fds: Slots::new("descriptor"),
-            maps: Slots::new("mapping"),
-            syncs: Slots::new("sync file"),
+            files: Slots::default(),
+            fds: Slots::default(),
+            maps: Slots::default(),
+            syncs: Slots::default(),
         }
     }
 
@@ -116,11 +116,11 @@ impl Model {
     }
 
     fn file(&self, file: File) -> &model::File {
-        self.files.get(file.0)
+        self.files.get(file)
     }
 
     fn fd(&self, fd: Fd) -> &DmabufFd {
-        self.fds.get(fd.0)
+        self.fds.get(fd)
     }
 }
 
@@ -149,13 +149,7 @@ impl Contract for Model {
         })
     }
 
-    fn close_everything(&mut self) {
-        self.limit_fds(None);
-        self.maps.clear();
-        self.fds.clear();
-        self.syncs.clear();
-        self.files.clear();
-    }
+    closing!();
 
     fn set_admin(&mut self, on: bool) -> Answer<()> {
         self.machine.set_admin(on);
@@ -176,16 +170,12 @@ impl Contract for Model {
             Node::Primary => model::Node::Primary,
             Node::Render => model::Node::Render,
         };
-        Ok(File(self.files.insert(device.open(node)?)))
+        Ok(self.files.insert(device.open(node)?))
     }
 
     fn dup_file(&mut self, file: File) -> Answer<File> {
         let dup = self.file(file).try_clone()?;
-        Ok(File(self.files.insert(dup)))
-    }
-
-    fn close_file(&mut self, file: File) {
-        self.files.take(file.0);
+        Ok(self.files.insert(dup))
     }
 
     fn get_cap(&mut self, file: File, cap: u64) -> Answer<u64> {
@@ -194,7 +184,7 @@ impl Contract for Model {
 
     fn empty_lease(&mut self, file: File) -> Answer<File> {
         let lease = self.file(file).create_empty_lease()?;
-        Ok(File(self.files.insert(lease)))
+        Ok(self.files.insert(lease))
     }
 
     fn create_dumb(&mut self, file: File, width: u32, height: u32, bpp: u32) -> Answer<Dumb> {
@@ -208,7 +198,7 @@ impl Contract for Model {
 
     fn mmap_dumb(&mut self, file: File, handle: u32, len: u64) -> Answer<Map> {
         let map = self.file(file).map_dumb(handle, length(len)?)?;
-        Ok(Map(self.maps.insert(Mapped::Dumb(map))))
+        Ok(self.maps.insert(Mapped::Dumb(map)))
     }
 
     fn destroy_dumb(&mut self, file: File, handle: u32) -> Answer<()> {
@@ -233,7 +223,7 @@ impl Contract for Model {
 
     fn handle_to_fd(&mut self, file: File, handle: u32, flags: u32) -> Answer<Fd> {
         let fd = self.file(file).handle_to_fd(handle, flags)?;
-        Ok(Fd(self.fds.insert(fd)))
+        Ok(self.fds.insert(fd))
     }
 
     fn fd_to_handle(&mut self, file: File, fd: FdArg, _flags: u32) -> Answer<u32> {
@@ -319,11 +309,7 @@ impl Contract for Model {
 
     fn dup_fd(&mut self, fd: Fd) -> Answer<Fd> {
         let dup = self.fd(fd).try_clone()?;
-        Ok(Fd(self.fds.insert(dup)))
-    }
-
-    fn close_fd(&mut self, fd: Fd) {
-        self.fds.take(fd.0);
+        Ok(self.fds.insert(dup))
     }
 
     fn inode(&mut self, fd: Fd) -> Answer<u64> {
@@ -383,33 +369,29 @@ impl Contract for Model {
     fn mmap(&mut self, fd: Fd, offset: u64, len: u64, writable: bool) -> Answer<Map> {
         let access = if writable { Access::ReadWrite } else { Access::ReadOnly };
         let map = self.fd(fd).map(offset, length(len)?, access)?;
-        Ok(Map(self.maps.insert(Mapped::Dmabuf(map))))
+        Ok(self.maps.insert(Mapped::Dmabuf(map)))
     }
 
     fn peek(&mut self, map: Map, offset: u64) -> u8 {
         let mut byte = [0];
-        let inside = self.maps.get(map.0).bytes().read(offset as usize, &mut byte);
+        let inside = self.maps.get(map).bytes().read(offset as usize, &mut byte);
         assert!(inside, "byte {offset} of a mapping");
         byte[0]
     }
 
     fn poke(&mut self, map: Map, offset: u64, value: u8) {
-        let stored = self.maps.get_mut(map.0).bytes_mut().write(offset as usize, &[value]);
+        let stored = self.maps.get_mut(map).bytes_mut().write(offset as usize, &[value]);
         assert!(stored, "byte {offset} of a mapping");
     }
 
     fn flood(&mut self, map: Map, value: u8) {
-        let bytes = self.maps.get_mut(map.0).bytes_mut();
+        let bytes = self.maps.get_mut(map).bytes_mut();
         let stored = bytes.fill(0, bytes.len(), value);
         assert!(stored, "a store to a read-only mapping");
     }
 
-    fn unmap(&mut self, map: Map) {
-        self.maps.take(map.0);
-    }
-
     fn poke_forked(&mut self, map: Map, offset: u64, value: u8) -> Answer<u8> {
-        let bytes = self.maps.get_mut(map.0).bytes_mut();
+        let bytes = self.maps.get_mut(map).bytes_mut();
         sys::in_child(|| {
             let mut before = [0];
             let inside = bytes.read(offset as usize, &mut before);
@@ -427,23 +409,19 @@ impl Contract for Model {
 
     fn export_sync_file(&mut self, fd: Fd, flags: u32) -> Answer<SyncFile> {
         let sync = self.fd(fd).export_sync_file(flags)?;
-        Ok(SyncFile(self.syncs.insert(sync)))
+        Ok(self.syncs.insert(sync))
     }
 
     fn import_sync_file(&mut self, fd: Fd, sync: SyncArg, flags: u32) -> Answer<()> {
         let sync = match sync {
-            SyncArg::File(sync) => Some(self.syncs.get(sync.0)),
+            SyncArg::File(sync) => Some(self.syncs.get(sync)),
             SyncArg::Bad | SyncArg::DevNull => None,
         };
         self.fd(fd).import_sync_file(sync, flags)
     }
 
     fn signalled(&mut self, sync: SyncFile) -> Answer<bool> {
-        Ok(self.syncs.get(sync.0).poll(PollFlags::IN).contains(PollFlags::IN))
-    }
-
-    fn close_sync(&mut self, sync: SyncFile) {
-        self.syncs.take(sync.0);
+        Ok(self.syncs.get(sync).poll(PollFlags::IN).contains(PollFlags::IN))
     }
 
     fn fence_attach(&mut self, file: File, handle: u32, flags: u32, pad: u32) -> Answer<u32> {
@@ -462,6 +440,6 @@ impl Contract for Model {
             Memory::DevNull | Memory::Bad => UdmabufMemory::NotMemory,
         };
         let fd = self.machine.udmabuf_of(memory, offset, size)?;
-        Ok(Fd(self.fds.insert(fd)))
+        Ok(self.fds.insert(fd))
     }
 }
