@@ -5,11 +5,12 @@
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use primeway_tests::debugfs::DebugDevice;
 
-use crate::desktop::{Desktop, Launch, NodeModes, USER};
+use crate::desktop::{Desktop, Launch, NodeModes, PATIENCE, USER};
 
 /// The share of zero-copy frames that a client on a plane must reach.
 const REQUIRED: f64 = 95.0;
@@ -109,10 +110,19 @@ fn draws(desktop: &mut Desktop, ordinary: &Ordinary) -> Result<String> {
     let wanted = if ordinary.animated { 10 } else { 0 };
     let surface = desktop.wait_frames(&client, wanted)?;
     // The first frame of a terminal may be empty.
-    std::thread::sleep(std::time::Duration::from_millis(500));
-    let screen = desktop.capture()?;
-    let share = screen.share_in_front(surface.position, surface.size)?;
-    ensure!(share >= 0.3, "only {:.0} % of its window can be seen: {surface:?}", 100.0 * share);
+    let deadline = Instant::now() + PATIENCE;
+    let share = loop {
+        let share = desktop.capture()?.share_in_front(surface.position, surface.size)?;
+        if share >= 0.3 {
+            break share;
+        }
+        ensure!(
+            Instant::now() < deadline,
+            "only {:.0} % of its window can be seen: {surface:?}",
+            100.0 * share
+        );
+        std::thread::sleep(Duration::from_millis(100));
+    };
     let format = surface.format.as_deref().unwrap_or("wl_shm");
     let told = format!("{format} {}x{}, {:.0} % seen", surface.size[0], surface.size[1], 100.0 * share);
     drop(client);
