@@ -91,10 +91,11 @@ pub fn run(linux: &Path, selection: &Selection, consent: Consent) -> Result<Tall
     if selection.only.is_none() && selection.arguments.is_empty() {
         work.extend([Work::Documentation, Work::Reference]);
     }
+    // The slowest guests first, so that none of them is under way alone at the end.
+    work.extend(of(Tier::Qemu).cloned().map(Work::Qemu));
     let (guests, alone): (Vec<_>, Vec<_>) = of(Tier::Lab).cloned().partition(Target::in_guest);
     work.extend(guests.into_iter().map(Work::Lab));
     work.extend(of(Tier::Sid).cloned().map(Work::Sid));
-    work.extend(of(Tier::Qemu).cloned().map(Work::Qemu));
     let bench =
         Bench { linux, selection, consent, sid: Mutex::default(), books: Mutex::new(Books::new(work)) };
     std::thread::scope(|scope| {
