@@ -46,6 +46,10 @@ const SCANNED_OUT: &[Case] = &[
     ("popups_lie_over_their_windows", || popup_lies_over_its_window(PIXMAN, "popup", "vgem")),
     ("memory_of_gbm_is_scanned_out", memory_of_gbm_is_scanned_out),
     ("stacking_with_an_overlay_created_first", stacking_with_an_overlay_created_first),
+    ("what_lies_over_an_underlay_is_blended", what_lies_over_an_underlay_is_blended),
+    ("turned_buffers_are_shown_by_planes", turned_buffers_are_shown_by_planes),
+    ("a_letterboxed_window_is_on_the_primary_plane", a_letterboxed_window_is_on_the_primary_plane),
+    ("outputs_share_their_overlays", outputs_share_their_overlays),
 ];
 
 const PIXMAN: Renderer = Renderer("pixman");
@@ -393,8 +397,8 @@ fn viewport_scales(renderer: Renderer) -> Result<()> {
     Ok(())
 }
 
-/// vkms blends in creation order. With an overlay below the primary plane, a window on that overlay would be
-/// hidden by the background: the picture must be right all the same.
+/// vkms blends in creation order. With an overlay below the primary plane, a window on that overlay is seen through a
+/// hole in the composited picture.
 fn stacking_with_an_overlay_created_first() -> Result<()> {
     let _only = lab_device("overlays=1,writeback,order=overlay+primary")?;
     let mut stage = Stage::start("overlay-first")?;
@@ -402,6 +406,102 @@ fn stacking_with_an_overlay_created_first() -> Result<()> {
     stage.settle()?;
     let screen = stage.capture()?;
     stage.expect_noise(&screen, client, "XR24", 6, (300, 200)).context("the window is not seen")?;
+    let surface = stage.surface(client)?;
+    ensure!(surface.plane.is_some(), "it is not on the plane: {:?}", surface.reason);
+    Ok(())
+}
+
+/// Shows the same clients with planes and without, and returns the planes that the clients were on; the pictures must be
+/// the same but for rounding.
+fn same_without_planes(
+    name: &str,
+    steps: u8,
+    add: impl Fn(&mut Stage) -> Result<()>,
+) -> Result<Vec<Option<u32>>> {
+    let mut shown = Vec::new();
+    let mut planes = Vec::new();
+    for (way, arguments) in [("planes", [].as_slice()), ("composed", &["--no-direct-scanout"])] {
+        let mut stage = Stage::start_with(&format!("{name}-{way}"), arguments)?;
+        add(&mut stage)?;
+        stage.settle()?;
+        shown.push(stage.capture()?);
+        let clients = 0..stage.clients.len();
+        planes.push(clients.map(|i| Ok(stage.surface(i)?.plane)).collect::<Result<Vec<_>>>()?);
+    }
+    ensure!(planes[1].iter().all(Option::is_none), "on planes all the same: {planes:?}");
+    let (with, without) = (&shown[0], &shown[1]);
+    let worst =
+        with.difference_to((with.width, with.height), (0, 0), |x, y| without.pixel(x, y).map(f64::from))?;
+    ensure!(worst.steps <= f64::from(steps), "{name}: {worst:?} on {planes:?}");
+    Ok(planes.swap_remove(0))
+}
+
+/// Windows that overlap the one on the underlay, with alpha and without.
+fn what_lies_over_an_underlay_is_blended() -> Result<()> {
+    let _only = lab_device("overlays=1,writeback,order=overlay+primary")?;
+    let planes = same_without_planes("underlay", 1, |stage| {
+        stage.add_noise("XR24", 1, (900, 700), &[])?;
+        stage.add_noise("AR24", 2, (500, 300), &["--alloc", "shm"])?;
+        stage.add_noise("XR24", 3, (300, 500), &["--alloc", "shm"])?;
+        Ok(())
+    })?;
+    ensure!(planes[0].is_some() && planes[1..].iter().all(Option::is_none), "{planes:?}");
+    Ok(())
+}
+
+/// Every buffer transform, some of them of buffers that are stored bottom row first.
+fn turned_buffers_are_shown_by_planes() -> Result<()> {
+    for first in [0, 4] {
+        let planes = same_without_planes(&format!("turned-{first}"), 0, |stage| {
+            for transform in first..first + 4u32 {
+                let (number, more) = (transform.to_string(), ["--y-invert"]);
+                let mut arguments = vec!["--transform", number.as_str()];
+                arguments.extend_from_slice(&more[..(transform % 2) as usize]);
+                stage.add_noise("XR24", transform, (160, 120), &arguments)?;
+            }
+            Ok(())
+        })?;
+        ensure!(planes.iter().all(Option::is_some), "from {first}: {planes:?}");
+    }
+    Ok(())
+}
+
+/// A full-screen window that is smaller than the output, with black around it.
+fn a_letterboxed_window_is_on_the_primary_plane() -> Result<()> {
+    let planes = same_without_planes("letterbox", 0, |stage| {
+        stage.add_noise("XR24", 9, (640, 480), &["--fullscreen"])?;
+        let stats = stage.stats()?;
+        let primary = stats.outputs[0].planes.iter().find(|plane| plane.kind == "Primary");
+        let content = primary.context("no primary plane")?.content.clone();
+        ensure!(content == "client" || content == "composited", "{content}");
+        Ok(())
+    })?;
+    let mut stage = Stage::start("letterbox")?;
+    stage.add_noise("XR24", 9, (640, 480), &["--fullscreen"])?;
+    let stats = stage.stats()?;
+    let primary = stats.outputs[0].planes.iter().find(|plane| plane.kind == "Primary");
+    ensure!(planes[0].is_some() && planes[0] == primary.map(|plane| plane.id), "{planes:?} of {primary:?}");
+    Ok(())
+}
+
+/// Overlays that both CRTCs can use are used by one of them, and each output has some.
+fn outputs_share_their_overlays() -> Result<()> {
+    let _only = lab_device("crtcs=2,shared=4,writeback")?;
+    let mut stage = Stage::start("shared")?;
+    let windows: Result<Vec<_>> = (0..2).map(|seed| stage.add_noise("XR24", seed, (200, 150), &[])).collect();
+    stage.settle()?;
+    let stats = stage.stats()?;
+    let ids: Vec<Vec<u32>> =
+        stats.outputs.iter().map(|o| o.planes.iter().map(|plane| plane.id).collect()).collect();
+    ensure!(
+        ids.len() == 2 && ids.iter().all(|of| of.len() == 3),
+        "not a primary and two overlays each: {ids:?}"
+    );
+    ensure!(!ids[0].iter().any(|id| ids[1].contains(id)), "a plane of both outputs: {ids:?}");
+    for window in windows? {
+        let surface = stage.surface(window)?;
+        ensure!(surface.plane.is_some(), "not on a plane: {:?}", surface.reason);
+    }
     Ok(())
 }
 

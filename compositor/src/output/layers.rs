@@ -72,13 +72,14 @@ impl SurfaceLayer {
         }
     }
 
-    /// How a plane has to turn the buffer. Both ways of counting turn counter-clockwise, after a reflection along x.
+    /// How a plane has to turn the buffer, which undoes what the transform did. Both count counter-clockwise turns after a
+    /// reflection along x, so that a reflected one is its own opposite.
     pub fn rotation(&self) -> Rotation {
         let (quarters, flipped) = match self.memory_transform() {
             Transform::Normal => (0, false),
-            Transform::_90 => (1, false),
+            Transform::_90 => (3, false),
             Transform::_180 => (2, false),
-            Transform::_270 => (3, false),
+            Transform::_270 => (1, false),
             Transform::Flipped => (0, true),
             Transform::Flipped90 => (1, true),
             Transform::Flipped180 => (2, true),

@@ -21,7 +21,7 @@ const MAX_OBJECTS: usize = 31;
 pub enum VkmsError {
     /// A key that no SPEC has.
     #[error(
-        "vkms spec: unknown item `{0}` (known: default, crtcs=N, connectors=N, connected=N, overlays=N, cursor, writeback, order=KIND+KIND+…)"
+        "vkms spec: unknown item `{0}` (known: default, crtcs=N, connectors=N, connected=N, overlays=N, shared=N, cursor, writeback, order=KIND+KIND+…)"
     )]
     UnknownItem(String),
     /// A value that is not a number, or one out of range.
@@ -72,7 +72,7 @@ pub enum PlaneKind {
     Cursor = 2,
 }
 
-/// A vkms device: the same planes for each CRTC.
+/// A vkms device: the same planes for each CRTC, and overlays that all of them can use.
 ///
 /// Text form: items separated by commas. A SPEC starts from a bare device (one CRTC, one connector, a primary
 /// plane) and adds what is named; `default` adds four overlays, a cursor and writeback.
@@ -93,13 +93,22 @@ pub struct Spec {
     pub connected: usize,
     /// Whether each CRTC has a writeback connector.
     pub writeback: bool,
+    /// Overlays that every CRTC can use, created after all others.
+    pub shared: usize,
     /// The planes of each CRTC in creation order. vkms blends in this order: the first lies at the bottom.
     pub order: Vec<PlaneKind>,
 }
 
 impl Default for Spec {
     fn default() -> Self {
-        Self { crtcs: 1, connectors: 1, connected: 1, writeback: true, order: default_order(4, true) }
+        Self {
+            crtcs: 1,
+            connectors: 1,
+            connected: 1,
+            writeback: true,
+            shared: 0,
+            order: default_order(4, true),
+        }
     }
 }
 
@@ -114,7 +123,7 @@ impl FromStr for Spec {
     type Err = VkmsError;
 
     fn from_str(text: &str) -> Result<Self, VkmsError> {
-        let (mut crtcs, mut connectors, mut connected) = (1, None, None);
+        let (mut crtcs, mut connectors, mut connected, mut shared) = (1, None, None, 0);
         let (mut overlays, mut cursor, mut writeback, mut order) = (0, false, false, None);
         for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
             let (key, value) = item.split_once('=').map_or((item, None), |(key, value)| (key, Some(value)));
@@ -130,6 +139,7 @@ impl FromStr for Spec {
                 ("connectors", _) => connectors = Some(number(1, MAX_OBJECTS)?),
                 ("connected", _) => connected = Some(number(0, MAX_OBJECTS)?),
                 ("overlays", _) => overlays = number(0, MAX_OBJECTS - 2)?,
+                ("shared", _) => shared = number(0, MAX_OBJECTS - 2)?,
                 ("order", Some(value)) => order = Some(value.to_owned()),
                 _ => return Err(VkmsError::UnknownItem(item.to_owned())),
             }
@@ -139,9 +149,9 @@ impl FromStr for Spec {
             None => default_order(overlays, cursor),
         };
         let per_crtc = order.len();
-        if per_crtc * crtcs > MAX_OBJECTS {
+        if per_crtc * crtcs + shared > MAX_OBJECTS {
             let item = format!("crtcs={crtcs}");
-            return Err(VkmsError::BadNumber { item, min: 1, max: MAX_OBJECTS / per_crtc });
+            return Err(VkmsError::BadNumber { item, min: 1, max: (MAX_OBJECTS - shared) / per_crtc });
         }
         let connectors = connectors.unwrap_or(crtcs);
         let connected = connected.unwrap_or(connectors);
@@ -149,7 +159,7 @@ impl FromStr for Spec {
             let item = format!("connected={connected}");
             return Err(VkmsError::BadNumber { item, min: 0, max: connectors });
         }
-        Ok(Self { crtcs, connectors, connected, writeback, order })
+        Ok(Self { crtcs, connectors, connected, writeback, shared, order })
     }
 }
 
@@ -219,6 +229,13 @@ impl Device {
             for (index, kind) in spec.order.iter().enumerate() {
                 let dir = device.dir(root.join(format!("planes/crtc{crtc}-plane{index}")))?;
                 write(&dir.join("type"), &(*kind as u32).to_string())?;
+                device.link(&format!("crtcs/crtc{crtc}"), dir.join("possible_crtcs"))?;
+            }
+        }
+        for index in 0..spec.shared {
+            let dir = device.dir(root.join(format!("planes/shared-plane{index}")))?;
+            write(&dir.join("type"), &(PlaneKind::Overlay as u32).to_string())?;
+            for crtc in 0..spec.crtcs {
                 device.link(&format!("crtcs/crtc{crtc}"), dir.join("possible_crtcs"))?;
             }
         }
@@ -406,7 +423,7 @@ mod tests {
         let bare: Spec = "".parse().unwrap();
         assert_eq!(
             bare,
-            Spec { crtcs: 1, connectors: 1, connected: 1, writeback: false, order: vec![Primary] }
+            Spec { crtcs: 1, connectors: 1, connected: 1, writeback: false, shared: 0, order: vec![Primary] }
         );
         let spec: Spec = "crtcs=2, overlays=1, cursor, connectors=3, connected=1".parse().unwrap();
         assert_eq!((spec.crtcs, spec.connectors, spec.connected, spec.writeback), (2, 3, 1, false));

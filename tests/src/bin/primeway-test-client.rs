@@ -43,6 +43,9 @@ struct Cli {
     /// Scale the surface by wp_viewport, WIDTHxHEIGHT.
     #[arg(long, value_parser = parse_size)]
     viewport: Option<(u32, u32)>,
+    /// wl_surface.set_buffer_transform, by its number in wl_output.transform.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..8))]
+    transform: u32,
     /// Add a subsurface of half the size at X,Y.
     #[arg(long, value_parser = parse_place)]
     subsurface: Option<(i32, i32)>,
@@ -174,6 +177,7 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         pattern: cli.pattern,
         fullscreen: cli.fullscreen,
         viewport: cli.viewport,
+        transform: cli.transform,
         subsurface: cli.subsurface,
         popup: cli.popup,
         frames: cli.frames,

@@ -20,6 +20,7 @@ use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use wayland_client::Proxy;
 use wayland_client::protocol::wl_buffer::WlBuffer;
+use wayland_client::protocol::wl_output::Transform;
 
 use crate::buffer::{Allocator, ClientBuffer, Placement};
 use crate::format::Format;
@@ -43,6 +44,8 @@ pub struct Options {
     pub fullscreen: bool,
     /// Scales the surface by wp_viewport.
     pub viewport: Option<(u32, u32)>,
+    /// What the buffers are said to be turned by: a number of wl_output.transform.
+    pub transform: u32,
     /// Adds a subsurface of the same kind of buffer at this place, as large as a quarter of the window.
     pub subsurface: Option<(i32, i32)>,
     /// Adds a popup of the same kind of buffer at this place of the window, as large as a quarter of it.
@@ -114,6 +117,9 @@ pub fn run(options: &Options, presented: &mut dyn FnMut(&Report)) -> Result<Repo
     let mut window = wire.open_window(&options.title, options.fullscreen)?;
     if let Some(size) = options.viewport {
         wire.set_viewport(&mut window, size)?;
+    }
+    if let Ok(transform) = Transform::try_from(options.transform) {
+        window.surface.set_buffer_transform(transform);
     }
     let size = match options.size {
         Some(size) => size,

@@ -24,7 +24,7 @@ use std::time::Duration;
 use drm::control::{Device as _, Event, connector, crtc};
 use drm_fourcc::{DrmFourcc, DrmModifier};
 use drm_prime::SharedFramebuffer;
-use drm_prime::scanout::PlaneCaps;
+use drm_prime::scanout::{Claim, PlaneCaps, share};
 use rustix::io::Errno;
 use smithay::backend::session::Session;
 use smithay::backend::session::libseat::LibSeatSession;
@@ -246,26 +246,28 @@ impl Kms {
             }
         }
         self.outputs.retain(|o| still.contains(&o.pipe.connector));
-        let mut added = Vec::new();
+        let mut found: Vec<(connector::Info, crtc::Handle)> = Vec::new();
         for info in connected {
             if self.outputs.iter().any(|o| o.pipe.connector == info.handle()) {
                 continue;
             }
-            let used: HashSet<crtc::Handle> = self.outputs.iter().map(|o| o.pipe.crtc).collect();
+            let driven = self.outputs.iter().map(|o| o.pipe.crtc);
+            let used: HashSet<crtc::Handle> = driven.chain(found.iter().map(|(_, crtc)| *crtc)).collect();
             let encoders = info.encoders().iter().filter_map(|e| self.card.get_encoder(*e).ok());
             let mut crtcs = encoders.flat_map(|e| resources.filter_crtcs(e.possible_crtcs()));
             let Some(crtc) = crtcs.find(|c| !used.contains(c)) else {
                 tracing::warn!(connector = %info.interface().as_str(), "no free crtc for a connector");
                 continue;
             };
-            let planes = planes_of(&self.card, crtc)?;
+            found.push((info, crtc));
+        }
+        let mut shares = self.share_planes(resources.crtcs(), &found)?.into_iter();
+        for (output, planes) in self.outputs.iter_mut().zip(&mut shares) {
+            output.set_planes(planes);
+        }
+        let mut added = Vec::new();
+        for ((info, crtc), planes) in found.into_iter().zip(shares) {
             let mut output = KmsOutput::new(&self.card, &info, crtc, planes)?;
-            for caps in &mut output.caps {
-                let id = caps.id;
-                for (_, pair) in self.forbidden.iter().filter(|(plane, _)| *plane == id) {
-                    caps.forbid(*pair);
-                }
-            }
             if self.writeback {
                 output.pipe.writeback = Some(Writeback::find(&self.card, crtc)?);
             }
@@ -274,6 +276,33 @@ impl Kms {
             self.outputs.push(output);
         }
         Ok((added, removed))
+    }
+
+    /// Gives each plane to one output: first those that are driven, then those that were found. What an output shows
+    /// something on it keeps.
+    fn share_planes(
+        &self,
+        crtcs: &[crtc::Handle],
+        found: &[(connector::Info, crtc::Handle)],
+    ) -> Result<Vec<Vec<(KmsPlane, PlaneCaps)>>, CardError> {
+        let (planes, mut caps): (Vec<_>, Vec<_>) = plane::read_planes(&self.card)?.into_iter().unzip();
+        for caps in &mut caps {
+            let id = caps.id;
+            for (_, pair) in self.forbidden.iter().filter(|(plane, _)| *plane == id) {
+                caps.forbid(*pair);
+            }
+        }
+        let claim = |crtc: crtc::Handle, lit: &[NonZeroU32]| {
+            let index = crtcs.iter().zip(0..).find(|(c, _)| **c == crtc).map_or(u32::MAX, |(_, index)| index);
+            Claim { crtc: index, overlays: caps.len(), lit: lit.to_vec() }
+        };
+        let driven = self.outputs.iter().map(|output| claim(output.pipe.crtc, output.lit()));
+        let claims: Vec<Claim> = driven.chain(found.iter().map(|(_, crtc)| claim(*crtc, &[]))).collect();
+        let mut all: Vec<Option<(KmsPlane, PlaneCaps)>> = Vec::new();
+        let shares = share(&caps, &claims);
+        all.extend(planes.into_iter().zip(caps).map(Some));
+        let take = |shared: Vec<usize>| shared.into_iter().filter_map(|plane| all[plane].take()).collect();
+        Ok(shares.into_iter().map(take).collect())
     }
 
     /// See [`crate::backend::Backend::forbid`]. It holds for the plane on every output, also on those to come.
@@ -457,15 +486,6 @@ impl Kms {
         let request = output.request_same(self.fence.value());
         writeback.capture(&self.card, &self.buffers, output.pipe.crtc, size, request)
     }
-}
-
-/// The planes that a CRTC can use.
-fn planes_of(card: &Card, crtc: crtc::Handle) -> Result<Vec<(KmsPlane, PlaneCaps)>, CardError> {
-    let resources = card.resource_handles().map_err(CardError::io("reading resources"))?;
-    let index = resources.crtcs().iter().position(|c| *c == crtc).unwrap_or(0);
-    let mut planes = plane::read_planes(card)?;
-    planes.retain(|(_, caps)| caps.crtcs & (1 << index.min(31)) != 0);
-    Ok(planes)
 }
 
 /// Tells whether a path names a DRM node at all.

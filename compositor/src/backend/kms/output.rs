@@ -105,6 +105,16 @@ impl KmsOutput {
         })
     }
 
+    /// The planes that show something.
+    pub(super) fn lit(&self) -> &[NonZeroU32] {
+        &self.lit
+    }
+
+    /// Has it use other planes from now on; those that show something are among them.
+    pub(super) fn set_planes(&mut self, planes: Vec<(KmsPlane, PlaneCaps)>) {
+        (self.pipe.planes, self.caps) = planes.into_iter().unzip();
+    }
+
     /// Nanoseconds from one vertical blank to the next.
     pub fn refresh_interval(&self) -> std::time::Duration {
         let (_, _, htotal) = self.mode.hsync();
