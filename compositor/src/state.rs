@@ -242,6 +242,12 @@ impl State {
         }
     }
 
+    /// Does what the display and those who can be seen have brought about, before others have their turns.
+    pub(crate) fn show_changes(&mut self) {
+        self.redraw_queued();
+        self.tell_waiting();
+    }
+
     /// The end of a turn: what was put off until all events are known.
     pub(crate) fn end_turn(&mut self) {
         self.redraw_queued();

@@ -345,6 +345,13 @@ impl<'a> DmabufStat<'a> {
         Ok(Self { fd, id, size: stat.st_size })
     }
 
+    /// What was learnt of a descriptor before: its identity and real size in bytes, which stay what they are while any
+    /// descriptor of it is held.
+    #[must_use]
+    pub fn known(fd: BorrowedFd<'a>, id: DmabufId, size: u64) -> Self {
+        Self { fd, id, size: i64::try_from(size).unwrap_or(i64::MAX) }
+    }
+
     /// The descriptor.
     #[must_use]
     pub fn fd(&self) -> BorrowedFd<'a> {

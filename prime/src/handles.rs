@@ -262,12 +262,19 @@ impl HandleTable {
     /// # Errors
     /// As [`HandleTable::import`].
     pub fn try_import(&self, fd: BorrowedFd<'_>) -> Result<Option<GemHandle>, ImportError> {
-        let stat = self.stat(fd)?;
+        self.try_import_stat(&self.stat(fd)?)
+    }
+
+    /// [`HandleTable::try_import`] for a descriptor that has been looked at already.
+    ///
+    /// # Errors
+    /// As [`HandleTable::import`].
+    pub fn try_import_stat(&self, stat: &DmabufStat<'_>) -> Result<Option<GemHandle>, ImportError> {
         if let Some(hit) = self.known(stat.id()) {
             return Ok(Some(hit));
         }
         let Some(gate) = sync::try_lock(&self.shared.gate) else { return Ok(None) };
-        self.import_behind(gate, &stat, true).map(Some)
+        self.import_behind(gate, stat, true).map(Some)
     }
 
     /// Whether an import of that dma-buf would be answered without asking the device, so that it cannot take long.

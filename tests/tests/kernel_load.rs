@@ -3,6 +3,7 @@
 //! Owns the figures under load. Fairness between hostile clients is in `headless_bounds`, single buffers are in
 //! `kernel_clients`. The long form is the release's: 200 clients for a minute, 100,000 buffers.
 
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use primeway_tests::buffer::Allocator;
 use primeway_tests::client::crowd::{Crowd, Size};
+use primeway_tests::client::raw::Raw;
 use primeway_tests::debugfs::{DebugDevice, dmabufs};
 use primeway_tests::kernel_cases::{self, Case};
 use primeway_tests::process::Process;
@@ -102,9 +104,11 @@ fn neighbour(compositor: &Compositor) -> Result<RunningClient> {
     Ok(client)
 }
 
-fn socket(compositor: &Compositor) -> Result<PathBuf> {
+/// What connects the clients of a crowd.
+fn connect(compositor: &Compositor) -> Result<impl FnMut() -> Result<Raw> + use<>> {
     let folder = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).context("XDG_RUNTIME_DIR")?;
-    Ok(folder.join(&compositor.display))
+    let socket = folder.join(&compositor.display);
+    Ok(move || Raw::over(UnixStream::connect(&socket).context("cannot connect")?))
 }
 
 fn a_crowd_leaves_nothing_behind() -> Result<()> {
@@ -119,10 +123,10 @@ fn a_crowd_leaves_nothing_behind() -> Result<()> {
     let process = Process::open(compositor.pid())?;
     // What the compositor keeps from its first clients on.
     drop(neighbour(&compositor)?);
-    drop(Crowd::gather(&socket(&compositor)?, Allocator::Udmabuf, Size { clients: 2, buffers: 2 })?);
+    drop(Crowd::gather(connect(&compositor)?, Allocator::Udmabuf, Size { clients: 2, buffers: 2 })?);
     let before = at_rest(&compositor)?;
 
-    let mut crowd = Crowd::gather(&socket(&compositor)?, Allocator::Udmabuf, size)?;
+    let mut crowd = Crowd::gather(connect(&compositor)?, Allocator::Udmabuf, size)?;
     crowd.settle()?;
     let full = held(&compositor)?;
     let wanted = size.clients * size.buffers;
@@ -179,7 +183,7 @@ fn buffers_without_end_leave_nothing_behind() -> Result<()> {
     let process = Process::open(compositor.pid())?;
     drop(neighbour(&compositor)?);
     let before = at_rest(&compositor)?;
-    let mut one = Crowd::gather(&socket(&compositor)?, Allocator::Udmabuf, Size { clients: 1, buffers: 4 })?;
+    let mut one = Crowd::gather(connect(&compositor)?, Allocator::Udmabuf, Size { clients: 1, buffers: 4 })?;
     let neighbour = neighbour(&compositor)?;
     let mut warm = 0;
     let beside = Flips::of(&neighbour, || {

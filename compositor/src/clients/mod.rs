@@ -7,7 +7,7 @@
 //! ```
 //!
 //! A client that sends no more than a slice is served as soon as it is heard. One that sends more waits in a queue
-//! whose clients share a few milliseconds of each turn of the event loop, so that frames and other clients come in
+//! whose clients share a millisecond of each turn of the event loop, so that frames and other clients come in
 //! between. Clients that can be seen have a queue of their own, which goes first: a screen that others keep busy still shows
 //! their frames in time. What a client leaves unread waits in the relay, up to a limit.
 //!
@@ -37,7 +37,6 @@ use crate::reactor::{Source, Watch};
 use crate::state::State;
 pub use limits::{LimitArg, Limits};
 use relay::{Header, Malformed, Read, Relay};
-pub(crate) use usage::FileId;
 pub use usage::{ClientState, Credentials};
 
 /// A connection's number, never used again.
@@ -48,7 +47,7 @@ const SLICE: usize = 64;
 /// Slices of a turn after which the clock is looked at.
 const SLICES_UNWATCHED: u32 = 4;
 /// How long all clients together may keep the event loop from its other work.
-const TURN: Duration = Duration::from_millis(3);
+const TURN: Duration = Duration::from_millis(1);
 /// Bytes of requests after which a client's objects are counted: they make no more than some thousand objects.
 const BYTES_BETWEEN_COUNTS: usize = 64 * 1024;
 /// Open files of a connection that does nothing.
@@ -164,6 +163,11 @@ impl Clients {
         &self.limits
     }
 
+    /// A surface of this client can be seen.
+    pub(crate) fn is_visible(&self, key: Key) -> bool {
+        self.visible.contains(&key)
+    }
+
     /// Somebody waits for a turn.
     pub(crate) fn has_queue(&self) -> bool {
         !(self.queue.is_empty() && self.seen.is_empty())
@@ -209,7 +213,7 @@ impl Clients {
     /// Puts a client that has something to say for the first time since its last turn into the queue of its kind.
     fn enqueue_fresh(&mut self, key: Key) {
         if self.starts_waiting(key) {
-            let queue = if self.visible.contains(&key) { &mut self.seen } else { &mut self.queue };
+            let queue = if self.is_visible(key) { &mut self.seen } else { &mut self.queue };
             queue.push_back(key);
         }
     }
@@ -521,6 +525,14 @@ impl State {
         self.pump_client(key);
     }
 
+    /// Passes on what the library has to say to a client, if that can still be done in this turn.
+    pub(crate) fn pump_client_unless_late(&mut self, key: Key) {
+        // It will be told of again.
+        if !self.runtime.clients.late() {
+            self.pump_client(key);
+        }
+    }
+
     /// Passes on what the library has to say to a client.
     pub(crate) fn pump_client(&mut self, key: Key) {
         let clients = &mut self.runtime.clients;
@@ -603,13 +615,18 @@ impl State {
         }
     }
 
+    /// Those who wait for something that has just happened hear of it.
+    pub(crate) fn tell_waiting(&mut self) {
+        while let Some(key) = self.runtime.clients.told.pop() {
+            self.answer_client(key);
+        }
+    }
+
     /// Everybody hears what is new.
     pub(crate) fn tell_clients(&mut self) {
+        self.tell_waiting();
         if let Err(err) = self.runtime.display.flush_clients() {
             tracing::debug!(%err, "flushing clients");
-        }
-        for key in std::mem::take(&mut self.runtime.clients.told) {
-            self.pump_client(key);
         }
         self.bury();
         let clients = &mut self.runtime.clients;

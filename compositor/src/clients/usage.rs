@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use drm_prime::DmabufId;
 use smithay::reexports::wayland_server::Client;
 use smithay::reexports::wayland_server::backend::{ClientData, ClientId, DisconnectReason, ObjectId};
 use smithay::wayland::compositor::CompositorClientState;
@@ -21,9 +22,6 @@ pub struct Credentials {
     pub uid: u32,
 }
 
-/// A file that may be named by several descriptors: device and inode.
-pub(crate) type FileId = (u64, u64);
-
 /// What a client holds.
 #[derive(Debug, Default)]
 pub(crate) struct Usage {
@@ -31,7 +29,7 @@ pub(crate) struct Usage {
     /// Planes of its dma-buf wl_buffers.
     pub(crate) planes: u64,
     /// The dma-bufs behind them, with how many planes lie in each, and its size.
-    memory: HashMap<FileId, (u64, u64)>,
+    memory: HashMap<DmabufId, (u64, u64)>,
     /// The sum of those sizes.
     pub(crate) bytes: u64,
     pub(crate) pools: u64,
@@ -50,7 +48,7 @@ pub(crate) struct Usage {
 
 impl Usage {
     /// Counts a plane that lies in `file` of `size` bytes.
-    pub(crate) fn add_plane(&mut self, file: FileId, size: u64) {
+    pub(crate) fn add_plane(&mut self, file: DmabufId, size: u64) {
         self.planes += 1;
         let entry = self.memory.entry(file).or_insert((0, size));
         entry.0 += 1;
@@ -60,7 +58,7 @@ impl Usage {
     }
 
     /// The bytes that planes in these files would add.
-    pub(crate) fn bytes_with(&self, files: &[(FileId, u64)]) -> u64 {
+    pub(crate) fn bytes_with(&self, files: &[(DmabufId, u64)]) -> u64 {
         let mut new: Vec<_> = files.iter().filter(|(id, _)| !self.memory.contains_key(id)).collect();
         new.sort_unstable();
         new.dedup_by_key(|(id, _)| *id);
@@ -68,7 +66,7 @@ impl Usage {
     }
 
     /// Takes a plane back.
-    pub(crate) fn remove_plane(&mut self, file: FileId) {
+    pub(crate) fn remove_plane(&mut self, file: DmabufId) {
         self.planes = self.planes.saturating_sub(1);
         let Some(entry) = self.memory.get_mut(&file) else { return };
         entry.0 -= 1;
@@ -189,7 +187,7 @@ mod tests {
     #[test]
     fn memory_counts_once_however_many_planes_lie_in_it() {
         let mut usage = Usage::default();
-        let (a, b) = ((1, 1), (1, 2));
+        let (a, b) = (DmabufId { dev: 1, ino: 1 }, DmabufId { dev: 1, ino: 2 });
         assert_eq!(usage.bytes_with(&[(a, 100), (a, 100), (b, 7)]), 107);
         usage.add_plane(a, 100);
         usage.add_plane(a, 100);

@@ -94,13 +94,8 @@ impl Dispatch<WlBuffer, Dmabuf> for State {
         }
     }
 
-    fn destroyed(state: &mut Self, client: ClientId, buffer: &WlBuffer, dmabuf: &Dmabuf) {
-        // A client that is gone holds nothing.
-        if let Some(data) = state.client_state(client) {
-            let mut usage = data.usage();
-            let files = dmabuf.handles().filter_map(|fd| rustix::fs::fstat(fd).ok());
-            files.for_each(|stat| usage.remove_plane((stat.st_dev, stat.st_ino)));
-        }
+    fn destroyed(state: &mut Self, _: ClientId, buffer: &WlBuffer, dmabuf: &Dmabuf) {
+        state.dmabuf.imports.destroyed(dmabuf);
         tracing::trace!(buffer = buffer.id().protocol_id(), "buffer destroyed");
         state.buffer_destroyed(buffer);
     }

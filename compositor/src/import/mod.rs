@@ -36,8 +36,8 @@ use std::sync::Arc;
 
 use drm_fourcc::{DrmFourcc, DrmModifier};
 use drm_prime::scanout::Rotation;
-use drm_prime::{DmabufId, GemHandle, HandleTable, Owner};
-use primeway_protocols::linux_dmabuf::{BufferPlane, DmabufParams, Flags};
+use drm_prime::{DmabufId, DmabufStat, GemHandle, HandleTable, Owner};
+use primeway_protocols::linux_dmabuf::{BufferPlane, DmabufFile, DmabufParams, Flags};
 use smithay::backend::allocator::Buffer as _;
 use smithay::backend::allocator::dmabuf::{Dmabuf, DmabufFlags, WeakDmabuf};
 
@@ -45,7 +45,7 @@ pub use self::reason::{Reason, Refused, Rung, Ways};
 pub use self::worker::Worker;
 
 use crate::backend::Backend;
-use crate::clients::{ClientState, FileId};
+use crate::clients::ClientState;
 use crate::render::{Painter, cpu};
 
 /// Refusals that are remembered.
@@ -119,7 +119,7 @@ impl Candidate {
         let files = params.planes.iter().enumerate();
         let files = files.map(|(index, plane)| memory(plane).ok_or(Reason::NoSize(index)));
         let files = files.collect::<Result<Vec<_>, _>>()?;
-        let reservation = Reservation::new(client, &files)?;
+        let reservation = Reservation::new(client, files)?;
         let flags = DmabufFlags::from_bits_truncate(params.flags.bits());
         let mut builder = Dmabuf::builder((params.width, params.height), format, modifier, flags);
         for (index, plane) in (0..).zip(params.planes) {
@@ -130,29 +130,37 @@ impl Candidate {
 
     /// Whether its import asks the device, which may take its time. What the table knows already does not.
     pub fn may_block(&self, table: &HandleTable) -> bool {
-        !self.reservation.files.iter().all(|(dev, ino)| table.knows(DmabufId { dev: *dev, ino: *ino }))
+        !self.reservation.files.iter().all(|(id, _)| table.knows(*id))
     }
 
     /// Imports every plane and sees whether the CPU can read them. This is what may take its time: the exporter's
     /// driver is asked to share its memory.
     pub fn import(self, table: &HandleTable) -> Imported {
         let table = table.owned_by(self.asked.owner.clone());
-        let handles: Result<Vec<_>, _> = self.dmabuf.handles().map(|fd| table.import(fd)).collect();
+        let handles: Result<Vec<_>, _> = self.stats().map(|stat| table.import_stat(&stat)).collect();
         self.imported(handles.map_err(Reason::Import))
     }
 
     /// The same, but does not wait while another thread imports something: the buffer is not imported then.
     pub fn import_unless_busy(self, table: &HandleTable) -> Imported {
         let table = table.owned_by(self.asked.owner.clone());
-        let import = |fd| table.try_import(fd).map_err(Reason::Import)?.ok_or(Reason::DeviceBusy);
-        let handles: Result<Vec<_>, _> = self.dmabuf.handles().map(import).collect();
+        let import = |stat: DmabufStat<'_>| {
+            table.try_import_stat(&stat).map_err(Reason::Import)?.ok_or(Reason::DeviceBusy)
+        };
+        let handles: Result<Vec<_>, _> = self.stats().map(import).collect();
         self.imported(handles)
+    }
+
+    /// What is known of each plane's file.
+    fn stats(&self) -> impl Iterator<Item = DmabufStat<'_>> {
+        let known = |(fd, (id, size)): (_, &(DmabufId, u64))| DmabufStat::known(fd, *id, *size);
+        self.dmabuf.handles().zip(&self.reservation.files).map(known)
     }
 
     fn imported(self, handles: Result<Vec<GemHandle>, Reason>) -> Imported {
         Imported {
             handles,
-            cpu: cpu::check(&self.dmabuf),
+            cpu: cpu::check(&self.dmabuf, self.reservation.files.iter().map(|(_, size)| *size)),
             asked: self.asked,
             dmabuf: self.dmabuf,
             reservation: self.reservation,
@@ -161,10 +169,9 @@ impl Candidate {
 }
 
 /// The file that a buffer plane lies in, and its size.
-fn memory(plane: &BufferPlane) -> Option<(FileId, u64)> {
-    let size = plane.size?;
-    let stat = rustix::fs::fstat(&plane.fd).ok()?;
-    Some(((stat.st_dev, stat.st_ino), size))
+fn memory(plane: &BufferPlane) -> Option<(DmabufId, u64)> {
+    let DmabufFile { dev, ino, size } = plane.file?;
+    Some((DmabufId { dev, ino }, size?))
 }
 
 /// A buffer whose memory was tried.
@@ -233,9 +240,9 @@ pub struct Accepted {
 }
 
 impl Accepted {
-    /// The buffer, counted until its wl_buffer is destroyed.
-    pub fn keep(self) -> Dmabuf {
-        self.reservation.keep();
+    /// The buffer, counted until its wl_buffer is destroyed ([`Imports::destroyed`]).
+    pub fn keep(self, imports: &mut Imports) -> Dmabuf {
+        imports.counted.insert(self.dmabuf.weak(), self.reservation);
         self.dmabuf
     }
 }
@@ -269,37 +276,30 @@ fn plane(dmabuf: &Dmabuf, backend: &mut Backend, composited: bool) -> Result<(),
     made.map(|_| ()).map_err(Reason::Framebuffer)
 }
 
-/// Planes and bytes counted against a client for a buffer that is not there yet.
+/// Planes and bytes counted against a client until it is dropped.
 #[derive(Debug)]
 struct Reservation {
     client: Arc<ClientState>,
-    files: Vec<FileId>,
+    files: Vec<(DmabufId, u64)>,
 }
 
 impl Reservation {
-    fn new(client: &Arc<ClientState>, files: &[(FileId, u64)]) -> Result<Self, Reason> {
+    fn new(client: &Arc<ClientState>, files: Vec<(DmabufId, u64)>) -> Result<Self, Reason> {
         let mut usage = client.usage();
-        let (planes, bytes) = (usage.planes + files.len() as u64, usage.bytes_with(files));
+        let (planes, bytes) = (usage.planes + files.len() as u64, usage.bytes_with(&files));
         if planes > client.limits.buffers || bytes > client.limits.bytes {
             return Err(Reason::Quota { planes, bytes });
         }
         files.iter().for_each(|(file, size)| usage.add_plane(*file, *size));
         drop(usage);
-        Ok(Self { client: client.clone(), files: files.iter().map(|(file, _)| *file).collect() })
-    }
-
-    /// Leaves it counted: the wl_buffer's end takes it back.
-    fn keep(mut self) {
-        self.files.clear();
+        Ok(Self { client: client.clone(), files })
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        if !self.files.is_empty() {
-            let mut usage = self.client.usage();
-            self.files.iter().for_each(|file| usage.remove_plane(*file));
-        }
+        let mut usage = self.client.usage();
+        self.files.iter().for_each(|(file, _)| usage.remove_plane(*file));
     }
 }
 
@@ -316,6 +316,8 @@ pub struct Refusal {
 #[derive(Debug, Default)]
 pub struct Imports {
     ways: HashMap<WeakDmabuf, Ways>,
+    /// Buffers whose wl_buffer is there.
+    counted: HashMap<WeakDmabuf, Reservation>,
     refused: u64,
     last: VecDeque<Refusal>,
 }
@@ -336,6 +338,11 @@ impl Imports {
         self.refused += 1;
         self.last.truncate(REMEMBERED - 1);
         self.last.push_front(refusal);
+    }
+
+    /// The wl_buffer is gone: its planes and bytes count no more.
+    pub fn destroyed(&mut self, dmabuf: &Dmabuf) {
+        self.counted.remove(&dmabuf.weak());
     }
 
     /// Drops what is kept for a buffer that is gone.

@@ -187,7 +187,8 @@ impl State {
     /// Takes a buffer in at once.
     pub(crate) fn create_now(&mut self, candidate: Result<Candidate, Refusal>) -> Result<Dmabuf, Refusal> {
         let imported = candidate?.import_unless_busy(self.backend.buffers().table());
-        Ok(self.accept(imported)?.keep())
+        let accepted = self.accept(imported)?;
+        Ok(accepted.keep(&mut self.dmabuf.imports))
     }
 
     fn accept(&mut self, imported: Imported) -> Result<Accepted, Refusal> {
@@ -261,12 +262,10 @@ impl State {
     fn answer_create(&mut self, imported: Imported, answer: Answer) {
         match self.accept(imported) {
             Ok(accepted) => {
-                let key = accepted.dmabuf.weak();
-                let Accepted { dmabuf, reservation } = accepted;
-                if answer.send(Ok(dmabuf)) {
-                    reservation.keep();
-                } else {
-                    self.forget_buffer(&key);
+                let dmabuf = accepted.keep(&mut self.dmabuf.imports);
+                if !answer.send(Ok(dmabuf.clone())) {
+                    self.dmabuf.imports.destroyed(&dmabuf);
+                    self.forget_buffer(&dmabuf.weak());
                 }
             }
             Err(refusal) => {

@@ -6,7 +6,8 @@
 //!       ├──> timers (one timerfd)
 //!       └──> calloop: seat, input, udev, fences,        sources that speak seldom
 //!            signals, control socket, import thread
-//!  then: clients' turns, queued redraws, what clients are told
+//!  in a turn: display, timers, clients that can be seen; redraws, and what these clients are told;
+//!             all others; clients that wait for their turns; redraws, and what clients are told
 //! ```
 //!
 //! A frame that a plane scans out wakes the compositor twice: the client commits, the display has shown it. calloop makes
@@ -187,16 +188,24 @@ impl Reactor {
             Err(err) => return Err(anyhow::Error::from(err).context("waiting for events")),
         };
         let sources = || events.iter().filter_map(|event| Some((Source::unpack(event.data)?, event.flags)));
-        // The display first: the next vertical blank should not be missed for clients' sake.
-        if sources().any(|(source, _)| source == Source::Card) {
-            state.card_readable();
-        }
+        // What keeps the display busy comes first, whatever else there is: the next vertical blank should not be missed.
         for (source, flags) in sources() {
             match source {
-                Source::Card => {}
-                Source::Client(key) => state.client_ready(key, flags),
-                Source::Library(key) => state.pump_client(key),
+                Source::Card => state.card_readable(),
                 Source::Timers => self.timers.run_due(state),
+                Source::Client(key) if state.runtime.clients.is_visible(key) => {
+                    state.client_ready(key, flags)
+                }
+                _ => {}
+            }
+        }
+        state.show_changes();
+        for (source, flags) in sources() {
+            match source {
+                Source::Card | Source::Timers => {}
+                Source::Client(key) if state.runtime.clients.is_visible(key) => {}
+                Source::Client(key) => state.client_ready(key, flags),
+                Source::Library(key) => state.pump_client_unless_late(key),
                 Source::Calloop => self.dispatch_calloop(state)?,
             }
         }

@@ -26,11 +26,11 @@ pub fn reads(format: DrmFourcc) -> bool {
     FormatCode::try_from(format).is_ok() || yuv::supports(format)
 }
 
-/// Tells whether the CPU can read a dma-buf, by mapping it for a moment.
+/// Tells whether the CPU can read a dma-buf, by mapping it for a moment. `sizes` are those of its planes' files, in bytes.
 ///
 /// # Errors
 /// Why not.
-pub fn check(dmabuf: &Dmabuf) -> Result<(), Reason> {
+pub fn check(dmabuf: &Dmabuf, sizes: impl Iterator<Item = u64>) -> Result<(), Reason> {
     let format = dmabuf.format();
     if !reads(format.code) {
         return Err(Reason::NotReadable(format.code));
@@ -38,7 +38,7 @@ pub fn check(dmabuf: &Dmabuf) -> Result<(), Reason> {
     if format.modifier != DrmModifier::Linear {
         return Err(Reason::NotLinear(format.modifier));
     }
-    let view = DmabufView::new(dmabuf).map_err(|err| Reason::View(err.into()))?;
+    let view = DmabufView::with_sizes(dmabuf, sizes.map(Ok)).map_err(|err| Reason::View(err.into()))?;
     if yuv::supports(format.code) {
         let strides: Vec<u32> = dmabuf.strides().collect();
         return yuv::check(format.code, &strides).map_err(|err| Reason::View(err.into()));

@@ -14,7 +14,7 @@ use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use drm_prime::{Mapping, format};
+use drm_prime::{DmabufStat, Mapping, format};
 use smithay::backend::allocator::Buffer as _;
 use smithay::backend::allocator::dmabuf::{Dmabuf, DmabufSyncFailed, DmabufSyncFlags, WeakDmabuf};
 
@@ -87,6 +87,17 @@ impl DmabufView {
     /// # Errors
     /// When a file cannot be mapped or is smaller than the planes say.
     pub fn new(dmabuf: &Dmabuf) -> Result<Self, ViewError> {
+        Self::with_sizes(dmabuf, dmabuf.handles().map(|fd| DmabufStat::of(fd)?.size()))
+    }
+
+    /// The same where the sizes of the planes' files, in bytes, are known.
+    ///
+    /// # Errors
+    /// See [`DmabufView::new`].
+    pub fn with_sizes(
+        dmabuf: &Dmabuf,
+        sizes: impl Iterator<Item = std::io::Result<u64>>,
+    ) -> Result<Self, ViewError> {
         let size = dmabuf.size();
         let (width, height) = (size.w.max(0) as u32, size.h.max(0) as u32);
         let info = format::info(dmabuf.format().code).ok_or(ViewError::Layout)?;
@@ -99,9 +110,10 @@ impl DmabufView {
             contested: AtomicBool::new(false),
         };
         let planes = dmabuf.handles().zip(dmabuf.offsets().zip(dmabuf.strides()));
-        for (plane, (fd, (offset, stride))) in planes.enumerate() {
-            let mapping = Mapping::of_dmabuf(fd.as_fd(), false)?;
-            let size = mapping.len() as u64;
+        for ((plane, (fd, (offset, stride))), size) in planes.enumerate().zip(sizes) {
+            let size = size?;
+            let len = usize::try_from(size).map_err(|_| std::io::Error::from(rustix::io::Errno::OVERFLOW))?;
+            let mapping = Mapping::of_fd(fd.as_fd(), 0, len, false)?;
             let rows = info.plane_rows(plane, height);
             // The last row may end before its stride does.
             let needed = info.plane_end(plane, width, height, offset, stride);

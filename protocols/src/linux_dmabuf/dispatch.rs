@@ -19,8 +19,8 @@ use super::params::{
     BufferRequest, ClientFault, FormatFacts, PendingPlane, PendingPlanes, Refusal, Unusable,
 };
 use super::{
-    BufferPlane, DmabufParams, FormatTable, ImportError, LinuxDmabufHandler, LinuxDmabufState, MAX_PLANES,
-    MOD_INVALID, PendingBuffer, fd_size,
+    BufferPlane, DmabufFile, DmabufParams, FormatTable, ImportError, LinuxDmabufHandler, LinuxDmabufState,
+    MAX_PLANES, MOD_INVALID, PendingBuffer,
 };
 
 /// User data of the global and of its objects.
@@ -385,14 +385,14 @@ fn check<D: LinuxDmabufHandler>(
     let WEnum::Value(flags) = flags else {
         return Err(Unusable::Flags.into());
     };
-    let mut sizes = [None; MAX_PLANES];
+    let mut files = [None; MAX_PLANES];
     for (index, (plane, _)) in checked.planes.iter().enumerate() {
         // First what it is, then its size: a file that is no buffer is not asked for more.
         if !state.accepts_fd(plane.fd.as_fd()) {
             return Err(Unusable::NotADmabuf.into());
         }
-        sizes[index] = fd_size(plane.fd.as_fd());
-        if let Some(size) = sizes[index] {
+        files[index] = DmabufFile::of(plane.fd.as_fd());
+        if let Some(size) = files[index].and_then(|file| file.size) {
             checked.check_size(index, size)?;
         }
     }
@@ -405,12 +405,12 @@ fn check<D: LinuxDmabufHandler>(
         planes: checked
             .planes
             .into_iter()
-            .zip(sizes)
-            .map(|((PendingPlane { fd, offset, stride, .. }, _), size)| BufferPlane {
+            .zip(files)
+            .map(|((PendingPlane { fd, offset, stride, .. }, _), file)| BufferPlane {
                 fd,
                 offset,
                 stride,
-                size,
+                file,
             })
             .collect(),
         sampling_device: checked.sampling_device,

@@ -19,15 +19,30 @@ pub fn is_dmabuf(fd: BorrowedFd<'_>) -> bool {
     fstatfs(fd).is_ok_and(|fs| (fs.f_type as u64) & 0xffff_ffff == DMA_BUF_MAGIC)
 }
 
-/// Size in bytes of the memory behind `fd`; `None` when the file has no size that can be asked.
-///
-/// Regular files (memfds) are asked with `fstat`, which leaves the client's file position alone. A dma-buf
-/// answers `lseek(SEEK_END)` and keeps no position (`dma_buf_llseek` in `drivers/dma-buf/dma-buf.c`).
-pub fn fd_size(fd: BorrowedFd<'_>) -> Option<u64> {
-    let stat = fstat(fd).ok()?;
-    match FileType::from_raw_mode(stat.st_mode) {
-        FileType::RegularFile => u64::try_from(stat.st_size).ok(),
-        _ => seek(fd, SeekFrom::End(0)).ok(),
+/// What the file behind a descriptor says of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DmabufFile {
+    /// `st_dev`; with `ino` the identity of a dma-buf from Linux 5.3 on, as long as a descriptor of it is held.
+    pub dev: u64,
+    /// `st_ino`.
+    pub ino: u64,
+    /// Size of the memory in bytes; `None` when the file has none that can be asked.
+    pub size: Option<u64>,
+}
+
+impl DmabufFile {
+    /// Asks with one system call; with a second one where the first leaves the size open.
+    ///
+    /// The file position of a regular file (a memfd) is the client's and is left alone. A dma-buf before Linux 5.3 has no
+    /// size but by `lseek(SEEK_END)`, and keeps no position (`dma_buf_llseek` in `drivers/dma-buf/dma-buf.c`).
+    pub fn of(fd: BorrowedFd<'_>) -> Option<Self> {
+        let stat = fstat(fd).ok()?;
+        let size = match (u64::try_from(stat.st_size), FileType::from_raw_mode(stat.st_mode)) {
+            (Ok(size), FileType::RegularFile) => Some(size),
+            (Ok(size), _) if size > 0 => Some(size),
+            _ => seek(fd, SeekFrom::End(0)).ok(),
+        };
+        Some(Self { dev: stat.st_dev, ino: stat.st_ino, size })
     }
 }
 
@@ -44,7 +59,12 @@ mod tests {
         let fd = memfd_create("size", MemfdFlags::CLOEXEC).unwrap();
         ftruncate(&fd, 12_345).unwrap();
         assert!(!is_dmabuf(fd.as_fd()));
-        assert_eq!(fd_size(fd.as_fd()), Some(12_345));
+        let file = DmabufFile::of(fd.as_fd()).unwrap();
+        let again = DmabufFile::of(fd.try_clone().unwrap().as_fd()).unwrap();
+        assert_eq!((file.size, file), (Some(12_345), again));
+        let other = memfd_create("other", MemfdFlags::CLOEXEC).unwrap();
+        let other = DmabufFile::of(other.as_fd()).unwrap();
+        assert_eq!((other.size, other.ino == file.ino), (Some(0), false));
         assert_eq!(seek(&fd, SeekFrom::Current(0)).unwrap(), 0, "the file position is the client's");
     }
 
@@ -52,6 +72,6 @@ mod tests {
     fn a_pipe_is_no_dmabuf_and_has_no_size() {
         let (reader, _writer) = rustix::pipe::pipe().unwrap();
         assert!(!is_dmabuf(reader.as_fd()));
-        assert_eq!(fd_size(reader.as_fd()), None);
+        assert_eq!(DmabufFile::of(reader.as_fd()).unwrap().size, None);
     }
 }

@@ -101,7 +101,7 @@ use wayland_server::protocol::wl_surface::WlSurface;
 use wayland_server::{Client, Dispatch};
 
 pub use dispatch::{DmabufFeedbackData, DmabufGlobalData, DmabufParamsData, FailedBuffer};
-pub use dmabuf_fd::{DMA_BUF_MAGIC, fd_size, is_dmabuf};
+pub use dmabuf_fd::{DMA_BUF_MAGIC, DmabufFile, is_dmabuf};
 pub use feedback::{DmabufFeedback, DmabufFeedbackBuilder, FormatTable, Tranche};
 pub use layout::{FormatLayout, PlaneLayout};
 pub use pending::PendingBuffer;
@@ -144,8 +144,8 @@ pub struct BufferPlane {
     pub offset: u32,
     /// Distance from one row to the next, in bytes. Never 0 for a plane of the format.
     pub stride: u32,
-    /// Size of the whole dma-buf in bytes, in which the plane lies; `None` if it could not be asked ([`fd_size`]).
-    pub size: Option<u64>,
+    /// What the file said of itself; `None` if it could not be asked.
+    pub file: Option<DmabufFile>,
 }
 
 /// A client's buffer that passed every check of the protocol.

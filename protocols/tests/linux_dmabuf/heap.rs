@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 
-use primeway_protocols::linux_dmabuf::{fd_size, is_dmabuf};
+use primeway_protocols::linux_dmabuf::{DmabufFile, is_dmabuf};
 use wayland_protocols::wp::linux_dmabuf::zv1::client::zwp_linux_buffer_params_v1::{Error, Flags};
 
 use super::harness::{Server, XRGB, feedback};
@@ -40,7 +40,7 @@ fn heap_buffer(len: u64) -> OwnedFd {
 fn a_heap_buffer_is_a_dmabuf_and_has_its_size() {
     let fd = heap_buffer(8192);
     assert!(is_dmabuf(fd.as_fd()));
-    assert_eq!(fd_size(fd.as_fd()), Some(8192));
+    assert_eq!(DmabufFile::of(fd.as_fd()).unwrap().size, Some(8192));
     assert!(!is_dmabuf(File::open("/dev/dma_heap/system").unwrap().as_fd()));
 }
 

@@ -4,8 +4,6 @@
 //! compositor, not for the machine. It reads what the compositor says and stops at the first error.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -65,15 +63,19 @@ struct Slot {
 }
 
 impl Crowd {
-    /// Connects to the socket `path` and shows the first buffer of every client.
+    /// Connects as many clients, `connect` being asked for each, and shows the first buffer of every one.
     ///
     /// # Errors
     ///
     /// When the compositor refuses something, or there is no memory.
-    pub fn gather(path: &Path, allocator: Allocator, size: Size) -> Result<Crowd> {
+    pub fn gather(
+        mut connect: impl FnMut() -> Result<Raw>,
+        allocator: Allocator,
+        size: Size,
+    ) -> Result<Crowd> {
         let mut crowd = Crowd { members: Vec::with_capacity(size.clients), tally: Tally::default() };
         for number in 0..size.clients {
-            let member = Member::arrive(path, allocator, size.buffers);
+            let member = connect().and_then(|raw| Member::arrive(raw, allocator, size.buffers));
             crowd.members.push(member.with_context(|| format!("client {number}"))?);
         }
         crowd.round()?;
@@ -126,8 +128,7 @@ impl Crowd {
 }
 
 impl Member {
-    fn arrive(path: &Path, allocator: Allocator, buffers: usize) -> Result<Member> {
-        let mut raw = Raw::over(UnixStream::connect(path).context("cannot connect")?)?;
+    fn arrive(mut raw: Raw, allocator: Allocator, buffers: usize) -> Result<Member> {
         let dmabuf = raw.bind("zwp_linux_dmabuf_v1", 3)?;
         let compositor = raw.bind("wl_compositor", 4)?;
         let wm_base = raw.bind("xdg_wm_base", 3)?;

@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod crowd;
 mod fuzz;
 mod grammar;
 #[allow(dead_code, reason = "the other headless cases use the rest")]

@@ -29,7 +29,9 @@ impl Neighbour {
     pub fn new(server: &Server, size: (u32, u32)) -> Neighbour {
         let mut client = server.connect().unwrap();
         let buffers = [1, 2].map(|n| client.dmabuf("XR24", size, Pattern::Noise(n)).unwrap());
-        let window = client.show_window("neighbour", &buffers[0]).unwrap();
+        // In full screen, so that it is seen whatever else there is.
+        let window = client.open_window_as("neighbour", |toplevel| toplevel.set_fullscreen(None)).unwrap();
+        client.show(&window.surface, &buffers[0]).unwrap();
         Neighbour { client, buffers, window }
     }
 
