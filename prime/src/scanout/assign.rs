@@ -425,14 +425,10 @@ impl<'a> Search<'a> {
     }
 
     fn try_under(&mut self, layer: usize) -> bool {
-        let problem = self.problem;
-        if !problem.holes() || !problem.scene.layers[layer].is_solid() || self.found.direct().is_some() {
-            return false;
-        }
         // The lowest first, so that the others stay for what lies above.
         self.overlays(Some(layer)).into_iter().rev().any(|plane| {
             self.found.holder(plane).is_none()
-                && problem.allowed(layer, plane).is_some()
+                && self.may_be(layer, plane, Side::Under)
                 && self.place(layer, plane, Side::Under)
         })
     }
