@@ -43,6 +43,8 @@ pub fn run(linux: &Path, arguments: &[String], consent: Consent) -> Result<i32> 
         seatd: Seatd::Free,
         name: Some("bench".to_owned()),
         first: true,
+        // On one CPU of the host, so that more would only wait for each other.
+        cpus: 1,
         ..Options::default()
     };
     progress::say("starting the lab kernel, and the compositors in it one after the other");

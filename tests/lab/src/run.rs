@@ -59,7 +59,8 @@ pub struct Options {
     pub environment: Vec<(String, String)>,
     /// Writes the command's output to files only, not to this process's output as well.
     pub quiet: bool,
-    /// Runs the kernel before everything else on the host, as far as that is permitted: for measurements.
+    /// Runs the kernel on one CPU of the host, and before everything else there, as far as that is permitted: for
+    /// measurements.
     pub first: bool,
 }
 

@@ -64,16 +64,23 @@ pub fn own_terminal(command: &mut Command) -> &mut Command {
     }
 }
 
-/// The child runs in a real-time class, before everything else on this machine, if that is permitted.
+/// The child runs on one CPU, in a real-time class before everything else there, as far as that is permitted.
 ///
-/// Each system call of a lab process is a hand-over between two threads of the host. A priority (`nice`) does not help
-/// there: a thread that is woken up waits until the one that runs has had its turn, some milliseconds on a busy host.
+/// Each system call of a lab process is a hand-over between two threads of the host. On one CPU it takes 4 µs however busy
+/// the host is. A real-time thread that may run elsewhere is woken up on another CPU each time (50 µs), and one of the usual
+/// class waits until what runs has had its turn, some milliseconds on a busy host, whatever its priority (`nice`).
 pub fn go_first(command: &mut Command) -> &mut Command {
-    // SAFETY: an async-signal-safe system call on a constant of the closure; nothing is allocated.
+    let last = usable_cpus().last().copied();
+    // SAFETY: async-signal-safe system calls on values of the closure; nothing is allocated. An all-zero cpu_set_t is empty.
     unsafe {
-        command.pre_exec(|| {
+        let mut cpus: libc::cpu_set_t = std::mem::zeroed();
+        if let Some(cpu) = last {
+            libc::CPU_SET(cpu, &mut cpus);
+        }
+        command.pre_exec(move || {
             let priority = libc::sched_param { sched_priority: 1 };
             // What is not permitted leaves it as it was: slower, but running.
+            libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const cpus);
             libc::sched_setscheduler(0, libc::SCHED_RR, &raw const priority);
             Ok(())
         })
