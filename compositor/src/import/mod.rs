@@ -14,7 +14,7 @@
 //! The types are the order: each is made from the one before, and there is no other way to get it. What stops a buffer,
 //! or a way to show it, is a [`Reason`] of its [`Rung`]; the last refusals are kept for `ctl` ([`Imports`]).
 //!
-//! A buffer is taken in if *one* way to show it is known to work. A LINEAR buffer is mapped once to see that the CPU can
+//! A buffer is taken in if *one* way to show it is known to work. A page of a LINEAR buffer is mapped to see that the CPU can
 //! read it; if it cannot, the GPU is asked for a texture; if that fails too, a plane has to list its pair and the device has
 //! to make a framebuffer of it. A buffer that only planes can show is black where it would have to be composited: black
 //! where its surface is opaque, nothing where it is not, and the surface's reason says so ([`crate::output`]). The pixels

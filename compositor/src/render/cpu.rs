@@ -13,7 +13,7 @@ use smithay::backend::renderer::{Bind as _, Color32F, ImportMemWl as _};
 use smithay::utils::{Buffer as BufferCoords, Size};
 use smithay::wayland::compositor::SurfaceData;
 
-use super::dmabuf_view::{DmabufView, Views};
+use super::dmabuf_view::{self, DmabufView, Views};
 use super::element::{LayerElement, Texture};
 use super::{Imported, RenderError, Target, image, resample, yuv};
 use crate::import::Reason;
@@ -26,7 +26,7 @@ pub fn reads(format: DrmFourcc) -> bool {
     FormatCode::try_from(format).is_ok() || yuv::supports(format)
 }
 
-/// Tells whether the CPU can read a dma-buf, by mapping it for a moment. `sizes` are those of its planes' files, in bytes.
+/// Tells whether the CPU can read a dma-buf, by mapping some of it for a moment. `sizes` are those of its planes' files, in bytes.
 ///
 /// # Errors
 /// Why not.
@@ -38,13 +38,13 @@ pub fn check(dmabuf: &Dmabuf, sizes: impl Iterator<Item = u64>) -> Result<(), Re
     if format.modifier != DrmModifier::Linear {
         return Err(Reason::NotLinear(format.modifier));
     }
-    let view = DmabufView::with_sizes(dmabuf, sizes.map(Ok)).map_err(|err| Reason::View(err.into()))?;
-    if yuv::supports(format.code) {
+    let converted = yuv::supports(format.code);
+    dmabuf_view::check(dmabuf, sizes, !converted).map_err(|err| Reason::View(err.into()))?;
+    if converted {
         let strides: Vec<u32> = dmabuf.strides().collect();
         return yuv::check(format.code, &strides).map_err(|err| Reason::View(err.into()));
     }
-    let code = FormatCode::try_from(format.code).map_err(|_| Reason::NotReadable(format.code))?;
-    view.image(code).map(|_| ()).map_err(|err| Reason::View(err.into()))
+    Ok(())
 }
 
 /// A dma-buf on its way to a texture.

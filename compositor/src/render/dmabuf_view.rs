@@ -10,7 +10,6 @@
 
 use std::collections::HashMap;
 use std::io::ErrorKind;
-use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -19,6 +18,9 @@ use smithay::backend::allocator::Buffer as _;
 use smithay::backend::allocator::dmabuf::{Dmabuf, DmabufSyncFailed, DmabufSyncFlags, WeakDmabuf};
 
 use crate::fences::{bounded, pending_planes};
+
+/// What a test mapping is long.
+const PAGE: usize = 4096;
 
 /// Why a dma-buf cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -61,12 +63,67 @@ pub struct PlaneBytes<'a> {
     pub stride: u32,
 }
 
+/// Where a plane lies in its file, in bytes.
 #[derive(Debug)]
 struct PlaneView {
-    mapping: usize,
+    /// Size of the file.
+    file: usize,
     offset: u32,
     stride: u32,
     len: usize,
+}
+
+impl PlaneView {
+    /// Whether Pixman can read it.
+    fn check_alignment(&self) -> Result<(), ViewError> {
+        if self.stride.is_multiple_of(4) && self.offset.is_multiple_of(4) {
+            return Ok(());
+        }
+        Err(ViewError::Alignment { stride: self.stride, offset: self.offset })
+    }
+}
+
+/// Where the planes of a dma-buf lie in files of these sizes, in bytes.
+fn layout(
+    dmabuf: &Dmabuf,
+    sizes: impl Iterator<Item = std::io::Result<u64>>,
+) -> Result<Vec<PlaneView>, ViewError> {
+    let size = dmabuf.size();
+    let (width, height) = (size.w.max(0) as u32, size.h.max(0) as u32);
+    let info = format::info(dmabuf.format().code).ok_or(ViewError::Layout)?;
+    let planes = dmabuf.offsets().zip(dmabuf.strides()).zip(sizes).enumerate();
+    let planes = planes.map(|(plane, ((offset, stride), size))| {
+        let size = size?;
+        let file = usize::try_from(size).map_err(|_| std::io::Error::from(rustix::io::Errno::OVERFLOW))?;
+        // The last row may end before its stride does.
+        let needed = info.plane_end(plane, width, height, offset, stride);
+        if needed > size || info.min_stride(plane, width) > u64::from(stride) {
+            return Err(ViewError::TooSmall { plane, needed, size });
+        }
+        let rows = info.plane_rows(plane, height);
+        let len = (u64::from(stride) * rows).min(size - u64::from(offset)) as usize;
+        Ok(PlaneView { file, offset, stride, len })
+    });
+    planes.collect()
+}
+
+/// Tells whether a view can be made of a dma-buf whose planes' files have these sizes, in bytes; for Pixman, or for a
+/// conversion. Whether its exporter lets the CPU map its memory is seen by one page of it: mapping all of it costs as much as
+/// everything else that happens to a buffer when it is created.
+///
+/// # Errors
+/// See [`DmabufView::new`].
+pub(super) fn check(
+    dmabuf: &Dmabuf,
+    sizes: impl Iterator<Item = u64>,
+    for_pixman: bool,
+) -> Result<(), ViewError> {
+    let planes = layout(dmabuf, sizes.map(Ok))?;
+    for (fd, plane) in dmabuf.handles().zip(&planes) {
+        drop(Mapping::of_fd(fd, 0, plane.file.min(PAGE), false)?);
+    }
+    let first = planes.first().ok_or(ViewError::Layout)?;
+    if for_pixman { first.check_alignment() } else { Ok(()) }
 }
 
 /// A mapped dma-buf; dropped with its `wl_buffer`.
@@ -87,44 +144,18 @@ impl DmabufView {
     /// # Errors
     /// When a file cannot be mapped or is smaller than the planes say.
     pub fn new(dmabuf: &Dmabuf) -> Result<Self, ViewError> {
-        Self::with_sizes(dmabuf, dmabuf.handles().map(|fd| DmabufStat::of(fd)?.size()))
-    }
-
-    /// The same where the sizes of the planes' files, in bytes, are known.
-    ///
-    /// # Errors
-    /// See [`DmabufView::new`].
-    pub fn with_sizes(
-        dmabuf: &Dmabuf,
-        sizes: impl Iterator<Item = std::io::Result<u64>>,
-    ) -> Result<Self, ViewError> {
+        let planes = layout(dmabuf, dmabuf.handles().map(|fd| DmabufStat::of(fd)?.size()))?;
+        let map = |(fd, plane): (_, &PlaneView)| Mapping::of_fd(fd, 0, plane.file, false);
+        let mappings = dmabuf.handles().zip(&planes).map(map).collect::<Result<Vec<_>, _>>()?;
         let size = dmabuf.size();
-        let (width, height) = (size.w.max(0) as u32, size.h.max(0) as u32);
-        let info = format::info(dmabuf.format().code).ok_or(ViewError::Layout)?;
-        let mut view = Self {
+        Ok(Self {
             dmabuf: dmabuf.weak(),
-            mappings: Vec::new(),
-            planes: Vec::new(),
-            width: width as usize,
-            height: height as usize,
+            mappings,
+            planes,
+            width: size.w.max(0) as usize,
+            height: size.h.max(0) as usize,
             contested: AtomicBool::new(false),
-        };
-        let planes = dmabuf.handles().zip(dmabuf.offsets().zip(dmabuf.strides()));
-        for ((plane, (fd, (offset, stride))), size) in planes.enumerate().zip(sizes) {
-            let size = size?;
-            let len = usize::try_from(size).map_err(|_| std::io::Error::from(rustix::io::Errno::OVERFLOW))?;
-            let mapping = Mapping::of_fd(fd.as_fd(), 0, len, false)?;
-            let rows = info.plane_rows(plane, height);
-            // The last row may end before its stride does.
-            let needed = info.plane_end(plane, width, height, offset, stride);
-            if needed > size || info.min_stride(plane, width) > u64::from(stride) {
-                return Err(ViewError::TooSmall { plane, needed, size });
-            }
-            let len = (u64::from(stride) * rows).min(size - u64::from(offset)) as usize;
-            view.mappings.push(mapping);
-            view.planes.push(PlaneView { mapping: plane, offset, stride, len });
-        }
-        Ok(view)
+        })
     }
 
     /// Begins a CPU read on every plane that nothing writes to; the guard ends it. Waits for no fence.
@@ -160,8 +191,9 @@ impl DmabufView {
         let planes: Vec<PlaneBytes<'_>> = self
             .planes
             .iter()
-            .map(|plane| {
-                let base = self.mappings[plane.mapping].as_ptr();
+            .zip(&self.mappings)
+            .map(|(plane, mapping)| {
+                let base = mapping.as_ptr();
                 // SAFETY: `new` checked offset + len against the mapping. The client may write meanwhile; the
                 // bytes are only ever used as pixel values, so a torn value is a wrong pixel, nothing more.
                 let bytes = unsafe { std::slice::from_raw_parts(base.add(plane.offset as usize), plane.len) };
@@ -190,10 +222,8 @@ impl DmabufView {
         code: pixman::FormatCode,
     ) -> Result<pixman::Image<'static, 'static>, ViewError> {
         let plane = self.planes.first().ok_or(ViewError::Layout)?;
-        if plane.stride % 4 != 0 || plane.offset % 4 != 0 {
-            return Err(ViewError::Alignment { stride: plane.stride, offset: plane.offset });
-        }
-        let base = self.mappings[plane.mapping].as_ptr();
+        plane.check_alignment()?;
+        let base = self.mappings.first().ok_or(ViewError::Layout)?.as_ptr();
         // SAFETY: `new` checked that height rows of stride bytes (the last one at least as wide as the picture)
         // lie in the mapping. The image is used as a source only, and its owner (an element or a cached texture)
         // keeps an Arc of this view beside it.
