@@ -353,8 +353,9 @@ impl RunningClient {
     #[must_use]
     pub fn counts(&self) -> Option<Report> {
         let path = self.progress.as_ref()?;
-        // In the lab the file is on the host, where a replaced one may be missing or short for a moment.
-        for _ in 0..20 {
+        // In the lab the file is on the host, where a replaced one may be missing or short for a moment; and a client on a
+        // busy machine writes it some time after its first frame.
+        for _ in 0..400 {
             let report = std::fs::read(path).ok().and_then(|text| serde_json::from_slice(&text).ok());
             if report.is_some() {
                 return report;
