@@ -30,6 +30,7 @@ use rustix::event::epoll::EventFlags;
 use rustix::process::{Resource as SystemResource, getrlimit};
 use smithay::reexports::wayland_server::backend::{ClientId, ObjectId};
 use smithay::reexports::wayland_server::protocol::wl_data_offer::WlDataOffer;
+use smithay::reexports::wayland_server::protocol::wl_registry::WlRegistry;
 use smithay::reexports::wayland_server::protocol::wl_surface::WlSurface;
 use smithay::reexports::wayland_server::{Client, Display, Resource as _};
 
@@ -342,6 +343,8 @@ impl State {
             Err(end) => self.end_client(key, end),
         }
         self.bury();
+        // Before it hears of anything else: a client that asks what became of its buffers gets all of the answer.
+        self.apply_cleared();
     }
 
     /// Handles a slice of a client's requests; says whether there is more.
@@ -378,19 +381,30 @@ impl State {
         let stray = data.is_some_and(|data| data.usage().stray_files() > 0);
         let (mut answers, mut taken) = (false, 0);
         let importing = data.is_some_and(ClientState::imports);
-        let (mut creates, mut held) = (importing, false);
-        let handed = connection.relay.hand_on(SLICE, |header| {
+        let (mut creates, mut held, mut first) = (importing, false, true);
+        let handed = connection.relay.hand_on(SLICE, |header, message| {
             if header.is_sync() && creates {
                 // Clients that make a roundtrip after `create` count on its answer. One that is handed over now has to be
                 // dispatched before one knows whether there is anything to wait for.
                 held = importing;
-                return false;
+                return Ok(false);
             }
             if header.may_be_create() {
                 let id = handle.object_for_protocol_id(id.clone(), WlSurface::interface(), header.object);
                 // wl_surface.damage looks the same.
                 creates |= id.is_err();
             }
+            if header.may_be_nameless_bind(message) {
+                let id = handle.object_for_protocol_id(id.clone(), WlRegistry::interface(), header.object);
+                if id.is_ok() {
+                    return Err(Malformed::NoName);
+                }
+                // A message before it may make the registry: it is looked at again when those have been dispatched.
+                if !first {
+                    return Ok(false);
+                }
+            }
+            first = false;
             answers |= header.object == 1;
             // Offers are the library's own objects, which are not asked here what they do with a file.
             if stray && takes_file(header) {
@@ -398,7 +412,7 @@ impl State {
                     handle.object_for_protocol_id(id.clone(), WlDataOffer::interface(), header.object);
                 taken += u64::from(offer.is_ok());
             }
-            true
+            Ok(true)
         });
         let handed = handed.map_err(|_| End::HungUp)?;
         connection.answers = answers;

@@ -52,6 +52,8 @@ pub(super) enum Malformed {
     Length(usize),
     #[error("a message of {0} bytes, {MAX_MESSAGE} are the most")]
     TooLong(usize),
+    #[error("wl_registry.bind without a name")]
+    NoName,
 }
 
 /// The header of a message.
@@ -66,6 +68,13 @@ impl Header {
     /// Whether it is `wl_display.sync`.
     pub(super) fn is_sync(self) -> bool {
         (self.object, self.opcode) == (1, 0)
+    }
+
+    /// Whether it would be a `wl_registry.bind` whose interface has no name, if its object is a registry. The library
+    /// (wayland-backend 0.3) takes that for impossible, and panics.
+    pub(super) fn may_be_nameless_bind(self, message: &[u8]) -> bool {
+        const NAME: std::ops::Range<usize> = HEADER + 4..HEADER + 8;
+        self.opcode == 0 && message.get(NAME) == Some(&[0; 4])
     }
 
     /// Whether it has the shape of `zwp_linux_buffer_params_v1.create`: four words behind the header.
@@ -177,7 +186,8 @@ impl Relay {
     }
 
     /// Hands the library whole messages, at most `most` of them, and the files that came so far. `each` sees the
-    /// headers and says whether to go on with that message, or to stop before it. Returns the number of messages.
+    /// headers with the messages and says whether to go on with that message, or to stop before it, or that it cannot be one.
+    /// Returns the number of messages.
     ///
     /// # Errors
     ///
@@ -186,15 +196,20 @@ impl Relay {
     pub(super) fn hand_on(
         &mut self,
         most: usize,
-        mut each: impl FnMut(Header) -> bool,
+        mut each: impl FnMut(Header, &[u8]) -> Result2<bool>,
     ) -> Result<Result2<usize>> {
         let (mut messages, mut end) = (0, 0);
         let mut outcome = Ok(());
         while messages < most {
             match Header::of(&self.input[end..]) {
                 Ok(Some(header)) if header.len <= self.input.len() - end => {
-                    if !each(header) {
-                        break;
+                    match each(header, &self.input[end..end + header.len]) {
+                        Ok(true) => {}
+                        Ok(false) => break,
+                        Err(err) => {
+                            outcome = Err(err);
+                            break;
+                        }
                     }
                     end += header.len;
                     messages += 1;

@@ -303,6 +303,7 @@ fn a_client_that_goes_while_it_waits_leaves_nothing() {
         eventually("it is gone", || server.ask(|state| state.runtime.clients.len()).unwrap() == 1);
         let imports = device.uses(Call::FdToHandle);
         device.release(Call::FdToHandle);
+        eventually("the import ends", || device.uses(Call::FdToHandle) > imports);
         eventually("all is given back", || held(&server).0 == before);
         assert_eq!(device.uses(Call::FdToHandle), imports + 1, "what nobody wants is not imported");
     }

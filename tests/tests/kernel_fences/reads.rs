@@ -11,7 +11,6 @@ use primeway_tests::client::connection::Wire;
 use primeway_tests::format::Format;
 use primeway_tests::screen::Screen;
 use primeway_tests::session::{Compositor, RunningClient, artefacts};
-use wayland_client::protocol::wl_output::Transform;
 
 use crate::scene::{COLOUR, FLUENT, Pane, memory, neighbour, presented, rate};
 
@@ -20,7 +19,7 @@ const SIZE: (u32, u32) = (200, 150);
 /// A window that no plane takes is drawn again and again, with a fence that never signals on the buffer that it shows; one
 /// window for each kind of memory.
 fn composited(name: &str, renderer: &str, allocators: &[Allocator]) -> Result<()> {
-    let mut compositor = Compositor::start_with(name, &["--renderer", renderer])?;
+    let mut compositor = Compositor::start_with(name, &["--renderer", renderer, "--no-direct-scanout"])?;
     let other = neighbour(&compositor, &["--size", "200x150"])?;
     for &allocator in allocators {
         let what = format!("{name} {allocator:?}");
@@ -35,7 +34,6 @@ fn composited(name: &str, renderer: &str, allocators: &[Allocator]) -> Result<()
 fn read_again(compositor: &Compositor, other: &RunningClient, allocator: Allocator) -> Result<(f64, f64)> {
     let mut wire = Wire::connect_to(&compositor.display, 4)?;
     let mut pane = Pane::open_of(&mut wire, "read", allocator, "XR24", SIZE)?;
-    pane.window.surface.set_buffer_transform(Transform::_180);
     let before = wire.events.presented;
     pane.commit(&mut wire);
     ensure!(presented(&mut wire, before)?, "not shown");

@@ -355,6 +355,15 @@ const OBJECTS: &[(&str, Send)] = &[
     ("bind: zwp_linux_dmabuf_v1 version 0", |s| bind(s, "zwp_linux_dmabuf_v1", "zwp_linux_dmabuf_v1", 0)),
     ("bind: zwp_linux_dmabuf_v1 version 99", |s| bind(s, "zwp_linux_dmabuf_v1", "zwp_linux_dmabuf_v1", 99)),
     ("bind: under another interface's name", |s| bind(s, "zwp_linux_dmabuf_v1", "wl_shm", 1)),
+    ("bind: without an interface name", |s| {
+        let id = s.id("wl_compositor");
+        s.request(super::REGISTRY, 0, &[1, 0, 4, id].map(Arg::U))
+    }),
+    ("bind: without an interface name, on a second registry, and more behind it", |s| {
+        let registry = s.make("wl_registry", super::DISPLAY, 1)?;
+        let id = s.id("wl_compositor");
+        s.request(registry, 0, &[1, 0, 4, id, 0, 0].map(Arg::U))
+    }),
     ("bind: a global that does not exist", |s| bind(s, "no such", "no such", 1)),
 ];
 
