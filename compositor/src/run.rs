@@ -32,6 +32,8 @@ use crate::state::{DmabufPart, Protocols, Runtime, State};
 
 /// How long no new client is accepted after one could not be.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
+/// New connections of one turn, so that whoever connects again and again does not keep the compositor from its work.
+pub(crate) const ACCEPTED_AT_ONCE: usize = 4;
 
 /// Runs a compositor until it ends; returns its exit status.
 ///
@@ -228,10 +230,15 @@ fn listen(handle: &LoopHandle<'static, State>, name: Option<&str>) -> anyhow::Re
     let token = Rc::new(Cell::new(None));
     let accepting = token.clone();
     let inserted = handle.insert_source(source, move |_, socket, state| {
-        loop {
+        for _ in 0..ACCEPTED_AT_ONCE {
             match socket.accept() {
-                Ok(Some(stream)) => add_client(state, stream),
-                Ok(None) => return Ok(PostAction::Continue),
+                Ok(Some(stream)) => {
+                    if !state.take_client(stream) {
+                        accept_later(state, accepting.get());
+                        return Ok(PostAction::Disable);
+                    }
+                }
+                Ok(None) => break,
                 Err(err) => {
                     // Out of files, most likely: the clients that are there matter more than a new one.
                     tracing::warn!(%err, "no client accepted for a while");
@@ -240,12 +247,14 @@ fn listen(handle: &LoopHandle<'static, State>, name: Option<&str>) -> anyhow::Re
                 }
             }
         }
+        Ok(PostAction::Continue)
     });
     token.set(Some(inserted.map_err(|err| anyhow!("cannot watch the wayland socket: {}", err.error))?));
     Ok(name)
 }
 
-fn accept_later(state: &State, token: Option<RegistrationToken>) {
+/// Watches a listening socket again after a while.
+pub(crate) fn accept_later(state: &State, token: Option<RegistrationToken>) {
     state.runtime.timers.after(ACCEPT_PAUSE, move |state| {
         if let Some(Err(err)) = token.map(|token| state.runtime.handle.enable(&token)) {
             tracing::error!(%err, "no new client will be accepted");

@@ -43,10 +43,10 @@ pub use usage::{ClientState, Credentials};
 /// A connection's number, never used again.
 pub(crate) type Key = u64;
 
-/// Messages that a client may have handled before others have their turn.
+/// Messages that a client may have handled before others have their turn; fewer, down to one, while its messages take long.
 const SLICE: usize = 64;
-/// Slices of a turn after which the clock is looked at.
-const SLICES_UNWATCHED: u32 = 4;
+/// Files of a process that are no reason to end it rather than others that cannot be seen.
+const MODEST: u64 = 64;
 /// How long all clients together may keep the event loop from its other work.
 const TURN: Duration = Duration::from_millis(1);
 /// Bytes of requests after which a client's objects are counted: they make no more than some thousand objects.
@@ -78,6 +78,8 @@ struct Connection {
     answers: bool,
     /// Bytes since its objects were counted.
     uncounted: usize,
+    /// Messages of its next slice.
+    slice: usize,
 }
 
 impl Connection {
@@ -105,8 +107,8 @@ pub struct Clients {
     /// Those who are likely to be told something this turn.
     told: Vec<Key>,
     gone: Arc<Mutex<Vec<Key>>>,
-    slices: u32,
-    started: Option<Instant>,
+    /// Time that slices of this turn have taken.
+    spent: Duration,
 }
 
 impl std::fmt::Debug for Clients {
@@ -144,8 +146,7 @@ impl Clients {
             visible: Vec::new(),
             told: Vec::new(),
             gone: Arc::default(),
-            slices: 0,
-            started: None,
+            spent: Duration::ZERO,
         }
     }
 
@@ -184,12 +185,17 @@ impl Clients {
     }
 
     /// The turn's time is used up.
-    fn late(&mut self) -> bool {
-        self.slices += 1;
-        if self.slices <= SLICES_UNWATCHED {
-            return false;
+    fn late(&self) -> bool {
+        self.spent > TURN
+    }
+
+    /// A slice of a client took so long: its next one is shorter, or longer again.
+    fn charge(&mut self, key: Key, took: Duration) {
+        self.spent += took;
+        if let Some(connection) = self.connections.get_mut(&key) {
+            let slice = if took > TURN { connection.slice / 4 } else { connection.slice * 2 };
+            connection.slice = slice.clamp(1, SLICE);
         }
-        self.started.get_or_insert_with(Instant::now).elapsed() > TURN
     }
 
     /// Those whose surfaces can be seen now have their turns first, as long as they do not ask for more than a slice.
@@ -251,14 +257,14 @@ impl Clients {
 }
 
 impl State {
-    /// Takes a client in over its end of a socket pair.
-    pub(crate) fn take_client(&mut self, stream: UnixStream) {
+    /// Takes a client in over its end of a socket pair; says whether there are files for more.
+    pub(crate) fn take_client(&mut self, stream: UnixStream) -> bool {
         let clients = &mut self.runtime.clients;
         if stream.as_raw_fd() as u64 >= clients.limits.files_before_reserve() {
             tracing::warn!("a client was not accepted: too many open files");
             drop(stream);
             self.disconnect_hoarder(None);
-            return;
+            return false;
         }
         let clients = &mut self.runtime.clients;
         let credentials = rustix::net::sockopt::socket_peercred(&stream)
@@ -270,7 +276,7 @@ impl State {
             Ok(pair) => pair,
             Err(err) => {
                 tracing::warn!(%err, "client not accepted");
-                return;
+                return false;
             }
         };
         let data = ClientState::new(key, clients.limits, credentials, clients.gone.clone());
@@ -278,7 +284,7 @@ impl State {
             Ok(client) => client,
             Err(err) => {
                 tracing::warn!(%err, "client not accepted");
-                return;
+                return false;
             }
         };
         let connection = Connection {
@@ -289,6 +295,7 @@ impl State {
             held: false,
             answers: false,
             uncounted: 0,
+            slice: SLICE,
         };
         let (socket, library) = (connection.relay.client(), connection.relay.library());
         let watched = clients.watch.add(socket, Source::Client(key), connection.interest());
@@ -297,7 +304,9 @@ impl State {
         if let Err(err) = watched {
             tracing::warn!(%err, "client not accepted");
             self.end_client(key, End::HungUp);
+            return false;
         }
+        true
     }
 
     /// What is kept for a client that is still there.
@@ -334,7 +343,10 @@ impl State {
 
     /// Handles a slice of a client's requests.
     fn serve_client(&mut self, key: Key) {
-        match self.try_serve(key) {
+        let began = Instant::now();
+        let served = self.try_serve(key);
+        self.runtime.clients.charge(key, began.elapsed());
+        match served {
             Ok(more) => {
                 if more {
                     self.runtime.clients.enqueue(key);
@@ -382,7 +394,7 @@ impl State {
         let (mut answers, mut taken) = (false, 0);
         let importing = data.is_some_and(ClientState::imports);
         let (mut creates, mut held, mut first) = (importing, false, true);
-        let handed = connection.relay.hand_on(SLICE, |header, message| {
+        let handed = connection.relay.hand_on(connection.slice, |header, message| {
             if header.is_sync() && creates {
                 // Clients that make a roundtrip after `create` count on its answer. One that is handed over now has to be
                 // dispatched before one knows whether there is anything to wait for.
@@ -596,7 +608,7 @@ impl State {
     }
 
     /// Sends away who holds the most files, when the reserve is touched: of the process with the most, the connection
-    /// with the most. `asking` is who has just sent one.
+    /// with the most; where no process has many, one that cannot be seen. `asking` is who has just sent one.
     fn disconnect_hoarder(&mut self, asking: Option<Key>) {
         let mut held: Vec<(Option<i32>, u64, bool, Key)> = Vec::new();
         let mut of_process: HashMap<Option<i32>, u64> = HashMap::new();
@@ -609,7 +621,9 @@ impl State {
             held.push((process, files, asking == Some(*key), *key));
         }
         let worst = held.into_iter().max_by_key(|(process, files, asks, key)| {
-            (of_process.get(process).copied(), *files, *asks, *key)
+            let all = of_process.get(process).copied().unwrap_or_default();
+            let greed = if all > MODEST { all } else { 0 };
+            (greed, !self.runtime.clients.is_visible(*key), all, *files, *asks, *key)
         });
         if let Some((_, files, _, key)) = worst {
             let text = format!("the compositor is short of files, and {files} are this client's");
@@ -644,7 +658,7 @@ impl State {
         }
         self.bury();
         let clients = &mut self.runtime.clients;
-        (clients.slices, clients.started) = (0, None);
+        clients.spent = Duration::ZERO;
     }
 }
 
