@@ -1,6 +1,7 @@
 //! Start, run, end.
 
 use std::cell::Cell;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command};
@@ -33,7 +34,7 @@ use crate::state::{DmabufPart, Protocols, Runtime, State};
 /// How long no new client is accepted after one could not be.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 /// New connections of one turn, so that whoever connects again and again does not keep the compositor from its work.
-pub(crate) const ACCEPTED_AT_ONCE: usize = 4;
+const ACCEPTED_AT_ONCE: usize = 4;
 
 /// Runs a compositor until it ends; returns its exit status.
 ///
@@ -226,38 +227,66 @@ fn listen(handle: &LoopHandle<'static, State>, name: Option<&str>) -> anyhow::Re
             .map_err(|err| anyhow!("no free wayland socket in {folder}: {err}"))?,
     };
     let name = socket.socket_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    let source = Generic::new(socket, Interest::READ, Mode::Level);
+    accept_from(handle, socket, "a client", |socket, state| {
+        let stream = socket.accept()?;
+        Ok(stream.map_or(Accepted::Nobody, |stream| {
+            if state.take_client(stream) { Accepted::One } else { Accepted::NoRoom }
+        }))
+    })?;
+    Ok(name)
+}
+
+/// What came of looking for a new connection.
+pub(crate) enum Accepted {
+    /// There was one.
+    One,
+    /// There was one, and there is no room for another.
+    NoRoom,
+    /// There is none.
+    Nobody,
+}
+
+/// Takes in those who connect to a listening socket, a few in each turn, and none for a while when there is no room.
+///
+/// # Errors
+/// When the event loop cannot watch the socket.
+pub(crate) fn accept_from<S: AsFd + 'static>(
+    handle: &LoopHandle<'static, State>,
+    socket: S,
+    what: &'static str,
+    accept: impl Fn(&S, &mut State) -> std::io::Result<Accepted> + 'static,
+) -> anyhow::Result<()> {
     let token = Rc::new(Cell::new(None));
     let accepting = token.clone();
+    let source = Generic::new(socket, Interest::READ, Mode::Level);
     let inserted = handle.insert_source(source, move |_, socket, state| {
         for _ in 0..ACCEPTED_AT_ONCE {
-            match socket.accept() {
-                Ok(Some(stream)) => {
-                    if !state.take_client(stream) {
-                        accept_later(state, accepting.get());
-                        return Ok(PostAction::Disable);
-                    }
+            match accept(socket, state) {
+                Ok(Accepted::One) => {}
+                Ok(Accepted::Nobody) => break,
+                Ok(Accepted::NoRoom) => {
+                    accept_later(state, accepting.get(), what);
+                    return Ok(PostAction::Disable);
                 }
-                Ok(None) => break,
                 Err(err) => {
-                    // Out of files, most likely: the clients that are there matter more than a new one.
-                    tracing::warn!(%err, "no client accepted for a while");
-                    accept_later(state, accepting.get());
+                    // Out of files, most likely: the connections that are there matter more than a new one.
+                    tracing::warn!(%err, what, "nobody is accepted for a while");
+                    accept_later(state, accepting.get(), what);
                     return Ok(PostAction::Disable);
                 }
             }
         }
         Ok(PostAction::Continue)
     });
-    token.set(Some(inserted.map_err(|err| anyhow!("cannot watch the wayland socket: {}", err.error))?));
-    Ok(name)
+    let inserted = inserted.map_err(|err| anyhow!("cannot watch for connections ({what}): {}", err.error));
+    token.set(Some(inserted?));
+    Ok(())
 }
 
-/// Watches a listening socket again after a while.
-pub(crate) fn accept_later(state: &State, token: Option<RegistrationToken>) {
+fn accept_later(state: &State, token: Option<RegistrationToken>, what: &'static str) {
     state.runtime.timers.after(ACCEPT_PAUSE, move |state| {
         if let Some(Err(err)) = token.map(|token| state.runtime.handle.enable(&token)) {
-            tracing::error!(%err, "no new client will be accepted");
+            tracing::error!(%err, what, "nobody will be accepted");
         }
     });
 }

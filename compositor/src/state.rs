@@ -388,10 +388,9 @@ impl State {
     pub fn frame_shown(&mut self, flip: Flip) {
         let Some(entry) = self.outputs.iter_mut().find(|o| o.state.id == flip.output) else { return };
         if entry.state.frame_shown(flip.time, flip.sequence) && entry.state.want_redraw() {
-            // Straight away, not in an idle callback: the next vertical blank should not be missed.
+            // Straight away, not at the end of the turn: the next vertical blank should not be missed.
             self.redraw(flip.output, Some(flip.time));
         }
-        self.forget_dead_buffers();
     }
 
     /// Events are waiting on the card.

@@ -29,6 +29,7 @@ use super::swapchain::Swapchain;
 use super::{Canvas, Flip, FrameSpec, OutputId, SubmitError};
 use crate::reactor::Timers;
 use crate::render::{DmabufView, RenderError, Target, image, yuv};
+use crate::state::monotonic;
 
 /// The one output's number.
 pub const OUTPUT: OutputId = 1;
@@ -245,9 +246,7 @@ impl Headless {
         self.pending = false;
         self.shown = frame;
         self.sequence = self.sequence.wrapping_add(1);
-        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-        let time = Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec.unsigned_abs() as u32);
-        Flip { output: OUTPUT, time, sequence: self.sequence }
+        Flip { output: OUTPUT, time: monotonic(), sequence: self.sequence }
     }
 
     /// What the planes show together, blended lowest first.

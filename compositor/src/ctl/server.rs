@@ -1,11 +1,9 @@
 //! The server side of the control socket.
 
-use std::cell::Cell;
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -32,7 +30,7 @@ use crate::output::layers::SurfaceLayer;
 use crate::render::Painter;
 use crate::render::gles::Way;
 use crate::render::image::Picture;
-use crate::run::{ACCEPTED_AT_ONCE, accept_later};
+use crate::run::{Accepted, accept_from};
 use crate::state::State;
 
 /// Longest request in bytes.
@@ -64,29 +62,16 @@ impl CtlServer {
             UnixListener::bind(&path).with_context(|| format!("cannot listen on {}", path.display()))?;
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
         listener.set_nonblocking(true)?;
-        let token = Rc::new(Cell::new(None));
-        let accepting = token.clone();
-        let source = Generic::new(listener, Interest::READ, Mode::Level);
-        let inserted = handle.insert_source(source, move |_, listener, state| {
-            for _ in 0..ACCEPTED_AT_ONCE {
-                match listener.accept() {
-                    Ok((stream, _)) => {
-                        if let Err(err) = take_peer(stream, state) {
-                            tracing::debug!(%err, "control connection");
-                        }
-                    }
-                    Err(err) if err.kind() == std::io::ErrorKind::WouldBlock => break,
-                    Err(err) => {
-                        tracing::warn!(%err, "no control connection accepted for a while");
-                        accept_later(state, accepting.get());
-                        return Ok(PostAction::Disable);
-                    }
+        accept_from(handle, listener, "a control connection", |listener, state| match listener.accept() {
+            Ok((stream, _)) => {
+                if let Err(err) = take_peer(stream, state) {
+                    tracing::debug!(%err, "control connection");
                 }
+                Ok(Accepted::One)
             }
-            Ok(PostAction::Continue)
-        });
-        let inserted = inserted.map_err(|err| anyhow!("cannot watch the control socket: {}", err.error));
-        token.set(Some(inserted?));
+            Err(err) if err.kind() == std::io::ErrorKind::WouldBlock => Ok(Accepted::Nobody),
+            Err(err) => Err(err),
+        })?;
         Ok(Self { path })
     }
 

@@ -80,7 +80,7 @@ struct Held {
     surface: WlSurface,
     cleared: Arc<AtomicBool>,
     fences: Vec<(Awaited, RegistrationToken)>,
-    timer: Option<TimerId>,
+    timer: TimerId,
 }
 
 /// What a reader of a buffer has to wait for.
@@ -155,9 +155,6 @@ impl Fences {
     }
 
     fn late(&mut self, id: WaitId) {
-        if let Some(held) = self.waits.payload(id) {
-            held.timer = None;
-        }
         let Some((held, awaited)) = self.waits.late(id) else { return };
         let pid = clients::pid(&held.client);
         let surface = held.surface.id().protocol_id();
@@ -172,9 +169,7 @@ impl Fences {
             usage.fences = usage.fences.saturating_sub(held.fences.len() as u64);
         }
         held.fences.into_iter().for_each(|(_, token)| self.handle.remove(token));
-        if let Some(timer) = held.timer {
-            self.timers.cancel(timer);
-        }
+        self.timers.cancel(held.timer);
     }
 }
 
@@ -241,7 +236,7 @@ impl State {
             surface: surface.clone(),
             cleared: cleared.clone(),
             fences: watched,
-            timer: Some(fences.watch_clock(id)),
+            timer: fences.watch_clock(id),
         };
         fences.waits.begin(id, surface.id(), awaited, Instant::now(), held);
         Until::Cleared(cleared)

@@ -220,7 +220,7 @@ impl OutputState {
         &self.stand_ins
     }
 
-    /// Notes that something changed. Returns whether a redraw must be queued in the event loop.
+    /// Notes that something changed. Returns whether a redraw is queued by that: it can be done now, or at the end of the turn.
     pub fn want_redraw(&mut self) -> bool {
         match &mut self.redraw {
             Redraw::Idle => {

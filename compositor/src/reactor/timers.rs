@@ -83,7 +83,7 @@ impl<S> Timers<S> {
         id
     }
 
-    /// Forgets a timer that has not run.
+    /// Forgets a timer; one that has run is gone anyway.
     pub fn cancel(&self, id: TimerId) {
         // What is dropped with it may ask for timers.
         let action = self.queue.borrow_mut().actions.remove(&id);
