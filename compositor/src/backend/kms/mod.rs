@@ -1,7 +1,7 @@
 //! The KMS backend: a card from the session, its outputs, and the PRIME file beside it.
 //!
 //! ```text
-//!  libseat ── card fd (master) ──> atomic commits, events            [device, output, writeback]
+//!  libseat ── card fd (master) ──> atomic commits, events            [device::kernel, output]
 //!                    │ empty lease, or a second open
 //!                    └─ PRIME file ──> handles, framebuffers         [super::buffers]  used by id in the commits above
 //! ```
@@ -19,9 +19,10 @@ pub mod writeback;
 use std::collections::HashSet;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::Duration;
 
-use drm::control::{Device as _, Event, connector, crtc};
+use drm::control::{connector, crtc};
 use drm_fourcc::{DrmFourcc, DrmModifier};
 use drm_prime::SharedFramebuffer;
 use drm_prime::scanout::{Claim, PlaneCaps, share};
@@ -32,7 +33,8 @@ use smithay::backend::udev;
 
 pub use self::session::insert_sources;
 
-use self::device::{Card, CardError};
+use self::device::kernel::Card;
+use self::device::{CardError, ConnectorInfo, Device, FlipEvent, enable_writeback, turn_everything_off};
 use self::in_fence::InFence;
 use self::output::KmsOutput;
 use self::plane::KmsPlane;
@@ -124,13 +126,15 @@ pub struct OutputInfo {
 #[derive(Debug)]
 pub struct Kms {
     session: LibSeatSession,
-    card: Card,
+    device: Device,
     node: PathBuf,
     driver: String,
     device_id: u64,
     active: bool,
     writeback: bool,
     outputs: Vec<KmsOutput>,
+    /// Events as they are read; kept for its memory.
+    events: Vec<FlipEvent>,
     /// What planes wait for.
     fence: InFence,
     /// What planes list and do not take, as far as it was tried.
@@ -175,23 +179,25 @@ impl Kms {
 
     fn start(mut session: LibSeatSession, node: PathBuf, writeback: bool) -> Result<Self, StartError> {
         open_card(&mut session, &node).and_then(|(card, device_id)| {
-            let buffers = Buffers::of_card(&card, &node)
+            let buffers = Buffers::of_card(&*card, &node)
                 .map_err(|source| StartError::Prime { node: node.clone(), source })?;
+            let device: Device = card;
             let mut kms = Self {
                 session,
-                driver: card.driver(),
-                card,
+                driver: device.driver(),
+                device,
                 node: node.clone(),
                 device_id,
                 active: true,
                 writeback,
                 outputs: Vec::new(),
+                events: Vec::new(),
                 fence: InFence::new(&buffers),
                 forbidden: HashSet::new(),
                 buffers,
             };
             // Also without --writeback: one that was left attached must be seen to be detached.
-            let seen = kms.card.enable_writeback();
+            let seen = enable_writeback(&*kms.device);
             let ready = if writeback { seen } else { Ok(()) };
             let scanned = ready.and_then(|()| kms.scan());
             scanned.map_err(|source| StartError::Card { node, source })?;
@@ -203,7 +209,7 @@ impl Kms {
     /// off, otherwise by removing the framebuffers that they show or are about to show.
     pub fn leave(&mut self) {
         if self.active {
-            match self.card.turn_everything_off() {
+            match turn_everything_off(&*self.device) {
                 Ok(()) => return,
                 Err(err) => tracing::warn!(%err, "outputs not turned off"),
             }
@@ -221,18 +227,16 @@ impl Kms {
     /// # Errors
     /// When the device does not answer.
     pub fn scan(&mut self) -> Result<(Vec<OutputId>, Vec<OutputId>), CardError> {
-        let resources = self.card.resource_handles().map_err(CardError::io("reading resources"))?;
+        let resources = self.device.resources().map_err(CardError::io("reading resources"))?;
         let mut connected = Vec::new();
-        for &handle in resources.connectors() {
-            let Ok(info) = self.card.get_connector(handle, true) else { continue };
-            if info.state() == connector::State::Connected
-                && info.interface() != connector::Interface::Writeback
-                && !info.modes().is_empty()
-            {
+        for &handle in &resources.connectors {
+            let Ok(info) = self.device.connector(handle, true) else { continue };
+            let is_display = info.interface != connector::Interface::Writeback;
+            if info.connected && is_display && !info.modes.is_empty() {
                 connected.push(info);
             }
         }
-        let still: HashSet<_> = connected.iter().map(connector::Info::handle).collect();
+        let still: HashSet<_> = connected.iter().map(|info| info.handle).collect();
         let removed: Vec<OutputId> = self
             .outputs
             .iter()
@@ -242,34 +246,33 @@ impl Kms {
         for output in self.outputs.iter().filter(|o| !still.contains(&o.pipe.connector)) {
             tracing::info!(output = output.name, "output gone");
             if self.active {
-                output.disable(&self.card);
+                output.disable(&*self.device);
             }
         }
         self.outputs.retain(|o| still.contains(&o.pipe.connector));
-        let mut found: Vec<(connector::Info, crtc::Handle)> = Vec::new();
+        let mut found: Vec<(ConnectorInfo, crtc::Handle)> = Vec::new();
         for info in connected {
-            if self.outputs.iter().any(|o| o.pipe.connector == info.handle()) {
+            if self.outputs.iter().any(|o| o.pipe.connector == info.handle) {
                 continue;
             }
             let driven = self.outputs.iter().map(|o| o.pipe.crtc);
             let used: HashSet<crtc::Handle> = driven.chain(found.iter().map(|(_, crtc)| *crtc)).collect();
-            let encoders = info.encoders().iter().filter_map(|e| self.card.get_encoder(*e).ok());
-            let mut crtcs = encoders.flat_map(|e| resources.filter_crtcs(e.possible_crtcs()));
-            let Some(crtc) = crtcs.find(|c| !used.contains(c)) else {
-                tracing::warn!(connector = %info.interface().as_str(), "no free crtc for a connector");
+            let crtc = resources.crtcs_of(info.crtcs).find(|c| !used.contains(c));
+            let Some(crtc) = crtc else {
+                tracing::warn!(connector = %info.interface.as_str(), "no free crtc for a connector");
                 continue;
             };
             found.push((info, crtc));
         }
-        let mut shares = self.share_planes(resources.crtcs(), &found)?.into_iter();
+        let mut shares = self.share_planes(&resources.crtcs, &found)?.into_iter();
         for (output, planes) in self.outputs.iter_mut().zip(&mut shares) {
             output.set_planes(planes);
         }
         let mut added = Vec::new();
         for ((info, crtc), planes) in found.into_iter().zip(shares) {
-            let mut output = KmsOutput::new(&self.card, &info, crtc, planes)?;
+            let mut output = KmsOutput::new(&*self.device, &info, crtc, planes)?;
             if self.writeback {
-                output.pipe.writeback = Some(Writeback::find(&self.card, crtc)?);
+                output.pipe.writeback = Some(Writeback::find(&*self.device, crtc)?);
             }
             tracing::info!(output = output.name, mode = ?output.mode.size(), "output found");
             added.push(crtc.into());
@@ -283,9 +286,9 @@ impl Kms {
     fn share_planes(
         &self,
         crtcs: &[crtc::Handle],
-        found: &[(connector::Info, crtc::Handle)],
+        found: &[(ConnectorInfo, crtc::Handle)],
     ) -> Result<Vec<Vec<(KmsPlane, PlaneCaps)>>, CardError> {
-        let (planes, mut caps): (Vec<_>, Vec<_>) = plane::read_planes(&self.card)?.into_iter().unzip();
+        let (planes, mut caps): (Vec<_>, Vec<_>) = plane::read_planes(&*self.device)?.into_iter().unzip();
         for caps in &mut caps {
             let id = caps.id;
             for (_, pair) in self.forbidden.iter().filter(|(plane, _)| *plane == id) {
@@ -320,10 +323,9 @@ impl Kms {
     /// What the Wayland side of an output needs to know.
     pub fn describe(&self, id: OutputId) -> Option<OutputInfo> {
         let output = self.output(id)?;
-        let (width, height) = output.mode.size();
         Some(OutputInfo {
             name: output.name.clone(),
-            size: (u32::from(width), u32::from(height)),
+            size: output.mode.size(),
             physical_mm: output.physical_mm,
             refresh: output.refresh_interval(),
         })
@@ -398,7 +400,7 @@ impl Kms {
     /// The commit's errno.
     pub fn test(&mut self, output: OutputId, frame: &FrameSpec) -> Result<(), Errno> {
         let output = self.outputs.iter_mut().find(|o| u32::from(o.pipe.crtc) == output);
-        output.ok_or(Errno::NODEV)?.test(&self.card, frame)
+        output.ok_or(Errno::NODEV)?.test(&*self.device, frame)
     }
 
     /// See [`crate::backend::Backend::any_target`].
@@ -433,19 +435,19 @@ impl Kms {
         if !self.active {
             return Err(SubmitError::Inactive);
         }
-        let (card, fence) = (self.card.clone(), &mut self.fence);
+        let (device, fence) = (&*self.device, &mut self.fence);
         let index = self.outputs.iter().position(|output| u32::from(output.pipe.crtc) == id);
         let index = index.ok_or(SubmitError::Failed(Errno::NODEV))?;
-        match self.outputs[index].submit(&card, frame, before, fence) {
+        match self.outputs[index].submit(device, frame, before, fence) {
             // Whoever had the device before may have lit CRTCs and connectors in another combination.
             Err(SubmitError::Failed(_)) if self.outputs[index].pipe.needs_modeset => {
                 tracing::info!(
                     output = self.outputs[index].name,
                     "mode refused: turning everything off first"
                 );
-                card.turn_everything_off().map_err(SubmitError::Failed)?;
+                turn_everything_off(device).map_err(SubmitError::Failed)?;
                 self.outputs.iter_mut().for_each(KmsOutput::turned_off);
-                self.outputs[index].submit(&card, frame, before, fence)
+                self.outputs[index].submit(device, frame, before, fence)
             }
             result => result,
         }
@@ -456,18 +458,19 @@ impl Kms {
     /// # Errors
     /// When the device is gone.
     pub fn read_flips(&mut self) -> std::io::Result<Vec<Flip>> {
-        let events = self.card.receive_events()?;
+        let mut events = std::mem::take(&mut self.events);
+        let read = self.device.read_events(&mut events);
         let mut flips = Vec::new();
-        for event in events {
-            let Event::PageFlip(flip) = event else { continue };
-            let id = u32::from(flip.crtc);
+        for event in events.drain(..) {
+            let id = u32::from(event.crtc);
             let Some(output) = self.output_mut(id) else { continue };
             // An older event is that of a commit that a session change has already written off.
             if output.shown.flipped() {
-                flips.push(Flip { output: id, time: flip.duration, sequence: flip.frame });
+                flips.push(Flip { output: id, time: event.time, sequence: event.sequence });
             }
         }
-        Ok(flips)
+        self.events = events;
+        read.map(|()| flips)
     }
 
     /// Reads back what an output shows (the first one, without a name).
@@ -481,10 +484,9 @@ impl Kms {
         let output = self.outputs.iter().find(|o| name.is_none_or(|n| n == o.name));
         let output = output.ok_or(CaptureError::NoOutput)?;
         let writeback = output.pipe.writeback.as_ref().ok_or(CaptureError::NoWriteback)?;
-        let (width, height) = output.mode.size();
-        let size = (u32::from(width), u32::from(height));
+        let size = output.mode.size();
         let request = output.request_same(self.fence.value());
-        writeback.capture(&self.card, &self.buffers, output.pipe.crtc, size, request)
+        writeback.capture(&*self.device, &self.buffers, output.pipe.crtc, size, request)
     }
 }
 
@@ -493,15 +495,15 @@ fn node_exists(node: &Path) -> bool {
     rustix::fs::stat(node).is_ok_and(|stat| rustix::fs::major(stat.st_rdev) == DRM_MAJOR)
 }
 
-fn open_card(session: &mut LibSeatSession, node: &Path) -> Result<(Card, u64), StartError> {
+fn open_card(session: &mut LibSeatSession, node: &Path) -> Result<(Rc<Card>, u64), StartError> {
     let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC | rustix::fs::OFlags::NONBLOCK;
     let open = |reason: String| StartError::Open { node: node.to_path_buf(), reason };
     let fd = session.open(node, flags).map_err(|err| open(err.to_string()))?;
     let stat = rustix::fs::fstat(&fd).map_err(|err| open(err.to_string()))?;
-    match Card::new(fd) {
+    match Card::open(fd) {
         Ok(card) => Ok((card, stat.st_rdev)),
         Err((fd, source)) => {
-            if let Some(Err(err)) = fd.map(|fd| session.close(fd)) {
+            if let Err(err) = session.close(fd) {
                 tracing::debug!(%err, node = %node.display(), "device not given back");
             }
             Err(StartError::Card { node: node.to_path_buf(), source })

@@ -5,14 +5,13 @@
 
 use std::num::NonZeroU32;
 
-use drm::control::atomic::AtomicModeReq;
-use drm::control::{AtomicCommitFlags, Device as _, Mode, RawResourceHandle, connector, crtc, property};
+use drm::control::{AtomicCommitFlags, RawResourceHandle, connector, crtc, property};
 use drm_fourcc::DrmFourcc;
 use drm_prime::scanout::{PlaneCaps, PlaneType};
 use drm_prime::{PlaneFramebuffers, SharedFramebuffer, Staging};
 use rustix::io::Errno;
 
-use super::device::{Card, CardError};
+use super::device::{CardError, ConnectorInfo, KmsDevice, Mode, Object, Properties, Request, connectors_on};
 use super::in_fence::{InFence, OutFence};
 use super::plane::KmsPlane;
 use super::writeback::Writeback;
@@ -40,6 +39,8 @@ pub struct KmsOutput {
     lit: Vec<NonZeroU32>,
     /// Commits since the start, test commits not counted.
     pub(super) commits: u64,
+    /// The last request; kept for its memory.
+    request: Request,
 }
 
 /// The objects of an output and their properties: what a commit names.
@@ -64,8 +65,8 @@ impl KmsOutput {
     /// # Errors
     /// When the driver lacks a property that atomic mode setting needs, or the connector has no mode.
     pub fn new(
-        card: &Card,
-        info: &connector::Info,
+        device: &dyn KmsDevice,
+        info: &ConnectorInfo,
         crtc: crtc::Handle,
         planes: Vec<(KmsPlane, PlaneCaps)>,
     ) -> Result<Self, CardError> {
@@ -73,28 +74,28 @@ impl KmsOutput {
         if !caps.iter().any(|c| c.kind == PlaneType::Primary) {
             return Err(CardError::NoOutputs);
         }
-        let preferred = |m: &&Mode| m.mode_type().contains(drm::control::ModeTypeFlags::PREFERRED);
-        let mode = info.modes().iter().find(preferred).or(info.modes().first());
+        let mode = info.modes.iter().find(|m| m.is_preferred()).or(info.modes.first());
         let mode = *mode.ok_or(CardError::NoOutputs)?;
-        let blob = card.create_property_blob(&mode).map_err(CardError::io("creating the mode blob"))?;
-        let crtc_props = card.properties(crtc)?;
+        let blob = device.create_blob(&mode.bytes()).map_err(CardError::io("creating the mode blob"))?;
+        let crtc_props = Properties::read(device, Object::Crtc(crtc))?;
+        let connector_props = Properties::read(device, Object::Connector(info.handle))?;
         let pipe = Pipe {
             crtc,
-            connector: info.handle(),
+            connector: info.handle,
             writeback: None,
             needs_modeset: true,
             planes,
-            mode_blob: blob.into(),
-            connector_crtc: card.properties(info.handle())?.require("CRTC_ID")?,
+            mode_blob: blob,
+            connector_crtc: connector_props.require("CRTC_ID")?,
             crtc_mode: crtc_props.require("MODE_ID")?,
             crtc_active: crtc_props.require("ACTIVE")?,
             crtc_out_fence: crtc_props.id("OUT_FENCE_PTR"),
         };
         Ok(Self {
             pipe,
-            name: format!("{}-{}", info.interface().as_str(), info.interface_id()),
+            name: format!("{}-{}", info.interface.as_str(), info.interface_id),
             mode,
-            physical_mm: info.size().unwrap_or_default(),
+            physical_mm: info.size_mm.unwrap_or_default(),
             caps,
             primary: Swapchain::default(),
             holes: Swapchain::default(),
@@ -102,6 +103,7 @@ impl KmsOutput {
             shown: PlaneFramebuffers::new(),
             lit: Vec::new(),
             commits: 0,
+            request: Request::new(),
         })
     }
 
@@ -115,25 +117,21 @@ impl KmsOutput {
         (self.pipe.planes, self.caps) = planes.into_iter().unzip();
     }
 
-    /// Nanoseconds from one vertical blank to the next.
+    /// From one vertical blank to the next.
     pub fn refresh_interval(&self) -> std::time::Duration {
-        let (_, _, htotal) = self.mode.hsync();
-        let (_, _, vtotal) = self.mode.vsync();
-        let pixels = u64::from(htotal) * u64::from(vtotal);
-        let clock = u64::from(self.mode.clock()).max(1);
-        // The clock is in kHz: pixels / kHz = ms.
-        std::time::Duration::from_nanos(pixels * 1_000_000 / clock)
+        self.mode.refresh_interval()
     }
 
     /// Asks the driver whether it would show `frame`.
     ///
     /// # Errors
     /// The commit's errno.
-    pub fn test(&mut self, card: &Card, frame: &FrameSpec) -> Result<(), Errno> {
-        let pipe = &self.pipe;
+    pub fn test(&mut self, device: &dyn KmsDevice, frame: &FrameSpec) -> Result<(), Errno> {
+        let (pipe, request) = (&self.pipe, &mut self.request);
         self.shown.test(|staging| {
             let flags = pipe.flags(AtomicCommitFlags::TEST_ONLY);
-            card.atomic_commit(flags, pipe.request(staging, frame, None)).map_err(|err| errno(&err))
+            pipe.fill(request, staging, frame, None);
+            device.commit(flags, request)
         })
     }
 
@@ -144,27 +142,27 @@ impl KmsOutput {
     /// See [`SubmitError`].
     pub fn submit(
         &mut self,
-        card: &Card,
+        device: &dyn KmsDevice,
         frame: &FrameSpec,
         before: &FrameSpec,
         fence: &mut InFence,
     ) -> Result<(), SubmitError> {
-        let pipe = &self.pipe;
+        let (pipe, request) = (&self.pipe, &mut self.request);
         let value = fence.value();
         let wanted = pipe.crtc_out_fence.filter(|_| fence.is_wanted());
         let mut out = wanted.map(|property| (property, OutFence::new()));
         self.shown.commit(|staging| {
             let flags = pipe.flags(AtomicCommitFlags::NONBLOCK | AtomicCommitFlags::PAGE_FLIP_EVENT);
-            let mut req = pipe.request(staging, frame, Some(before));
+            pipe.fill(request, staging, frame, Some(before));
             if let (true, false, Some(first)) = (frame == before, pipe.needs_modeset, frame.planes.first()) {
                 // Nothing changes, but a flip is asked for: name the CRTC by showing its first plane again.
-                pipe.show(&mut req, staging, first);
+                pipe.show(request, staging, first);
             }
-            pipe.wait_for(&mut req, value, frame.planes.iter().map(|update| update.plane));
+            pipe.wait_for(request, value, frame.planes.iter().map(|update| update.plane));
             if let Some((property, out)) = &mut out {
-                req.add_raw_property(pipe.crtc.into(), *property, out.pointer());
+                request.set(pipe.crtc.into(), *property, out.pointer());
             }
-            card.atomic_commit(flags, req).map_err(|err| match errno(&err) {
+            device.commit(flags, request).map_err(|errno| match errno {
                 Errno::ACCESS | Errno::PERM => SubmitError::Inactive,
                 Errno::BUSY => SubmitError::Busy,
                 errno => SubmitError::Failed(errno),
@@ -181,8 +179,8 @@ impl KmsOutput {
     }
 
     /// The beginning of a request that leaves the planes as they are.
-    pub fn request_same(&self, fence: Option<u64>) -> AtomicModeReq {
-        let mut req = AtomicModeReq::new();
+    pub fn request_same(&self, fence: Option<u64>) -> Request {
+        let mut req = Request::new();
         self.pipe.wait_for(&mut req, fence, self.lit.iter().copied());
         req
     }
@@ -198,27 +196,26 @@ impl KmsOutput {
     }
 
     /// Turns the CRTC off and gives its mode blob back; the end of this output.
-    pub fn disable(&self, card: &Card) {
-        let mut req = AtomicModeReq::new();
+    pub fn disable(&self, device: &dyn KmsDevice) {
+        let mut req = Request::new();
         for plane in &self.pipe.planes {
             plane.turn_off(&mut req);
         }
-        for (connector, crtc_id) in card.connectors_on(self.pipe.crtc) {
-            req.add_raw_property(connector, crtc_id, 0);
+        for (connector, crtc_id) in connectors_on(device, self.pipe.crtc) {
+            req.set(connector, crtc_id, 0);
         }
-        req.add_raw_property(self.pipe.crtc.into(), self.pipe.crtc_mode, 0);
-        req.add_raw_property(self.pipe.crtc.into(), self.pipe.crtc_active, 0);
-        if let Err(err) = card.atomic_commit(AtomicCommitFlags::ALLOW_MODESET, req) {
+        req.set(self.pipe.crtc.into(), self.pipe.crtc_mode, 0);
+        req.set(self.pipe.crtc.into(), self.pipe.crtc_active, 0);
+        if let Err(err) = device.commit(AtomicCommitFlags::ALLOW_MODESET, &mut req) {
             tracing::warn!(%err, output = self.name, "crtc not turned off");
         }
-        if let Err(err) = card.destroy_property_blob(self.pipe.mode_blob) {
+        if let Err(err) = device.destroy_blob(self.pipe.mode_blob) {
             tracing::debug!(%err, "mode blob not destroyed");
         }
     }
 
     fn size(&self) -> (u32, u32) {
-        let (width, height) = self.mode.size();
-        (u32::from(width), u32::from(height))
+        self.mode.size()
     }
 
     /// Any buffer of a canvas; see [`crate::backend::Backend::any_target`].
@@ -271,43 +268,43 @@ impl Pipe {
         self.planes.iter().find(|p| NonZeroU32::from(p.handle) == id)
     }
 
-    /// The request that makes the planes show `frame`. Without `before` it names every plane, otherwise those that differ.
-    fn request(
+    /// Has `req` be what makes the planes show `frame`. Without `before` it names every plane, otherwise those that differ.
+    fn fill(
         &self,
+        req: &mut Request,
         staging: &mut Staging<'_>,
         frame: &FrameSpec,
         before: Option<&FrameSpec>,
-    ) -> AtomicModeReq {
-        let mut req = AtomicModeReq::new();
+    ) {
+        req.clear();
         let crtc = RawResourceHandle::from(self.crtc);
         if self.needs_modeset {
             let connector = RawResourceHandle::from(self.connector);
-            req.add_raw_property(connector, self.connector_crtc, u64::from(crtc.get()));
-            req.add_raw_property(crtc, self.crtc_mode, self.mode_blob);
-            req.add_raw_property(crtc, self.crtc_active, 1);
+            req.set(connector, self.connector_crtc, u64::from(crtc.get()));
+            req.set(crtc, self.crtc_mode, self.mode_blob);
+            req.set(crtc, self.crtc_active, 1);
             if let Some(writeback) = &self.writeback {
-                writeback.attach(&mut req, crtc);
+                writeback.attach(req, crtc);
             }
         }
         let before = before.filter(|_| !self.needs_modeset);
         for update in &frame.planes {
             let unchanged = before.is_some_and(|b| b.planes.contains(update));
             if !unchanged {
-                self.show(&mut req, staging, update);
+                self.show(req, staging, update);
             }
         }
         for plane in &self.planes {
             let id = NonZeroU32::from(plane.handle);
             let was_on = before.is_none_or(|b| b.planes.iter().any(|p| p.plane == id));
             if was_on && !frame.planes.iter().any(|p| p.plane == id) {
-                plane.turn_off(&mut req);
+                plane.turn_off(req);
                 staging.turn_off(id);
             }
         }
-        req
     }
 
-    fn show(&self, req: &mut AtomicModeReq, staging: &mut Staging<'_>, update: &PlaneUpdate) {
+    fn show(&self, req: &mut Request, staging: &mut Staging<'_>, update: &PlaneUpdate) {
         if let Some(plane) = self.plane(update.plane) {
             let id = staging.show(update.plane, &update.buffer);
             plane.show(req, self.crtc.into(), id, update);
@@ -316,12 +313,7 @@ impl Pipe {
 
     /// Has planes wait for `fence` and nothing else that a client can attach: also those that stay as they are, since
     /// drivers look at all planes of the CRTC again (vkms_crtc.c, drm_atomic_add_affected_planes).
-    fn wait_for(
-        &self,
-        req: &mut AtomicModeReq,
-        fence: Option<u64>,
-        planes: impl IntoIterator<Item = NonZeroU32>,
-    ) {
+    fn wait_for(&self, req: &mut Request, fence: Option<u64>, planes: impl IntoIterator<Item = NonZeroU32>) {
         let Some(fence) = fence else { return };
         planes.into_iter().filter_map(|id| self.plane(id)).for_each(|plane| plane.wait_for(req, fence));
     }
@@ -329,8 +321,4 @@ impl Pipe {
     fn flags(&self, flags: AtomicCommitFlags) -> AtomicCommitFlags {
         if self.needs_modeset { flags | AtomicCommitFlags::ALLOW_MODESET } else { flags }
     }
-}
-
-pub(super) fn errno(err: &std::io::Error) -> Errno {
-    Errno::from_io_error(err).unwrap_or(Errno::IO)
 }

@@ -5,14 +5,13 @@
 use std::collections::HashSet;
 use std::num::NonZeroU32;
 
-use drm::control::atomic::AtomicModeReq;
-use drm::control::{Device as _, PlaneType as KmsPlaneType, RawResourceHandle, plane, property};
-use drm::{Device as _, DriverCapability};
+use drm::DriverCapability;
+use drm::control::{PlaneType as KmsPlaneType, RawResourceHandle, plane, property};
 use drm_fourcc::{DrmFourcc, DrmModifier};
 use drm_prime::scanout::{BlendMode, BlendModes, PlaneCaps, PlaneType, Rotation, Rotations, YuvCaps, Zpos};
 use drm_prime::{CommitId, quirks};
 
-use super::device::{Card, CardError, Properties};
+use super::device::{CardError, KmsDevice, Object, Properties, Request};
 use crate::backend::PlaneUpdate;
 
 /// Names of COLOR_ENCODING's choices, in the order of [`drm_prime::scanout::ColorEncoding`] (drm_color_mgmt.c).
@@ -49,29 +48,29 @@ pub struct KmsPlane {
 
 impl KmsPlane {
     /// Turns it off, and upright and full again for a master who does not know of rotations.
-    pub(super) fn turn_off(&self, req: &mut AtomicModeReq) {
+    pub(super) fn turn_off(&self, req: &mut Request) {
         let (plane, props) = (self.handle.into(), &self.props);
-        req.add_raw_property(plane, props.fb, 0);
-        req.add_raw_property(plane, props.crtc, 0);
+        req.set(plane, props.fb, 0);
+        req.set(plane, props.crtc, 0);
         if let Some(rotation) = props.rotation {
-            req.add_raw_property(plane, rotation, Rotation::NORMAL.bits());
+            req.set(plane, rotation, Rotation::NORMAL.bits());
         }
         if let Some(alpha) = props.alpha {
-            req.add_raw_property(plane, alpha, u64::from(u16::MAX));
+            req.set(plane, alpha, u64::from(u16::MAX));
         }
     }
 
     /// Has it wait for a fence.
-    pub(super) fn wait_for(&self, req: &mut AtomicModeReq, fence: u64) {
+    pub(super) fn wait_for(&self, req: &mut Request, fence: u64) {
         if let Some(property) = self.props.in_fence {
-            req.add_raw_property(self.handle.into(), property, fence);
+            req.set(self.handle.into(), property, fence);
         }
     }
 
     /// Has it show a framebuffer as `update` says.
     pub(super) fn show(
         &self,
-        req: &mut AtomicModeReq,
+        req: &mut Request,
         crtc: RawResourceHandle,
         id: CommitId<'_>,
         update: &PlaneUpdate,
@@ -81,7 +80,7 @@ impl KmsPlane {
         let (plane, props): (RawResourceHandle, _) = (self.handle.into(), &self.props);
         let mut set = |property: Option<property::Handle>, value: Option<u64>| {
             if let (Some(property), Some(value)) = (property, value) {
-                req.add_raw_property(plane, property, value);
+                req.set(plane, property, value);
             }
         };
         set(Some(props.fb), Some(u64::from(id.get())));
@@ -116,27 +115,24 @@ impl KmsPlane {
 ///
 /// # Errors
 /// When a plane lacks the properties of atomic commits.
-pub fn read_planes(card: &Card) -> Result<Vec<(KmsPlane, PlaneCaps)>, CardError> {
-    let resources = card.resource_handles().map_err(CardError::io("reading resources"))?;
-    let driver = card.driver();
-    let handles = card.plane_handles().map_err(CardError::io("reading planes"))?;
-    let mut planes = Vec::with_capacity(handles.len());
-    for (index, handle) in handles.into_iter().enumerate() {
-        let info = card.get_plane(handle).map_err(CardError::io("reading a plane"))?;
-        let usable = resources.filter_crtcs(info.possible_crtcs());
-        let bits = resources.crtcs().iter().zip(0..32).filter(|(crtc, _)| usable.contains(crtc));
-        let crtcs = bits.map(|(_, bit)| 1 << bit).sum();
-        let props = card.properties(handle)?;
-        let formats = match props.blob("IN_FORMATS") {
+pub fn read_planes(device: &dyn KmsDevice) -> Result<Vec<(KmsPlane, PlaneCaps)>, CardError> {
+    let resources = device.resources().map_err(CardError::io("reading resources"))?;
+    let driver = device.driver();
+    let mut planes = Vec::with_capacity(resources.planes.len());
+    for (index, handle) in resources.planes.into_iter().enumerate() {
+        let info = device.plane(handle).map_err(CardError::io("reading a plane"))?;
+        let crtcs = info.crtcs;
+        let props = Properties::read(device, Object::Plane(handle))?;
+        let formats = match props.blob(device, "IN_FORMATS") {
             Some(blob) => parse_in_formats(&blob),
             None => info
-                .formats()
+                .formats
                 .iter()
                 .filter_map(|f| Some((DrmFourcc::try_from(*f).ok()?, DrmModifier::Linear)))
                 .collect(),
         };
         let read = plane_props(&props)?;
-        let caps = caps(card, &driver, index, handle, crtcs, formats, &props, &read);
+        let caps = caps(device, &driver, index, handle, crtcs, formats, &props, &read);
         planes.push((KmsPlane { handle, props: read }, caps));
     }
     Ok(planes)
@@ -144,7 +140,7 @@ pub fn read_planes(card: &Card) -> Result<Vec<(KmsPlane, PlaneCaps)>, CardError>
 
 #[allow(clippy::too_many_arguments, reason = "what a plane is made of")]
 fn caps(
-    card: &Card,
+    device: &dyn KmsDevice,
     driver: &str,
     index: usize,
     handle: plane::Handle,
@@ -176,7 +172,7 @@ fn caps(
     });
     PlaneCaps {
         crtcs,
-        cursor_sizes: if kind == PlaneType::Cursor { cursor_sizes(card, props) } else { Vec::new() },
+        cursor_sizes: if kind == PlaneType::Cursor { cursor_sizes(device, props) } else { Vec::new() },
         scaling: quirks::scaling(driver),
         rotations: Rotations::from_bits(rotations),
         alpha: read.alpha.is_some(),
@@ -220,13 +216,13 @@ fn plane_props(props: &Properties) -> Result<PlaneProps, CardError> {
 
 /// The sizes of a cursor plane's buffers, smallest first: those of SIZE_HINTS or else the usual one and the one that
 /// DRM_CAP_CURSOR_WIDTH and _HEIGHT promise, of which the driver may refuse the former.
-fn cursor_sizes(card: &Card, props: &Properties) -> Vec<(u32, u32)> {
-    let hints = props.blob("SIZE_HINTS").map(|blob| parse_size_hints(&blob)).unwrap_or_default();
+fn cursor_sizes(device: &dyn KmsDevice, props: &Properties) -> Vec<(u32, u32)> {
+    let hints = props.blob(device, "SIZE_HINTS").map(|blob| parse_size_hints(&blob)).unwrap_or_default();
     if !hints.is_empty() {
         return hints;
     }
     let side = |capability| {
-        let value = card.get_driver_capability(capability).ok().and_then(|v| u32::try_from(v).ok());
+        let value = device.capability(capability).ok().and_then(|v| u32::try_from(v).ok());
         value.filter(|v| (1..=4096).contains(v)).unwrap_or(64)
     };
     let promised = (side(DriverCapability::CursorWidth), side(DriverCapability::CursorHeight));

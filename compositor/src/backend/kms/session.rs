@@ -65,7 +65,7 @@ pub fn insert_sources(
         }
     })?;
 
-    watch.add(&kms.card, Source::Card, EventFlags::IN).map_err(|err| failed("the card")(&err))?;
+    watch.add(kms.device.event_fd(), Source::Card, EventFlags::IN).map_err(|err| failed("the card")(&err))?;
 
     let monitor = UdevBackend::new(&seat).map_err(|err| failed("udev")(&err))?;
     source(handle, "udev", monitor, |event, (), state| match event {

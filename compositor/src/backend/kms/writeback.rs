@@ -5,15 +5,13 @@
 
 use std::os::fd::AsFd as _;
 
-use drm::control::atomic::AtomicModeReq;
-use drm::control::{AtomicCommitFlags, Device as _, RawResourceHandle, connector, crtc, property};
+use drm::control::{AtomicCommitFlags, RawResourceHandle, connector, crtc, property};
 use drm_fourcc::DrmFourcc;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use super::device::{Card, CardError};
+use super::device::{CardError, KmsDevice, Object, Properties, Request};
 use super::in_fence::OutFence;
-use super::output::errno;
 use crate::backend::buffers::Buffers;
 use crate::render::image::Picture;
 
@@ -53,20 +51,15 @@ impl Writeback {
     ///
     /// # Errors
     /// When the driver does not know writeback or has none for the CRTC.
-    pub fn find(card: &Card, crtc: crtc::Handle) -> Result<Self, CardError> {
-        let resources = card.resource_handles().map_err(CardError::io("reading resources"))?;
-        for &handle in resources.connectors() {
-            let Ok(info) = card.get_connector(handle, false) else { continue };
-            if info.interface() != connector::Interface::Writeback {
+    pub fn find(device: &dyn KmsDevice, crtc: crtc::Handle) -> Result<Self, CardError> {
+        let resources = device.resources().map_err(CardError::io("reading resources"))?;
+        for &handle in &resources.connectors {
+            let Ok(info) = device.connector(handle, false) else { continue };
+            if info.interface != connector::Interface::Writeback {
                 continue;
             }
-            let feeds = info
-                .encoders()
-                .iter()
-                .filter_map(|e| card.get_encoder(*e).ok())
-                .any(|e| resources.filter_crtcs(e.possible_crtcs()).contains(&crtc));
-            if feeds {
-                let props = card.properties(handle)?;
+            if resources.crtcs_of(info.crtcs).any(|fed| fed == crtc) {
+                let props = Properties::read(device, Object::Connector(handle))?;
                 return Ok(Self {
                     connector: handle,
                     crtc_id: props.require("CRTC_ID")?,
@@ -81,8 +74,8 @@ impl Writeback {
         })
     }
 
-    pub(super) fn attach(&self, req: &mut AtomicModeReq, crtc: RawResourceHandle) {
-        req.add_raw_property(self.connector.into(), self.crtc_id, u64::from(crtc.get()));
+    pub(super) fn attach(&self, req: &mut Request, crtc: RawResourceHandle) {
+        req.set(self.connector.into(), self.crtc_id, u64::from(crtc.get()));
     }
 
     /// Writes what the CRTC shows next into memory, with a commit that `req` begins; waits for a pending flip and then for
@@ -92,11 +85,11 @@ impl Writeback {
     /// See [`CaptureError`].
     pub fn capture(
         &self,
-        card: &Card,
+        device: &dyn KmsDevice,
         buffers: &Buffers,
         crtc: crtc::Handle,
         (width, height): (u32, u32),
-        mut req: AtomicModeReq,
+        mut req: Request,
     ) -> Result<Picture, CaptureError> {
         let kernel = |what| move |errno| CaptureError::Kernel { what, errno };
         let (memory, framebuffer) = buffers
@@ -104,10 +97,10 @@ impl Writeback {
             .map_err(kernel("allocating the capture buffer"))?;
         let mut fence = OutFence::new();
         let connector = self.connector.into();
-        req.add_raw_property(connector, self.crtc_id, u64::from(u32::from(crtc)));
-        req.add_raw_property(connector, self.fb_id, u64::from(framebuffer.id().get()));
-        req.add_raw_property(connector, self.out_fence, fence.pointer());
-        card.atomic_commit(AtomicCommitFlags::empty(), req).map_err(|err| match errno(&err) {
+        req.set(connector, self.crtc_id, u64::from(u32::from(crtc)));
+        req.set(connector, self.fb_id, u64::from(framebuffer.id().get()));
+        req.set(connector, self.out_fence, fence.pointer());
+        device.commit(AtomicCommitFlags::empty(), &mut req).map_err(|errno| match errno {
             Errno::ACCESS | Errno::PERM => CaptureError::Inactive,
             errno => CaptureError::Kernel { what: "the writeback commit", errno },
         })?;
