@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::clients::LimitArg;
+use crate::ctl::explain::Query;
 pub use crate::render::choice::Renderer;
 
 /// A Wayland compositor built around dma-buf, PRIME and display planes.
@@ -71,6 +72,73 @@ pub enum BackendKind {
 pub enum Command {
     /// Talk to a running primeway.
     Ctl(Ctl),
+    /// Tell of surfaces whether planes scan them out, why not, and what would help.
+    #[command(after_help = EXPLAIN_STATUS)]
+    Explain(ExplainArgs),
+    /// Tell what every display plane shows.
+    Planes(To),
+    /// Tell who holds how many buffers, framebuffers and GEM handles.
+    Buffers(To),
+    /// Exit 0 if a program's windows are scanned out, 3 if not: for tests.
+    #[command(after_help = EXPLAIN_STATUS)]
+    Check(CheckArgs),
+}
+
+/// What `explain` and `check` exit with.
+const EXPLAIN_STATUS: &str = "Exit status:
+  0  every surface asked about that can be seen is scanned out
+  3  at least one is composited, or none can be seen
+  1  there is no such surface, or no primeway to ask
+  2  the command line is wrong";
+
+/// Whom to ask, and how to tell.
+#[derive(Clone, Debug, Args)]
+pub struct To {
+    /// The control socket [default: $PRIMEWAY_SOCKET, else that of $WAYLAND_DISPLAY].
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `primeway explain`.
+#[derive(Clone, Debug, Args)]
+pub struct ExplainArgs {
+    /// Surfaces of windows with this app id.
+    #[arg(long, value_name = "ID")]
+    pub app_id: Option<String>,
+    /// Surfaces of this process.
+    #[arg(long, value_name = "PID")]
+    pub pid: Option<i32>,
+    /// The surface of this object id, as in WAYLAND_DEBUG.
+    #[arg(long, value_name = "ID")]
+    pub surface: Option<u32>,
+    /// All surfaces [default: those of the window that has the focus].
+    #[arg(long, conflicts_with_all = ["app_id", "pid", "surface"])]
+    pub all: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub to: To,
+}
+
+impl ExplainArgs {
+    /// Which surfaces are asked about.
+    pub fn query(&self) -> Query {
+        let Self { app_id, pid, surface, all, .. } = self.clone();
+        Query { app_id, pid, surface, all }
+    }
+}
+
+/// `primeway check`.
+#[derive(Clone, Debug, Args)]
+pub struct CheckArgs {
+    /// The windows with this app id must be scanned out.
+    #[arg(long, value_name = "APP_ID")]
+    pub require_scanout: String,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub to: To,
 }
 
 /// `primeway ctl`.

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use primeway::cli::{Cli, Command};
+use primeway::ctl::client;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -12,7 +13,11 @@ fn main() -> ExitCode {
         .unwrap_or_else(|_| EnvFilter::new("warn,primeway=info,drm_prime=info,primeway_protocols=info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let result = match &cli.command {
-        Some(Command::Ctl(ctl)) => primeway::ctl::client::run(ctl),
+        Some(Command::Ctl(ctl)) => client::run(ctl),
+        Some(Command::Explain(args)) => client::explain(args),
+        Some(Command::Planes(to)) => client::planes(to),
+        Some(Command::Buffers(to)) => client::buffers(to),
+        Some(Command::Check(args)) => client::check(args),
         None => primeway::run::run(&cli),
     };
     match result {

@@ -191,6 +191,12 @@ impl Buffers {
         self.framebuffers.remove(dmabuf);
     }
 
+    /// The clients' buffers whose planes are imported, with their owners.
+    pub fn of_clients(&self) -> impl Iterator<Item = (Dmabuf, &Owner)> {
+        let imported = self.imported.iter();
+        imported.filter_map(|(dmabuf, handles)| Some((dmabuf.upgrade()?, handles.first()?.owner())))
+    }
+
     /// Where the buffer comes from.
     pub fn origin(&self, dmabuf: &Dmabuf) -> Option<String> {
         let handle = self.imported.get(&dmabuf.weak())?.first()?;

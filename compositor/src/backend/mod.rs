@@ -151,6 +151,14 @@ impl Backend {
         }
     }
 
+    /// The name of the driver that shows the outputs.
+    pub fn driver(&self) -> &str {
+        match self {
+            Self::Kms(kms) => kms.driver(),
+            Self::Headless(_) => headless::DRIVER,
+        }
+    }
+
     /// What composition draws into, as the planner needs it.
     pub fn canvas(&self) -> scanout::Canvas {
         let alpha = match self {

@@ -681,6 +681,14 @@ fn takes_file(header: Header) -> bool {
         })
 }
 
+/// In whose name a client's buffers are held.
+pub(crate) fn owner(client: &Client) -> drm_prime::Owner {
+    match pid(client) {
+        Some(pid) => format!("client {pid}").into(),
+        None => format!("{:?}", client.id()).into(),
+    }
+}
+
 /// The process that connected, where the kernel says which. Not the library's idea of it: that is connected to the relay,
 /// which is this process.
 pub(crate) fn pid(client: &Client) -> Option<i32> {

@@ -141,6 +141,11 @@ impl ClientState {
         }
     }
 
+    /// Its connection's number, never used again.
+    pub fn number(&self) -> u64 {
+        self.key
+    }
+
     /// What it holds.
     pub(crate) fn usage(&self) -> MutexGuard<'_, Usage> {
         crate::lock(&self.usage)

@@ -1,13 +1,20 @@
-//! `primeway ctl`: one question to a running primeway.
+//! The programs that ask a running primeway one question: `ctl`, `explain`, `planes`, `buffers` and `check`.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, anyhow};
+use serde::de::DeserializeOwned;
 
-use super::{Answer, CaptureSource, Request};
-use crate::cli::{Ctl, CtlRequest};
+use super::explain::{ExplainReport, Query};
+use super::{Answer, CaptureSource, Request, show};
+use crate::cli::{CheckArgs, Ctl, CtlRequest, ExplainArgs, To};
+
+/// Every surface asked about is scanned out.
+const SCANNED_OUT: u8 = 0;
+/// At least one of them is composited.
+const COMPOSITED: u8 = 3;
 
 /// Asks, prints the answer, returns the exit status.
 ///
@@ -24,14 +31,77 @@ pub fn run(ctl: &Ctl) -> anyhow::Result<u8> {
         },
     };
     let answer = ask(ctl.socket.clone(), &request)?;
-    let text = match request {
-        Request::Stats | Request::Ledger => serde_json::to_string_pretty(&answer)?,
-        Request::Capture { file, .. } => file.display().to_string(),
-    };
-    match writeln!(std::io::stdout(), "{text}") {
-        // Whoever reads has seen enough.
-        Err(err) if err.kind() == std::io::ErrorKind::BrokenPipe => Ok(0),
-        result => Ok(result.map(|()| 0)?),
+    print(&match request {
+        Request::Capture { file, .. } => format!("{}\n", file.display()),
+        _ => serde_json::to_string_pretty(&answer)? + "\n",
+    })?;
+    Ok(0)
+}
+
+/// `primeway explain`.
+///
+/// # Errors
+/// As [`run`], or when no surface is asked about.
+pub fn explain(args: &ExplainArgs) -> anyhow::Result<u8> {
+    let request = Request::Explain(args.query());
+    let (text, report): (_, ExplainReport) = report(&args.to, &request, show::explain)?;
+    print(&text)?;
+    Ok(if report.scanned_out { SCANNED_OUT } else { COMPOSITED })
+}
+
+/// `primeway planes`.
+///
+/// # Errors
+/// As [`run`].
+pub fn planes(to: &To) -> anyhow::Result<u8> {
+    let (text, _) = report(to, &Request::Planes, show::planes)?;
+    print(&text)?;
+    Ok(0)
+}
+
+/// `primeway buffers`.
+///
+/// # Errors
+/// As [`run`].
+pub fn buffers(to: &To) -> anyhow::Result<u8> {
+    let (text, _) = report(to, &Request::Buffers, show::buffers)?;
+    print(&text)?;
+    Ok(0)
+}
+
+/// `primeway check`: says nothing but what is wrong.
+///
+/// # Errors
+/// As [`run`], or when no window has the app id.
+pub fn check(args: &CheckArgs) -> anyhow::Result<u8> {
+    let app_id = Some(args.require_scanout.clone());
+    let request = Request::Explain(Query { app_id, ..Query::default() });
+    let (text, report): (_, ExplainReport) = report(&args.to, &request, show::explain)?;
+    if report.scanned_out && !args.to.json {
+        return Ok(SCANNED_OUT);
+    }
+    print(&text)?;
+    Ok(if report.scanned_out { SCANNED_OUT } else { COMPOSITED })
+}
+
+/// Asks, and returns the answer as text for people or for programs, and as itself.
+fn report<T: DeserializeOwned>(
+    to: &To,
+    request: &Request,
+    show: impl Fn(&T) -> String,
+) -> anyhow::Result<(String, T)> {
+    let answer = ask(to.socket.clone(), request)?;
+    let json = to.json.then(|| serde_json::to_string_pretty(&answer)).transpose()?;
+    let report: T = serde_json::from_value(answer).context("an answer of another version of primeway")?;
+    Ok((json.map_or_else(|| show(&report), |json| json + "\n"), report))
+}
+
+/// Prints, and does not mind if whoever reads has seen enough.
+pub(super) fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(err) if err.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        result => Ok(result?),
     }
 }
 
@@ -40,6 +110,20 @@ pub fn run(ctl: &Ctl) -> anyhow::Result<u8> {
 /// # Errors
 /// When there is no primeway to ask, or it answers with an error.
 pub fn ask(socket: Option<PathBuf>, request: &Request) -> anyhow::Result<serde_json::Value> {
+    let stream = send(socket, request)?;
+    let mut answer = String::new();
+    BufReader::new(stream).read_line(&mut answer).context("no answer")?;
+    match serde_json::from_str(&answer).context("not an answer of primeway")? {
+        Answer::Ok(value) => Ok(value),
+        Answer::Error(text) => Err(anyhow!(text)),
+    }
+}
+
+/// Sends one request, and returns the connection that it is answered on.
+///
+/// # Errors
+/// When there is no primeway to ask.
+pub(super) fn send(socket: Option<PathBuf>, request: &Request) -> anyhow::Result<UnixStream> {
     let path = match socket {
         Some(path) => path,
         None => default_socket().ok_or_else(|| {
@@ -51,12 +135,7 @@ pub fn ask(socket: Option<PathBuf>, request: &Request) -> anyhow::Result<serde_j
     let mut line = serde_json::to_string(request)?;
     line.push('\n');
     stream.write_all(line.as_bytes())?;
-    let mut answer = String::new();
-    BufReader::new(stream).read_line(&mut answer).context("no answer")?;
-    match serde_json::from_str(&answer).context("not an answer of primeway")? {
-        Answer::Ok(value) => Ok(value),
-        Answer::Error(text) => Err(anyhow!(text)),
-    }
+    Ok(stream)
 }
 
 fn default_socket() -> Option<PathBuf> {

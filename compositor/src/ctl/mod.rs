@@ -4,13 +4,26 @@
 //! |---|---|
 //! | `{"request":"stats"}` | `{"ok": Stats}` |
 //! | `{"request":"ledger"}` | `{"ok": LedgerReport}`: every open handle, framebuffer and descriptor of the PRIME file |
+//! | `{"request":"explain","all":true}`; or `app_id`, `pid`, `surface`, or none of them for the focused window | `{"ok": ExplainReport}` |
+//! | `{"request":"planes"}` | `{"ok": PlanesReport}` |
+//! | `{"request":"buffers"}` | `{"ok": BuffersReport}` |
+//! | `{"request":"timeline"}` | `{"ok": TimelineReport}`: the last changes of planes, and how long frames took |
 //! | `{"request":"capture","file":"/abs.png","source":"writeback"}` | `{"ok":{"width":W,"height":H}}` |
 //!
 //! A request that fails is answered `{"error":"text"}`.
 
+pub mod buffers;
 pub mod client;
+pub mod explain;
+pub mod identity;
 mod ledger;
+pub mod planes;
+pub mod refusal;
+pub mod remedy;
 pub mod server;
+pub mod show;
+pub mod table;
+pub mod timeline;
 
 use std::path::PathBuf;
 
@@ -26,6 +39,14 @@ pub enum Request {
     Stats,
     /// What is open on the PRIME file, for whom, and for how long.
     Ledger,
+    /// Why surfaces are on planes, or not.
+    Explain(explain::Query),
+    /// What every plane shows and can do.
+    Planes,
+    /// What everybody holds.
+    Buffers,
+    /// The last changes of planes, and how long frames took.
+    Timeline,
     /// A picture of an output.
     Capture {
         /// Absolute path of the PNG.

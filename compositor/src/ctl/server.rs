@@ -19,7 +19,8 @@ use smithay::wayland::shell::xdg::XdgToplevelSurfaceData;
 
 use super::{
     Answer, ClientStats, DeviceStats, FenceStats, ImportStats, LedgerReport, OutputStats, PlaneStats,
-    RefusedBuffer, RendererStats, Request, ResourceStats, Stats, SurfaceReport,
+    RefusedBuffer, RendererStats, Request, ResourceStats, Stats, SurfaceReport, buffers, explain, planes,
+    timeline,
 };
 use crate::backend::{Backend, headless};
 use crate::clients::{self, ClientState};
@@ -51,7 +52,14 @@ impl CtlServer {
     /// When the socket cannot be made.
     pub fn listen(handle: &LoopHandle<'static, State>, display: &str) -> anyhow::Result<Self> {
         let runtime = std::env::var_os("XDG_RUNTIME_DIR").context("XDG_RUNTIME_DIR is not set")?;
-        let path = PathBuf::from(runtime).join(format!("primeway-{display}.sock"));
+        Self::listen_at(handle, PathBuf::from(runtime).join(format!("primeway-{display}.sock")))
+    }
+
+    /// Listens on a path of one's own.
+    ///
+    /// # Errors
+    /// When the socket cannot be made.
+    pub fn listen_at(handle: &LoopHandle<'static, State>, path: PathBuf) -> anyhow::Result<Self> {
         // The Wayland socket's lock is ours, so a file of that name is a dead compositor's.
         if let Err(err) = std::fs::remove_file(&path)
             && err.kind() != std::io::ErrorKind::NotFound
@@ -131,6 +139,21 @@ fn answer(line: &[u8], stream: UnixStream, state: &mut State) {
         Ok(Request::Ledger) => {
             let ledger = state.backend.buffers().ledger();
             Ok(Box::new(move || Ok(serde_json::to_value(LedgerReport::from(ledger))?)))
+        }
+        Ok(Request::Explain(query)) => explain::explain(state, &query)
+            .map_err(|text| anyhow!(text))
+            .map(|report| -> Rest { Box::new(move || Ok(serde_json::to_value(report)?)) }),
+        Ok(Request::Planes) => {
+            let report = planes::planes(state);
+            Ok(Box::new(move || Ok(serde_json::to_value(report)?)))
+        }
+        Ok(Request::Buffers) => {
+            let report = buffers::buffers(state);
+            Ok(Box::new(move || Ok(serde_json::to_value(report)?)))
+        }
+        Ok(Request::Timeline) => {
+            let report = timeline::timeline(state);
+            Ok(Box::new(move || Ok(serde_json::to_value(report)?)))
         }
         Ok(Request::Capture { file, source: _, output }) => {
             picture(state, output.as_deref()).map(|picture| {

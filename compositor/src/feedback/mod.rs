@@ -81,6 +81,11 @@ impl Feedback {
         self.policy.told(surface).cloned()
     }
 
+    /// When a surface was told what it has been told, on CLOCK_MONOTONIC.
+    pub fn told_at(&self, surface: &WlSurface) -> Option<Duration> {
+        self.policy.told_at(surface)
+    }
+
     /// Surfaces that something is remembered of.
     pub fn surfaces(&self) -> usize {
         self.policy.len()

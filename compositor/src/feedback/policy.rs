@@ -68,6 +68,8 @@ impl<S, O, T> Default for Policy<S, O, T> {
 struct Told<O, T> {
     views: Vec<View<O, T>>,
     now: Option<T>,
+    /// When it was told that.
+    at: Option<Duration>,
     change: Option<Change<T>>,
 }
 
@@ -108,7 +110,7 @@ where
     ) {
         for layer in layers {
             let told = self.surfaces.entry(layer.surface);
-            let told = told.or_insert_with(|| Told { views: Vec::new(), now: None, change: None });
+            let told = told.or_insert_with(|| Told { views: Vec::new(), now: None, at: None, change: None });
             let index = told.views.iter().position(|view| view.output == output);
             let mut refused = match index.map(|index| told.views.remove(index)) {
                 Some(view) if view.shape == layer.shape => view.refused,
@@ -144,6 +146,11 @@ where
         self.surfaces.get(surface)?.now.as_ref()
     }
 
+    /// When a surface was told what it has been told.
+    pub fn told_at(&self, surface: &S) -> Option<Duration> {
+        self.surfaces.get(surface)?.at
+    }
+
     /// When [`Policy::due`] will next have something; `None` while nobody is to be told anything.
     pub fn deadline(&self) -> Option<Duration> {
         self.surfaces.values().filter_map(|told| told.change.as_ref()).map(|c| c.since + PATIENCE).min()
@@ -155,6 +162,7 @@ where
         self.surfaces.retain(|surface, told| {
             if let Some(change) = told.change.take_if(|change| change.since + PATIENCE <= now) {
                 told.now.clone_from(&change.to);
+                told.at = Some(now);
                 due.push((surface.clone(), change.to));
             }
             told.reconsider(now)

@@ -3,7 +3,6 @@
 
 use std::os::fd::BorrowedFd;
 
-use drm_prime::Owner;
 use primeway_protocols::delegate_linux_dmabuf;
 use primeway_protocols::linux_dmabuf::{
     DmabufFeedback, DmabufParams, ImportError, LinuxDmabufHandler, LinuxDmabufState, PendingBuffer,
@@ -32,13 +31,13 @@ impl LinuxDmabufHandler for State {
 
     fn import(&mut self, client: &Client, params: DmabufParams) -> Result<Dmabuf, ImportError> {
         let data = self.client_state(client.id());
-        let candidate = Candidate::new(data.as_ref(), owner(client), params, &self.backend);
+        let candidate = Candidate::new(data.as_ref(), clients::owner(client), params, &self.backend);
         self.create_now(candidate).map_err(|refusal| self.refused(refusal))
     }
 
     fn import_later(&mut self, client: &Client, params: DmabufParams, answer: PendingBuffer<Self>) {
         let data = self.client_state(client.id());
-        match Candidate::new(data.as_ref(), owner(client), params, &self.backend) {
+        match Candidate::new(data.as_ref(), clients::owner(client), params, &self.backend) {
             Ok(candidate) => self.create_later(candidate, answer),
             Err(refusal) => {
                 answer.send(Err(self.refused(refusal)));
@@ -54,14 +53,6 @@ impl LinuxDmabufHandler for State {
 
     fn new_surface_feedback(&mut self, surface: &WlSurface) -> Option<DmabufFeedback> {
         self.dmabuf.feedback.of(surface)
-    }
-}
-
-/// In whose name a client's buffers are held.
-fn owner(client: &Client) -> Owner {
-    match clients::pid(client) {
-        Some(pid) => format!("client {pid}").into(),
-        None => format!("{:?}", client.id()).into(),
     }
 }
 

@@ -19,6 +19,7 @@ mod pointer;
 mod present;
 mod stand_in;
 mod stats;
+pub mod trace;
 
 use std::time::Duration;
 
@@ -47,6 +48,7 @@ use pointer::{PointerCanvas, PointerUpdate};
 pub use present::frame_done;
 pub use stand_in::StandIn;
 pub use stats::SurfaceStats;
+pub use trace::Trace;
 
 /// Where an output is in its cycle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,6 +133,7 @@ pub struct OutputState {
     composed: Option<SharedFramebuffer>,
     /// There was a layer in it that could not be drawn.
     undrawn: bool,
+    trace: Trace,
 }
 
 /// What came of a redraw.
@@ -197,6 +200,7 @@ impl OutputState {
             pending: None,
             composed: None,
             undrawn: false,
+            trace: Trace::default(),
         }
     }
 
@@ -213,6 +217,11 @@ impl OutputState {
     /// What was asked of the planner last, and its answer.
     pub fn last_plan(&self) -> Option<(Scene<'_>, &Plan)> {
         Some((self.planner.scene(), self.planner.last()?))
+    }
+
+    /// What became of its planes and frames lately.
+    pub fn trace(&self) -> &Trace {
+        &self.trace
     }
 
     /// What the driver said of places when that plan was made.
@@ -291,6 +300,7 @@ impl OutputState {
         parts: &mut RedrawParts<'_>,
     ) -> Drawn {
         let now = monotonic();
+        self.trace.begun(now);
         let buffers = make_requests(layers, parts.direct_scanout, parts.backend, now, requests);
         let pointer = self.draw_pointer(parts);
         let (output, canvas) = (self.picture(), parts.backend.canvas());
@@ -318,7 +328,7 @@ impl OutputState {
         if stale || !layers.iter().map(|l| &l.surface).eq(&self.entered) {
             self.update_entered(layers);
             self.plans += 1;
-            planner.last().into_iter().for_each(|plan| stats::record_plan(layers, plan));
+            planner.last().into_iter().for_each(|plan| self.record(now, layers, plan, parts.backend));
         }
         let Some(claimed) = planner.last() else { return Drawn::Failed };
         let copying = parts.copy_on_purpose.then(|| Plan::composite_all(requests, self.picture()));
@@ -330,12 +340,18 @@ impl OutputState {
                 planner.refused(errno, now);
                 self.plans += 1;
                 let Some(plan) = planner.last() else { return Drawn::Failed };
-                stats::record_plan(layers, plan);
+                self.record(now, layers, plan, parts.backend);
                 self.show(layers, &buffers, pointer.as_ref(), plan, plan, parts).unwrap_or(Drawn::Failed)
             }
             Err(_) => Drawn::Failed,
             Ok(drawn) => drawn,
         }
+    }
+
+    /// Notes where a new plan puts everybody.
+    fn record(&mut self, now: Duration, layers: &[SurfaceLayer], plan: &Plan, backend: &Backend) {
+        stats::record_plan(layers, plan);
+        self.trace.planned(now, layers, plan, backend.planes(self.id));
     }
 
     /// Composes what the plan leaves to composition and submits the frame.
@@ -417,6 +433,7 @@ impl OutputState {
             }
             present::presented(&self.output, shown, time, self.refresh, sequence);
         }
+        self.trace.shown(&frame.spec, time, self.refresh);
         self.current = frame;
         self.frames += 1;
         let again = matches!(self.redraw, Redraw::Waiting { again: true });
