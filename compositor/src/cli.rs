@@ -79,6 +79,8 @@ pub enum Command {
     Planes(To),
     /// Tell who holds how many buffers, framebuffers and GEM handles.
     Buffers(To),
+    /// Tell what is shown where, and then every change, until primeway ends; with --json a line each.
+    Events(To),
     /// Exit 0 if a program's windows are scanned out, 3 if not: for tests.
     #[command(after_help = EXPLAIN_STATUS)]
     Check(CheckArgs),
@@ -117,6 +119,9 @@ pub struct ExplainArgs {
     /// All surfaces [default: those of the window that has the focus].
     #[arg(long, conflicts_with_all = ["app_id", "pid", "surface"])]
     pub all: bool,
+    /// Explain again whenever something has changed, until primeway ends; with --json a line each.
+    #[arg(long)]
+    pub watch: bool,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub to: To,

@@ -17,6 +17,7 @@ fn main() -> ExitCode {
         Some(Command::Explain(args)) => client::explain(args),
         Some(Command::Planes(to)) => client::planes(to),
         Some(Command::Buffers(to)) => client::buffers(to),
+        Some(Command::Events(to)) => client::events(to),
         Some(Command::Check(args)) => client::check(args),
         None => primeway::run::run(&cli),
     };

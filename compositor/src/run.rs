@@ -21,6 +21,7 @@ use crate::backend::{Backend, OutputId, headless};
 use crate::cli::{BackendKind, Cli};
 use crate::clients::{Clients, Limits};
 use crate::ctl::server::CtlServer;
+use crate::ctl::watch::Watchers;
 use crate::feedback::{Devices, Feedback};
 use crate::fences::{self, Fences};
 use crate::import::{Imports, Worker, probe};
@@ -174,6 +175,7 @@ fn start(
             display: display.clone(),
             clients: Clients::new(owner, reactor.watch().clone(), limits),
             fences: Fences::new(handle.clone(), reactor.timers().clone(), display, timelines),
+            watchers: Watchers::default(),
             exit: None,
             copy_on_purpose: std::env::var_os("PRIMEWAY_TEST_COPY").is_some(),
             direct_scanout: !cli.no_direct_scanout,

@@ -22,6 +22,7 @@ use smithay::wayland::viewporter::ViewporterState;
 
 use crate::backend::{Backend, Flip, FrameSpec, OutputId};
 use crate::clients::Clients;
+use crate::ctl::watch::Watchers;
 use crate::feedback::Feedback;
 use crate::fences::Fences;
 use crate::import::{Imports, Worker, probe};
@@ -88,6 +89,8 @@ pub struct Runtime {
     pub clients: Clients,
     /// Their commits that wait for fences.
     pub fences: Fences,
+    /// Those who hear the event stream.
+    pub watchers: Watchers,
     /// The exit status, once the end is decided.
     pub exit: Option<u8>,
     /// Copy on purpose while claiming zero-copy (PRIMEWAY_TEST_COPY).
@@ -256,6 +259,7 @@ impl State {
         self.redraw_queued();
         self.forget_dead_buffers();
         self.tell_clients();
+        self.tell_watchers();
     }
 
     /// Somebody waits for the next turn.

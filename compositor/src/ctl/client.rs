@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use anyhow::{Context as _, anyhow};
 use serde::de::DeserializeOwned;
 
-use super::explain::{ExplainReport, Query};
+use super::events::Event;
+use super::explain::{ExplainReport, Explanation, Query};
 use super::{Answer, CaptureSource, Request, show};
 use crate::cli::{CheckArgs, Ctl, CtlRequest, ExplainArgs, To};
 
@@ -44,9 +45,84 @@ pub fn run(ctl: &Ctl) -> anyhow::Result<u8> {
 /// As [`run`], or when no surface is asked about.
 pub fn explain(args: &ExplainArgs) -> anyhow::Result<u8> {
     let request = Request::Explain(args.query());
+    if args.watch {
+        return watch(args, &request);
+    }
     let (text, report): (_, ExplainReport) = report(&args.to, &request, show::explain)?;
     print(&text)?;
     Ok(if report.scanned_out { SCANNED_OUT } else { COMPOSITED })
+}
+
+/// Explains anew whenever something has changed, until primeway ends.
+fn watch(args: &ExplainArgs, request: &Request) -> anyhow::Result<u8> {
+    let (mut last, mut status) = (None, COMPOSITED);
+    for event in EventStream::open(args.to.socket.clone())? {
+        event?;
+        let (text, report) = match ask(args.to.socket.clone(), request) {
+            Ok(answer) if args.to.json => (answer.to_string() + "\n", serde_json::from_value(answer)?),
+            Ok(answer) => {
+                let report: ExplainReport = serde_json::from_value(answer)?;
+                (show::explain(&report) + "\n", report)
+            }
+            // The window may come back.
+            Err(err) => (format!("{err:#}\n"), ExplainReport { scanned_out: false, surfaces: Vec::new() }),
+        };
+        let stands = |e: &Explanation| (e.who.clone(), e.verdict.way, e.verdict.plane, e.planes.clone());
+        let stands: Vec<_> = report.surfaces.iter().map(stands).collect();
+        status = if report.scanned_out { SCANNED_OUT } else { COMPOSITED };
+        if last.as_ref() != Some(&stands) && !print(&text)? {
+            return Ok(status);
+        }
+        last = Some(stands);
+    }
+    Ok(status)
+}
+
+/// `primeway events`.
+///
+/// # Errors
+/// As [`run`].
+pub fn events(to: &To) -> anyhow::Result<u8> {
+    for event in EventStream::open(to.socket.clone())? {
+        let (line, event) = event?;
+        if !print(&if to.json { line } else { show::event(&event) })? {
+            break;
+        }
+    }
+    Ok(0)
+}
+
+/// The events of a running primeway, each with its line; it ends with primeway.
+#[derive(Debug)]
+pub struct EventStream(BufReader<UnixStream>);
+
+impl EventStream {
+    /// Begins to listen.
+    ///
+    /// # Errors
+    /// When there is no primeway to ask.
+    pub fn open(socket: Option<PathBuf>) -> anyhow::Result<Self> {
+        Ok(Self(BufReader::new(send(socket, &Request::Events)?)))
+    }
+}
+
+impl Iterator for EventStream {
+    type Item = anyhow::Result<(String, Event)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let mut line = String::new();
+        match self.0.read_line(&mut line) {
+            Ok(0) => return None,
+            Ok(_) => {}
+            Err(err) if err.kind() == std::io::ErrorKind::ConnectionReset => return None,
+            Err(err) => return Some(Err(err.into())),
+        }
+        let event = serde_json::from_str(&line).map_err(|err| match serde_json::from_str(&line) {
+            Ok(Answer::Error(text)) => anyhow!(text),
+            _ => anyhow!("not an event of this version of primeway: {err}"),
+        });
+        Some(event.map(|event| (line, event)))
+    }
 }
 
 /// `primeway planes`.
@@ -96,12 +172,12 @@ fn report<T: DeserializeOwned>(
     Ok((json.map_or_else(|| show(&report), |json| json + "\n"), report))
 }
 
-/// Prints, and does not mind if whoever reads has seen enough.
-pub(super) fn print(text: &str) -> anyhow::Result<()> {
+/// Prints. Returns whether whoever reads wants more.
+pub(super) fn print(text: &str) -> anyhow::Result<bool> {
     let mut out = std::io::stdout();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(err) if err.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        result => Ok(result?),
+        Err(err) if err.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+        result => Ok(result.map(|()| true)?),
     }
 }
 

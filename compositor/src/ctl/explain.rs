@@ -344,13 +344,7 @@ fn verdict(
     buffer: Option<&BufferReport>,
     moment: Moment,
 ) -> Verdict {
-    let (plan, index) = (case.plan, case.layer);
-    let hidden = index >= plan.visible || plan.hidden.get(index).is_some_and(Option::is_some);
-    let way = match plan.planes[index] {
-        Some(_) => Way::ScannedOut,
-        None if hidden => Way::Hidden,
-        None => Way::Composited,
-    };
+    let (plan, index, way) = (case.plan, case.layer, case.way());
     let frames = stats.presented.saturating_sub(standing.presented);
     let seconds = moment.since(standing.since).as_secs_f64();
     let avoidable = (way == Way::Composited && plan.primary == PrimaryContent::Composited && seconds > 0.0)

@@ -8,12 +8,14 @@
 //! | `{"request":"planes"}` | `{"ok": PlanesReport}` |
 //! | `{"request":"buffers"}` | `{"ok": BuffersReport}` |
 //! | `{"request":"timeline"}` | `{"ok": TimelineReport}`: the last changes of planes, and how long frames took |
+//! | `{"request":"events"}` | a line `{"event":"state",…}` with everything, then a line for each change: [`events::Event`] |
 //! | `{"request":"capture","file":"/abs.png","source":"writeback"}` | `{"ok":{"width":W,"height":H}}` |
 //!
 //! A request that fails is answered `{"error":"text"}`.
 
 pub mod buffers;
 pub mod client;
+pub mod events;
 pub mod explain;
 pub mod identity;
 mod ledger;
@@ -24,6 +26,7 @@ pub mod server;
 pub mod show;
 pub mod table;
 pub mod timeline;
+pub mod watch;
 
 use std::path::PathBuf;
 
@@ -47,6 +50,8 @@ pub enum Request {
     Buffers,
     /// The last changes of planes, and how long frames took.
     Timeline,
+    /// Everything, and then what changes.
+    Events,
     /// A picture of an output.
     Capture {
         /// Absolute path of the PNG.

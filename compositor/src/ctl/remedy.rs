@@ -9,6 +9,7 @@ use drm_prime::scanout::{Layer, Plan, PlaneCaps, PlaneType, Refusal, Scene};
 use drm_prime::{Fault, format};
 use serde::{Deserialize, Serialize};
 
+use super::explain::Way;
 use super::refusal::{Names, RefusalReport, accepted, errno_name, factors, formats};
 
 /// What stands in the way.
@@ -54,6 +55,16 @@ impl Case<'_> {
         let reason = self.plan.reason(self.layer)?;
         let of = self.plan.refusals_of(self.layer).iter().find(|(.., refusal)| refusal == reason)?;
         Some((of.1, reason))
+    }
+
+    /// How the layer gets to the screen.
+    pub fn way(&self) -> Way {
+        let hidden = self.plan.hidden.get(self.layer).is_some_and(Option::is_some);
+        match self.plan.planes[self.layer] {
+            Some(_) => Way::ScannedOut,
+            None if hidden || self.layer >= self.plan.visible => Way::Hidden,
+            None => Way::Composited,
+        }
     }
 
     fn caps(&self, plane: NonZeroU32) -> Option<&PlaneCaps> {

@@ -143,6 +143,7 @@ fn answer(line: &[u8], stream: UnixStream, state: &mut State) {
         Ok(Request::Explain(query)) => explain::explain(state, &query)
             .map_err(|text| anyhow!(text))
             .map(|report| -> Rest { Box::new(move || Ok(serde_json::to_value(report)?)) }),
+        Ok(Request::Events) => return state.watch(stream),
         Ok(Request::Planes) => {
             let report = planes::planes(state);
             Ok(Box::new(move || Ok(serde_json::to_value(report)?)))

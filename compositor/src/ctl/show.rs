@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::buffers::BuffersReport;
+use super::events::{Event, SurfaceSummary};
 use super::explain::{ExplainReport, Explanation, Verdict, Way};
 use super::identity::Identity;
 use super::planes::{PlaneRow, PlanesReport};
@@ -170,6 +171,47 @@ pub fn buffers(report: &BuffersReport) -> String {
         ]);
     }
     lay_out(&rows)
+}
+
+/// A line for an event.
+pub fn event(event: &Event) -> String {
+    let dash = |who: &Option<String>| who.clone().unwrap_or_else(|| "nothing".to_owned());
+    match event {
+        Event::State { missed, all } => {
+            let mut text = if *missed { "events were missed; now there are\n" } else { "" }.to_owned();
+            for output in &all.outputs {
+                let _ = writeln!(text, "output {}  {}x{}", output.output, output.size.0, output.size.1);
+            }
+            let lines = all.surfaces.iter().map(|s| format!("{}  {}\n", surface(&s.who), stands(s)));
+            text.extend(lines);
+            text
+        }
+        Event::OutputAdded { output } => {
+            format!("output {} added, {}x{}\n", output.output, output.size.0, output.size.1)
+        }
+        Event::OutputRemoved { output } => format!("output {output} removed\n"),
+        Event::SurfaceMapped { surface: s } => format!("{} mapped, {}\n", surface(&s.who), stands(s)),
+        Event::SurfaceGone { surface: who } => format!("{} gone\n", surface(who)),
+        Event::Verdict { surface: s } => format!("{} {}\n", surface(&s.who), stands(s)),
+        Event::Plane { output, plane, from, to } => {
+            format!("{output}: plane {plane} shows {} after {}\n", dash(to), dash(from))
+        }
+        Event::Feedback { surface: who, scanout } => {
+            let what = if *scanout { "what planes take" } else { "the default" };
+            format!("{} was told {what}\n", surface(who))
+        }
+    }
+}
+
+/// How a surface gets to the screen, and why not better.
+pub fn stands(surface: &SurfaceSummary) -> String {
+    let why = surface.reason.as_ref().map(|reason| format!(": {}", reason.text)).unwrap_or_default();
+    match (surface.way, surface.plane) {
+        (Way::ScannedOut, Some(plane)) => format!("scanned out by plane {plane}"),
+        (Way::ScannedOut, None) => "scanned out".to_owned(),
+        (Way::Composited, _) => format!("composited{why}"),
+        (Way::Hidden, _) => format!("hidden{why}"),
+    }
 }
 
 /// A surface's name with its title, in a line.

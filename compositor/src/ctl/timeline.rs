@@ -93,16 +93,24 @@ fn of_output(output: &OutputState, who: &[Identity], moment: Moment) -> OutputTi
     }
 }
 
-fn of_change(change: &Change, who: &[Identity], moment: Moment) -> PlaneChange {
-    let name = |holder: &Holder| match *holder {
+/// Whom a plane showed, as people say it; `who` are those whose names are known.
+pub(super) fn holder_name<'a>(
+    holder: &Holder,
+    mut who: impl Iterator<Item = &'a Identity>,
+) -> Option<String> {
+    match *holder {
         Holder::Off => None,
         Holder::Composited => Some("composited".to_owned()),
         Holder::Pointer => Some("pointer".to_owned()),
         Holder::Surface { pid, surface } => {
-            let known = who.iter().find(|who| (who.pid, who.surface) == (pid, surface));
+            let known = who.find(|who| (who.pid, who.surface) == (pid, surface));
             Some(known.map_or_else(|| format!("surface {surface} of pid {pid}"), Identity::name))
         }
-    };
+    }
+}
+
+fn of_change(change: &Change, who: &[Identity], moment: Moment) -> PlaneChange {
+    let name = |holder: &Holder| holder_name(holder, who.iter());
     PlaneChange {
         at_unix_ms: moment.unix_ms(change.at),
         planes: change.planes.iter().map(|(plane, holder)| (*plane, name(holder))).collect(),

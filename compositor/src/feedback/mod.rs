@@ -55,6 +55,8 @@ pub struct Feedback {
     policy: Policy<WlSurface, OutputKey, DmabufFeedback>,
     /// Runs while a change waits, until then.
     timer: Option<(TimerId, Duration)>,
+    /// Times that somebody was told something.
+    told: u64,
 }
 
 impl Feedback {
@@ -84,6 +86,11 @@ impl Feedback {
     /// When a surface was told what it has been told, on CLOCK_MONOTONIC.
     pub fn told_at(&self, surface: &WlSurface) -> Option<Duration> {
         self.policy.told_at(surface)
+    }
+
+    /// Times that a surface was told something else than before.
+    pub fn times_told(&self) -> u64 {
+        self.told
     }
 
     /// Surfaces that something is remembered of.
@@ -138,6 +145,7 @@ impl Feedback {
     /// Tells who has waited long enough.
     fn tell(&mut self, global: &mut LinuxDmabufState, now: Duration) {
         for (surface, feedback) in self.policy.due(now) {
+            self.told += 1;
             let sent = match &feedback {
                 Some(feedback) => global.set_surface_feedback(&surface, feedback),
                 None => global.reset_surface_feedback(&surface),

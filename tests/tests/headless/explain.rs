@@ -40,7 +40,7 @@ fn window(client: &mut Client, name: &str, buffer: &Buffer) -> Window {
 }
 
 /// A dma-buf in a window of its own.
-fn dmabuf(client: &mut Client, name: &str, format: &str, size: (u32, u32)) -> (Window, Buffer) {
+pub(super) fn dmabuf(client: &mut Client, name: &str, format: &str, size: (u32, u32)) -> (Window, Buffer) {
     let buffer = client.dmabuf(format, size, NOISE).unwrap();
     (window(client, name, &buffer), buffer)
 }
@@ -54,7 +54,7 @@ fn kinds(explanation: &Explanation) -> Vec<(u32, String)> {
 }
 
 /// A server with a control socket.
-fn with_socket(server: &Server) -> (TempDir, PathBuf) {
+pub(super) fn with_socket(server: &Server) -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("ctl");
     let at = path.clone();
@@ -76,7 +76,7 @@ fn to(path: &std::path::Path) -> To {
 
 fn status(path: &std::path::Path, app_id: &str) -> Result<u8, String> {
     let app_id = Some(app_id.to_owned());
-    let args = ExplainArgs { app_id, pid: None, surface: None, all: false, to: to(path) };
+    let args = ExplainArgs { app_id, pid: None, surface: None, all: false, watch: false, to: to(path) };
     ctl::explain(&args).map_err(|err| err.to_string())
 }
 
@@ -192,7 +192,8 @@ fn a_window_that_nobody_sees_is_hidden_and_not_composited() {
 fn the_exit_status_tells_scanned_out_from_composited_and_from_nobody() {
     let (server, mut client) = start();
     let (_folder, path) = with_socket(&server);
-    let args = ExplainArgs { app_id: None, pid: None, surface: None, all: false, to: to(&path) };
+    let args =
+        ExplainArgs { app_id: None, pid: None, surface: None, all: false, watch: false, to: to(&path) };
     let nobody = ctl::explain(&args).map_err(|err| err.to_string());
     assert_eq!(nobody, Err("no window has the focus: name one, or ask for --all".to_owned()));
     let shown = dmabuf(&mut client, "shown", "XR24", (64, 64));

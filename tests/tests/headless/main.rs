@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod bad;
+mod events;
 mod explain;
 #[allow(dead_code, reason = "the other headless cases use the rest")]
 #[path = "../headless_support/mod.rs"]
