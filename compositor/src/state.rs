@@ -317,6 +317,7 @@ impl State {
         let (planned, hides) = (output.plans != plans, covers || output.visible() < layers.len());
         if planned {
             self.runtime.clients.set_visible(self.outputs.iter().flat_map(|o| o.state.seen()));
+            self.bisect_later(id);
         }
         if hides {
             self.throttle(id);

@@ -131,6 +131,8 @@ pub struct PlaneVerdict {
     pub shows: bool,
     /// Why it does not.
     pub refusal: Option<RefusalReport>,
+    /// What the driver likely minds, if it refused a test and was asked about that while there was nothing else to do.
+    pub guess: Option<String>,
 }
 
 /// What a client was told to allocate for a surface.
@@ -312,7 +314,7 @@ fn on_output(
         position: (layer.dst.x, layer.dst.y),
         size: (layer.dst.w, layer.dst.h),
         verdict,
-        planes: plane_verdicts(&case),
+        planes: plane_verdicts(&case, output),
         culprit: case.culprit(),
         remedies,
         feedback,
@@ -321,7 +323,7 @@ fn on_output(
     })
 }
 
-fn plane_verdicts(case: &Case<'_>) -> Vec<PlaneVerdict> {
+fn plane_verdicts(case: &Case<'_>, output: &OutputState) -> Vec<PlaneVerdict> {
     let refused = |caps: &PlaneCaps| {
         let mut refusals = case.plan.refusals_of(case.layer).iter();
         let (.., refusal) = refusals.find(|(_, plane, _)| *plane == caps.id)?;
@@ -332,6 +334,7 @@ fn plane_verdicts(case: &Case<'_>) -> Vec<PlaneVerdict> {
         r#type: plane_type(caps.kind).to_owned(),
         shows: case.plan.planes[case.layer] == Some(caps.id),
         refusal: refused(caps),
+        guess: output.guess(case.layer, caps.id).map(ToString::to_string),
     };
     stacked(case.scene, case.plan).iter().map(verdict).collect()
 }

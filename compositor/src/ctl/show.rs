@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::buffers::BuffersReport;
 use super::events::{Event, SurfaceSummary};
-use super::explain::{ExplainReport, Explanation, Verdict, Way};
+use super::explain::{ExplainReport, Explanation, PlaneVerdict, Verdict, Way};
 use super::identity::Identity;
 use super::planes::{PlaneRow, PlanesReport};
 use super::table::{age, lay_out, mebibytes, plain};
@@ -85,18 +85,7 @@ fn explanation(surface: &Explanation) -> String {
         let _ = writeln!(text, "{key:<8} {value}");
     };
     rows.iter().for_each(|row| line(&mut text, row));
-    let planes: Vec<Vec<String>> = surface
-        .planes
-        .iter()
-        .map(|plane| {
-            let (shows, why) = match (&plane.refusal, plane.shows) {
-                (_, true) => ("yes", String::new()),
-                (Some(refusal), false) => ("no", refusal.text.clone()),
-                (None, false) => ("no", String::new()),
-            };
-            vec![format!("  plane {}", plane.plane), plane.r#type.clone(), shows.to_owned(), why]
-        })
-        .collect();
+    let planes: Vec<Vec<String>> = surface.planes.iter().map(plane_verdict).collect();
     text.push_str(&lay_out(&planes));
     let more = [("WAITS", surface.waits_for.clone()), ("BLACK", surface.undrawn.clone())];
     for (key, value) in more {
@@ -108,6 +97,14 @@ fn explanation(surface: &Explanation) -> String {
         }
     }
     text
+}
+
+fn plane_verdict(plane: &PlaneVerdict) -> Vec<String> {
+    let guess = plane.guess.as_ref().map(|guess| format!(" ({guess})")).unwrap_or_default();
+    let why = plane.refusal.as_ref().map(|refusal| refusal.text.clone() + &guess);
+    let shows = if plane.shows { "yes" } else { "no" };
+    let name = format!("  plane {}", plane.plane);
+    vec![name, plane.r#type.clone(), shows.to_owned(), why.unwrap_or_default()]
 }
 
 /// `primeway explain`.

@@ -13,6 +13,7 @@
 //! know how a frame
 //! reaches the screen ([`crate::backend`]) nor where windows are ([`crate::shell`]).
 
+mod bisect;
 pub mod layers;
 mod pace;
 mod pointer;
@@ -134,6 +135,7 @@ pub struct OutputState {
     /// There was a layer in it that could not be drawn.
     undrawn: bool,
     trace: Trace,
+    searches: bisect::Searches,
 }
 
 /// What came of a redraw.
@@ -201,6 +203,7 @@ impl OutputState {
             composed: None,
             undrawn: false,
             trace: Trace::default(),
+            searches: bisect::Searches::default(),
         }
     }
 

@@ -30,6 +30,7 @@
 //! ([`Refusal::StackingUnknown`]).
 
 mod assign;
+pub mod bisect;
 mod explain;
 mod fit;
 mod geometry;

@@ -104,21 +104,22 @@ fn who_has_the_planes_is_named() {
     let (server, mut client) = start();
     let windows: Vec<_> = (0..3).map(|i| dmabuf(&mut client, &format!("w{i}"), "XR24", (64, 64))).collect();
     server.settle().unwrap();
-    let own = std::process::id();
-    let left = titled(&server, "w0");
-    assert_eq!(left.verdict.way, Way::Composited);
+    // Which of them is left depends on the frames between their coming.
+    let surfaces = all(&server);
+    let [left] = surfaces.iter().filter(|e| e.verdict.way == Way::Composited).collect::<Vec<_>>()[..] else {
+        panic!("{surfaces:?}")
+    };
     let expected = [(3, "taken"), (2, "taken"), (1, "not-full-output")].map(|(p, k)| (p, k.to_owned()));
-    assert_eq!(kinds(&left), expected);
-    let [top, below] = [&left.planes[0], &left.planes[1]].map(|p| p.refusal.as_ref().unwrap().text.clone());
-    assert_eq!(top, format!("the plane shows w2 (pid {own})"));
-    assert_eq!(below, format!("the plane shows w1 (pid {own})"));
-    let culprit = left.culprit.unwrap();
+    assert_eq!(kinds(left), expected);
+    for plane in &left.planes[..2] {
+        let shown = surfaces.iter().find(|e| e.verdict.plane == Some(plane.plane)).unwrap();
+        assert_eq!(shown.verdict.way, Way::ScannedOut);
+        let text = format!("the plane shows {}", shown.who.name());
+        assert_eq!(plane.refusal.as_ref().unwrap().text, text);
+    }
+    let culprit = left.culprit.as_ref().unwrap();
     assert_eq!((culprit.kind.as_str(), culprit.window.is_some()), ("window", true));
     assert!(left.remedies[0].starts_with("show fewer windows: 2 overlays"), "{:?}", left.remedies);
-    for (title, plane) in [("w1", 2), ("w2", 3)] {
-        let shown = titled(&server, title);
-        assert_eq!((shown.verdict.way, shown.verdict.plane.map(u32::from)), (Way::ScannedOut, Some(plane)));
-    }
     drop(windows);
 }
 
@@ -244,21 +245,21 @@ fn planes_are_listed_from_the_topmost_down() {
     server.settle().unwrap();
     let report = server.ask(|state| primeway::ctl::planes::planes(state)).unwrap();
     let rows: &[PlaneRow] = &report.outputs[0].planes;
+    let stack: Vec<_> = rows.iter().map(|row| (row.z, row.plane.get(), row.r#type.as_str())).collect();
+    assert_eq!(stack, [(Some(2), 3, "overlay"), (Some(1), 2, "overlay"), (Some(0), 1, "primary")]);
+    let mut who: Vec<_> = rows.iter().map(|row| row.who.clone()).collect();
+    who.sort();
     let own = std::process::id();
-    let who: Vec<_> = rows.iter().map(|row| (row.z, row.plane.get(), row.who.clone())).collect();
-    let expected = [
-        (Some(2), 3, format!("NV12 (pid {own})")),
-        (Some(1), 2, format!("XR24 (pid {own})")),
-        (Some(0), 1, "composited".to_owned()),
-    ];
-    assert_eq!(who, expected);
-    let nv12 = rows[0].shows.as_ref().unwrap();
+    assert_eq!(who, [format!("NV12 (pid {own})"), format!("XR24 (pid {own})"), "composited".to_owned()]);
+    assert_eq!(rows[2].who, "composited");
+    let row = rows.iter().find(|row| row.who.starts_with("NV12")).unwrap();
+    let nv12 = row.shows.as_ref().unwrap();
     assert_eq!((nv12.format.as_str(), nv12.modifier.as_str(), nv12.shown_size), ("NV12", "LINEAR", (64, 64)));
     assert_eq!(nv12.fence, None);
     assert!(nv12.held_ms.is_some_and(|held| held < 10_000), "{nv12:?}");
     assert_eq!(rows[0].caps.formats["P010"], ["LINEAR"]);
     let text = show::planes(&report);
-    assert!(text.lines().any(|line| line.starts_with("2  3 overlay  NV12 (pid ")), "{text}");
+    assert!(text.lines().any(|line| line.starts_with("2  3 overlay  ")), "{text}");
 }
 
 #[test]
@@ -304,4 +305,52 @@ fn the_timeline_has_each_change_once() {
     assert!(output.frames >= 6, "{output:?}");
     let latency = output.latency.unwrap();
     assert!(latency.frames as u64 == output.frames && latency.p50_ms <= latency.p99_ms, "{latency:?}");
+}
+
+/// The embedded device refuses to scale without saying so beforehand.
+#[test]
+fn what_the_driver_minds_is_guessed_while_nothing_else_happens() {
+    let (server, mut client) = start();
+    let buffer = client.dmabuf("XR24", (32, 32), NOISE).unwrap();
+    let window = client.open_window("scaled").unwrap();
+    client.viewport(&window.surface).unwrap().set_destination(64, 48);
+    client.show(&window.surface, &buffer).unwrap();
+    server.settle().unwrap();
+    let guesses = |e: &Explanation| -> Vec<(u32, Option<String>)> {
+        e.planes.iter().map(|p| (p.plane.get(), p.guess.clone())).collect()
+    };
+    let before = titled(&server, "scaled");
+    let kinds_of = kinds(&before);
+    let refused = kinds_of.iter().filter(|(_, kind)| kind == "test").count();
+    assert!(refused > 0, "{kinds_of:?}");
+    assert!(guesses(&before).iter().all(|(_, guess)| guess.is_none()), "nobody was asked yet");
+    let deadline = std::time::Instant::now() + super::headless_support::PATIENCE;
+    let after = loop {
+        let after = titled(&server, "scaled");
+        if after.planes.iter().filter(|p| p.guess.is_some()).count() == refused {
+            break after;
+        }
+        assert!(std::time::Instant::now() < deadline, "{:?}", guesses(&after));
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    };
+    for plane in after.planes.iter().filter(|p| p.guess.is_some()) {
+        assert_eq!(plane.guess.as_deref(), Some("likely: scaling, a guess from 2 tests"));
+    }
+    assert!(show::explain(&ask(&server, Query::default()).unwrap()).contains("(likely: scaling"));
+    assert!(after.remedies[0].contains("unusual about it: scaled 2.00x by 1.50x"), "{:?}", after.remedies);
+    // The frames that the client shows meanwhile are the same as ever.
+    assert!(!client.present(&window.surface, &buffer).unwrap());
+}
+
+/// Neither a frame nor a test is made for guesses where the driver refuses nothing.
+#[test]
+fn nobody_is_asked_where_nothing_was_refused_by_the_driver() {
+    let (server, mut client) = start();
+    let _window = dmabuf(&mut client, "xb24", "XB24", (64, 64));
+    server.settle().unwrap();
+    let frames = server.frames().unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(700));
+    let after = titled(&server, "xb24");
+    assert!(after.planes.iter().all(|plane| plane.guess.is_none()), "{after:?}");
+    assert_eq!(server.frames().unwrap(), frames);
 }
