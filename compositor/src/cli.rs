@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::backend::kms::pacing::Vrr;
 use crate::clients::LimitArg;
 use crate::ctl::explain::Query;
 pub use crate::render::choice::Renderer;
@@ -43,6 +44,10 @@ pub struct Cli {
     /// Composite everything: no plane shows a client's buffer.
     #[arg(long)]
     pub no_direct_scanout: bool,
+
+    /// When displays that can are refreshed when there is something new, rather than at a fixed rate.
+    #[arg(long, value_enum, default_value_t = Vrr::Auto)]
+    pub vrr: Vrr,
 
     /// Size of the headless output in pixels.
     #[arg(long, value_name = "WIDTHxHEIGHT", default_value = "1024x768", value_parser = parse_size)]

@@ -16,7 +16,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use smithay::backend::session::libseat::{LibSeatSession, LibSeatSessionNotifier};
 use smithay::reexports::wayland_server::{Display, DisplayHandle, ListeningSocket};
 
-use crate::backend::kms::{Kms, StartError, insert_sources};
+use crate::backend::kms::{Kms, StartError, insert_sources, watch_card};
 use crate::backend::{Backend, OutputId, headless};
 use crate::cli::{BackendKind, Cli};
 use crate::clients::{Clients, Limits};
@@ -82,6 +82,21 @@ pub fn prepare_headless(
     prepare_on(cli, |timers| Ok((Backend::Headless(Box::new(backend(timers)?)), None)))
 }
 
+/// [`prepare`] on a display device that is not there; see [`Kms::on_model`].
+///
+/// # Errors
+/// When `backend` fails, or the compositor does not start on it.
+pub fn prepare_kms(
+    cli: &Cli,
+    backend: impl FnOnce() -> anyhow::Result<Kms>,
+) -> anyhow::Result<(Reactor, State)> {
+    prepare_on(cli, |timers| {
+        let mut kms = backend()?;
+        kms.set_pacing(timers, cli.vrr);
+        Ok((Backend::Kms(Box::new(kms)), None))
+    })
+}
+
 /// A backend, and what tells of the session if it has one.
 type Opened = (Backend, Option<LibSeatSessionNotifier>);
 
@@ -104,7 +119,8 @@ fn open_backend(cli: &Cli, timers: Timers) -> anyhow::Result<Opened> {
         BackendKind::Kms => {
             let (session, notifier) =
                 LibSeatSession::new().map_err(|err| StartError::NoSeat(err.to_string()))?;
-            let kms = Kms::open(session, cli.device.as_deref(), cli.writeback)?;
+            let mut kms = Kms::open(session, cli.device.as_deref(), cli.writeback)?;
+            kms.set_pacing(timers, cli.vrr);
             Ok((Backend::Kms(Box::new(kms)), Some(notifier)))
         }
     }
@@ -183,8 +199,10 @@ fn start(
         },
     };
     states.into_iter().for_each(|output| state.add_output(output));
-    if let (Some(notifier), Some(kms)) = (notifier, state.backend.kms()) {
-        insert_sources(&handle, reactor.watch(), kms, notifier)?;
+    match (notifier, state.backend.kms()) {
+        (Some(notifier), Some(kms)) => insert_sources(&handle, reactor.watch(), kms, notifier)?,
+        (None, Some(kms)) => watch_card(reactor.watch(), kms)?,
+        (_, None) => {}
     }
     Ok(state)
 }

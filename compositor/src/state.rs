@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use calloop::LoopHandle;
 use primeway_protocols::linux_dmabuf::LinuxDmabufState;
+use primeway_protocols::tearing_control::TearingControlState;
 use smithay::backend::allocator::dmabuf::WeakDmabuf;
 use smithay::input::SeatState;
 use smithay::output::Output;
@@ -43,6 +44,7 @@ pub struct Protocols {
     pub(crate) _outputs: OutputManagerState,
     pub(crate) _viewporter: ViewporterState,
     pub(crate) _presentation: PresentationState,
+    pub(crate) tearing_control: TearingControlState,
 }
 
 impl Protocols {
@@ -57,6 +59,7 @@ impl Protocols {
             _outputs: OutputManagerState::new_with_xdg_output::<State>(display),
             _viewporter: ViewporterState::new::<State>(display),
             _presentation: PresentationState::new::<State>(display, libc::CLOCK_MONOTONIC as u32),
+            tearing_control: TearingControlState::new::<State>(display),
         }
     }
 }

@@ -295,6 +295,16 @@ impl PlaneFramebuffers {
         true
     }
 
+    /// Notes that the events of all commits so far will not come, or not count, and that the kernel has carried the commits
+    /// out: a commit that blocks came back after them. What was pending is current, what was current is released.
+    pub fn settle(&mut self) {
+        self.outstanding = 0;
+        for slot in &mut self.slots {
+            apply(&mut slot.current, &mut slot.pending);
+        }
+        self.superseded.clear();
+    }
+
     /// Number of commits whose event has not come yet.
     #[must_use]
     pub fn outstanding(&self) -> u32 {

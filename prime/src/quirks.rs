@@ -51,6 +51,28 @@ pub fn scaling(driver: &str) -> Scaling {
     if driver == "vkms" { Scaling::Never } else { Scaling::Unknown }
 }
 
+/// Whether a driver gains from being told which parts of a buffer have changed (FB_DAMAGE_CLIPS), which costs two system
+/// calls a frame. Those do that copy what is shown elsewhere, over a bus or to a host: `atomic_update` of each of them
+/// (Linux 7.2) walks the clips. Those that scan memory out, i915 and amdgpu among them, save power with some panels (PSR2) if
+/// at all.
+#[must_use]
+pub fn wants_damage(driver: &str) -> bool {
+    const COPIES: [&str; 11] = [
+        "ast",
+        "cirrus-qemu",
+        "gm12u320",
+        "gud",
+        "hyperv_drm",
+        "mgag200",
+        "ofdrm",
+        "simpledrm",
+        "udl",
+        "virtio_gpu",
+        "vmwgfx",
+    ];
+    COPIES.contains(&driver)
+}
+
 /// Whether a driver's primary plane may cover less than the CRTC, with black around it; the kernel has no property for
 /// it, and most drivers refuse (`can_position` of `drm_atomic_helper_check_plane_state`).
 #[must_use]

@@ -6,12 +6,14 @@
 //!
 //! - [`drm_syncobj`]: `wp_linux_drm_syncobj_manager_v1`, explicit synchronisation.
 //! - [`linux_dmabuf`]: `zwp_linux_dmabuf_v1`, versions 1 to 6.
+//! - [`tearing_control`]: `wp_tearing_control_manager_v1`, pictures at once rather than whole.
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
 pub mod drm_syncobj;
 pub mod linux_dmabuf;
+pub mod tearing_control;
 
 #[doc(hidden)]
 pub use wayland_protocols;

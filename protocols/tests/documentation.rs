@@ -8,6 +8,7 @@ use wayland_protocols::wp::linux_dmabuf::zv1::client::zwp_linux_buffer_params_v1
 use wayland_protocols::wp::linux_drm_syncobj::v1::client::{
     wp_linux_drm_syncobj_manager_v1 as syncobj_manager, wp_linux_drm_syncobj_surface_v1 as syncobj_surface,
 };
+use wayland_protocols::wp::tearing_control::v1::client::wp_tearing_control_manager_v1 as tearing_manager;
 
 fn read(path: &Path) -> String {
     std::fs::read_to_string(path).unwrap_or_else(|err| panic!("{}: {err}", path.display()))
@@ -86,4 +87,9 @@ fn every_error_of_drm_syncobj_is_documented_with_tests_that_exist() {
     expected.extend(errors::<syncobj_surface::Error>(1));
     assert_eq!(expected.len(), 8, "{expected:?}");
     check("src/drm_syncobj/mod.rs", expected);
+}
+
+#[test]
+fn every_error_of_tearing_control_is_documented_with_tests_that_exist() {
+    check("src/tearing_control.rs", errors::<tearing_manager::Error>(0));
 }

@@ -62,6 +62,19 @@ pub struct PlaneUpdate {
     pub hotspot: Option<(i32, i32)>,
     /// The content's commit: two updates that differ only in this show new content of the same buffer.
     pub commit: Option<CommitCounter>,
+    /// What of the buffer is not as it was on the plane before.
+    pub damage: Damage,
+}
+
+/// Parts of a buffer, in its pixels, that have changed; `None` for all of it.
+#[derive(Clone, Debug, Default)]
+pub struct Damage(pub Option<Vec<Rect>>);
+
+/// What is shown is the same, whatever of it is new.
+impl PartialEq for Damage {
+    fn eq(&self, _other: &Self) -> bool {
+        true
+    }
 }
 
 impl PlaneUpdate {
@@ -79,6 +92,7 @@ impl PlaneUpdate {
             color: Default::default(),
             hotspot: None,
             commit: None,
+            damage: Damage::default(),
         }
     }
 
@@ -95,6 +109,10 @@ impl PlaneUpdate {
 pub struct FrameSpec {
     /// One entry per plane that is on.
     pub planes: Vec<PlaneUpdate>,
+    /// One full-screen window is all that is seen, but for the pointer.
+    pub alone: bool,
+    /// Its client would rather have it shown at once than whole.
+    pub tearing: bool,
 }
 
 /// Why a frame was not submitted.
@@ -225,6 +243,30 @@ impl Backend {
             let example = canvas::DumbCanvas::new(&kms.buffers, SHARE_EXAMPLE, DrmFourcc::Xrgb8888);
             let shared = example.is_ok_and(|mut canvas| works(&mut canvas.target));
             kms.buffers.share_targets(shared);
+        }
+    }
+
+    /// Tells whether the last frame of an output was shown at once rather than at the vertical blank.
+    pub fn tore(&self, output: OutputId) -> bool {
+        match self {
+            Self::Kms(kms) => matches!(kms.tearing(output), Some(Ok(()))),
+            Self::Headless(_) => false,
+        }
+    }
+
+    /// Tells whether a plane of an output gains from being told what of its buffer has changed.
+    pub fn takes_damage(&self, output: OutputId, plane: NonZeroU32) -> bool {
+        match self {
+            Self::Kms(kms) => kms.takes_damage(output, plane),
+            Self::Headless(_) => false,
+        }
+    }
+
+    /// Tells whether the next frame of an output sets its mode.
+    pub fn sets_mode(&self, output: OutputId) -> bool {
+        match self {
+            Self::Kms(kms) => kms.sets_mode(output),
+            Self::Headless(_) => false,
         }
     }
 

@@ -12,6 +12,7 @@ mod presentation;
 mod seat;
 mod shm;
 mod subcompositor;
+pub(crate) mod tearing_control;
 mod viewporter;
 mod xdg_shell;
 mod xdg_surface;

@@ -252,7 +252,8 @@ impl Bench {
             PlaneUpdate::new(plane, buffer.clone(), SourceRect::whole(w, h), Rect::new(0, 0, w, h))
         };
         let below = if planes.contains(&self.primary) { tried } else { &self.target };
-        let mut spec = FrameSpec { planes: vec![update(self.primary, below, self.size)] };
+        let mut spec =
+            FrameSpec { planes: vec![update(self.primary, below, self.size)], ..FrameSpec::default() };
         let small = (OVERLAY.min(self.size.0), OVERLAY.min(self.size.1));
         let overlays = planes.iter().filter(|plane| **plane != self.primary);
         spec.planes.extend(overlays.map(|plane| update(*plane, tried, small)));

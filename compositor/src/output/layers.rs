@@ -20,6 +20,7 @@ use smithay::wayland::dmabuf::get_dmabuf;
 use drm_prime::scanout::{Layer, Rect, Refusal, Rotation, Scannable, SourceRect};
 
 use crate::fences::Release;
+use crate::handlers::tearing_control::may_tear;
 use crate::lock;
 
 /// One surface with a buffer, as it is shown on one output.
@@ -51,6 +52,8 @@ pub struct SurfaceLayer {
     pub opaque_regions: Vec<Rectangle<i32, Physical>>,
     /// The opaque parts cover all of it.
     pub opaque: bool,
+    /// Its client would rather have it shown at once than whole.
+    pub tearing: bool,
 }
 
 impl SurfaceLayer {
@@ -206,5 +209,6 @@ fn layer(
         y_invert,
         opaque_regions,
         opaque,
+        tearing: may_tear(states),
     })
 }

@@ -21,6 +21,7 @@ mod present;
 mod stand_in;
 mod stats;
 pub mod trace;
+mod whole;
 
 use std::time::Duration;
 
@@ -75,6 +76,8 @@ pub enum Redraw {
 pub struct Shown {
     surface: WlSurface,
     zero_copy: bool,
+    /// It was not held back until the vertical blank.
+    torn: bool,
     /// The frame brings new content of this surface.
     fresh: bool,
     feedback: Vec<PresentationFeedbackCallback>,
@@ -128,6 +131,10 @@ pub struct OutputState {
     requests: Vec<Layer>,
     /// Planes that were asked about the layers whose buffers they do not take.
     stand_ins: Vec<StandIn>,
+    /// What planes that are told of damage showed last.
+    told: Vec<whole::Told>,
+    /// A mode was refused with overlays: the next plan does without.
+    without_overlays: bool,
     current: Frame,
     pending: Option<Frame>,
     /// What composition drew last, while it is up to date.
@@ -198,6 +205,8 @@ impl OutputState {
             planner: Planner::new(),
             requests: Vec::new(),
             stand_ins: Vec::new(),
+            told: Vec::new(),
+            without_overlays: false,
             current: Frame::default(),
             pending: None,
             composed: None,
@@ -315,7 +324,7 @@ impl OutputState {
             output,
             canvas,
             backdrop_is_black,
-            overlays: true,
+            overlays: !self.without_overlays,
         };
         let stale = !planner.stands(&Scene { planes: parts.backend.planes(self.id), ..scene }, now);
         if stale {
@@ -338,6 +347,13 @@ impl OutputState {
         let plan = copying.as_ref().unwrap_or(claimed);
         let uses_planes = plan.pointer.is_some() || plan.planes.iter().any(Option::is_some);
         match self.show(layers, &buffers, pointer.as_ref(), plan, claimed, parts) {
+            // A mode may need what the overlays take: it is tried without them first.
+            Err(_) if uses_planes && !self.without_overlays && parts.backend.sets_mode(self.id) => {
+                self.without_overlays = true;
+                let drawn = self.draw_with(layers, planner, requests, parts);
+                self.without_overlays = false;
+                drawn
+            }
             Err(errno) if uses_planes => {
                 // The driver took the test and refused the commit: compose these layers, until they change.
                 planner.refused(errno, now);
@@ -393,16 +409,24 @@ impl OutputState {
         claimed: &Plan,
         parts: &mut RedrawParts<'_>,
     ) -> Result<Drawn, rustix::io::Errno> {
+        let mut spec = self.paced(spec, layers, plan);
         let wants_event = layers.iter().take(plan.visible).any(|l| present::has_feedback(&l.surface));
-        if spec == self.current.spec && !wants_event && self.frames > 0 {
+        // A display that somebody else has had meanwhile is set anew, whatever is to be shown.
+        let shown = self.frames > 0 && !parts.backend.sets_mode(self.id);
+        if spec == self.current.spec && !wants_event && shown {
             // The same pictures, but their clients may have committed them anew, with other release points.
             self.current._releases = releases(layers, plan);
             return Ok(Drawn::Unchanged);
         }
+        self.tell_damage(&mut spec, layers, plan, parts);
         match parts.backend.submit(self.id, &spec, &self.current.spec) {
             Ok(()) => {}
-            Err(SubmitError::Inactive | SubmitError::Busy) => return Ok(Drawn::Failed),
+            Err(SubmitError::Inactive | SubmitError::Busy) => {
+                self.told.clear();
+                return Ok(Drawn::Failed);
+            }
             Err(SubmitError::Failed(errno)) => {
+                self.told.clear();
                 tracing::warn!(%errno, output = self.output.name(), "commit refused");
                 return Err(errno);
             }
@@ -413,6 +437,7 @@ impl OutputState {
             let zero_copy = claimed.planes[index].is_some();
             shown.push(Shown {
                 zero_copy,
+                torn: parts.backend.tore(self.id),
                 fresh: stats::take_fresh(layer),
                 feedback: present::take_feedback(&layer.surface),
                 surface: layer.surface.clone(),

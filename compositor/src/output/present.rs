@@ -28,7 +28,10 @@ pub fn take_feedback(surface: &WlSurface) -> Vec<PresentationFeedbackCallback> {
 
 /// Tells a client that its content is on screen, and how it got there.
 pub fn presented(output: &Output, mut shown: Shown, time: Duration, refresh: Duration, sequence: u32) {
-    let mut flags = Kind::Vsync | Kind::HwClock | Kind::HwCompletion;
+    let mut flags = Kind::HwClock | Kind::HwCompletion;
+    if !shown.torn {
+        flags |= Kind::Vsync;
+    }
     if shown.zero_copy {
         flags |= Kind::ZeroCopy;
     }

@@ -19,6 +19,7 @@ use wayland_client::{Connection, Dispatch, EventQueue, QueueHandle};
 use wayland_protocols::wp::linux_dmabuf::zv1::client::zwp_linux_dmabuf_v1::ZwpLinuxDmabufV1;
 use wayland_protocols::wp::linux_drm_syncobj::v1::client::wp_linux_drm_syncobj_manager_v1::WpLinuxDrmSyncobjManagerV1;
 use wayland_protocols::wp::presentation_time::client::wp_presentation::WpPresentation;
+use wayland_protocols::wp::tearing_control::v1::client::wp_tearing_control_manager_v1::WpTearingControlManagerV1;
 use wayland_protocols::wp::viewporter::client::wp_viewporter::WpViewporter;
 use wayland_protocols::xdg::shell::client::xdg_wm_base::{self, XdgWmBase};
 
@@ -57,6 +58,8 @@ pub struct Globals {
     pub presentation: Option<WpPresentation>,
     /// wp_linux_drm_syncobj_manager_v1, version 1.
     pub syncobj: Option<WpLinuxDrmSyncobjManagerV1>,
+    /// wp_tearing_control_manager_v1, version 1.
+    pub tearing: Option<WpTearingControlManagerV1>,
     dmabuf_version: u32,
     synced: u64,
 }
@@ -242,6 +245,7 @@ where
         + Dispatch<WpViewporter, ()>
         + Dispatch<WpPresentation, ()>
         + Dispatch<WpLinuxDrmSyncobjManagerV1, ()>
+        + Dispatch<WpTearingControlManagerV1, ()>
         + 'static,
 {
     fn event(
@@ -263,6 +267,7 @@ where
             "wp_viewporter" => globals.viewporter = Some(registry.bind(name, 1, handle, ())),
             "wp_presentation" => globals.presentation = Some(registry.bind(name, 1, handle, ())),
             "wp_linux_drm_syncobj_manager_v1" => globals.syncobj = Some(registry.bind(name, 1, handle, ())),
+            "wp_tearing_control_manager_v1" => globals.tearing = Some(registry.bind(name, 1, handle, ())),
             "zwp_linux_dmabuf_v1" if globals.dmabuf_version > 0 => {
                 let version = version.min(globals.dmabuf_version);
                 globals.dmabuf = Some(registry.bind(name, version, handle, ()));
@@ -327,6 +332,7 @@ macro_rules! delegate_link {
             use wayland_client::{delegate_dispatch, delegate_noop};
             use wayland_protocols::wp::linux_drm_syncobj::v1::client::wp_linux_drm_syncobj_manager_v1::WpLinuxDrmSyncobjManagerV1;
             use wayland_protocols::wp::presentation_time::client::wp_presentation::WpPresentation;
+            use wayland_protocols::wp::tearing_control::v1::client::wp_tearing_control_manager_v1::WpTearingControlManagerV1;
             use wayland_protocols::wp::viewporter::client::wp_viewporter::WpViewporter;
             use wayland_protocols::xdg::shell::client::xdg_wm_base::XdgWmBase;
             use $crate::client::link::{Globals, Sync};
@@ -339,6 +345,7 @@ macro_rules! delegate_link {
     delegate_noop!($state: WlShmPool);
     delegate_noop!($state: WpViewporter);
     delegate_noop!($state: WpLinuxDrmSyncobjManagerV1);
+    delegate_noop!($state: WpTearingControlManagerV1);
     delegate_noop!($state: ignore WlShm);
     delegate_noop!($state: ignore WlSurface);
     delegate_noop!($state: ignore WpPresentation);

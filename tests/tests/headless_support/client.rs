@@ -20,6 +20,7 @@ use wayland_client::{Connection, Proxy as _, QueueHandle};
 use wayland_protocols::wp::linux_dmabuf::zv1::client::zwp_linux_buffer_params_v1::{
     Flags, ZwpLinuxBufferParamsV1,
 };
+use wayland_protocols::wp::tearing_control::v1::client::wp_tearing_control_v1::WpTearingControlV1;
 use wayland_protocols::wp::viewporter::client::wp_viewport::WpViewport;
 use wayland_protocols::xdg::shell::client::xdg_popup::XdgPopup;
 use wayland_protocols::xdg::shell::client::xdg_positioner::XdgPositioner;
@@ -353,6 +354,16 @@ impl Client {
     pub fn viewport(&self, surface: &WlSurface) -> Result<WpViewport> {
         let viewporter = self.seen.globals.viewporter.as_ref().context("no wp_viewporter")?;
         Ok(viewporter.get_viewport(surface, &self.handle(), ()))
+    }
+
+    /// The tearing object of a surface.
+    ///
+    /// # Errors
+    ///
+    /// When the global is missing.
+    pub fn tearing(&self, surface: &WlSurface) -> Result<WpTearingControlV1> {
+        let manager = self.seen.globals.tearing.as_ref().context("no wp_tearing_control_manager_v1")?;
+        Ok(manager.get_tearing_control(surface, &self.handle(), ()))
     }
 
     /// The seat.

@@ -17,11 +17,14 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use calloop::channel::{Channel, Event, Sender, channel};
 use primeway::backend::Backend;
 use primeway::backend::headless::Headless;
+use primeway::backend::kms::Kms;
+use primeway::backend::kms::device::model::Model;
+use primeway::backend::kms::pacing::Vrr;
 use primeway::cli::{BackendKind, Cli, Renderer};
 use primeway::clients::LimitArg;
 use primeway::ctl::{PlaneStats, Stats, SurfaceReport};
 use primeway::output::Redraw;
-use primeway::reactor::Timers;
+use primeway::reactor::{Reactor, Timers};
 use primeway::state::State;
 use rustix::fs::{MemfdFlags, SealFlags};
 use smithay::backend::input::ButtonState;
@@ -157,12 +160,25 @@ impl Server {
         limits: &[&str],
         backend: impl FnOnce(Timers) -> Result<Headless> + Send + 'static,
     ) -> Result<Server> {
-        let limits: Result<Vec<_>, String> = limits.iter().map(|limit| LimitArg::parse(limit)).collect();
-        let limits = limits.map_err(|err| anyhow!("{err}"))?;
+        let cli = cli(size, limits)?;
+        Server::start_prepared(move || primeway::run::prepare_headless(&cli, backend))
+    }
+
+    /// Starts a compositor on the display of a model.
+    ///
+    /// # Errors
+    ///
+    /// When it does not start.
+    pub fn start_kms(model: &Model, vrr: Vrr) -> Result<Server> {
+        let cli = Cli { vrr, backend: BackendKind::Kms, ..cli((0, 0), &[])? };
+        let model = model.clone();
+        Server::start_prepared(move || primeway::run::prepare_kms(&cli, || Ok(Kms::on_model(&model)?)))
+    }
+
+    fn start_prepared(prepare: impl FnOnce() -> Result<(Reactor, State)> + Send + 'static) -> Result<Server> {
         let (questions, asked) = channel();
-        let thread = std::thread::Builder::new()
-            .name("compositor".into())
-            .spawn(move || run(size, limits, backend, asked))?;
+        let thread =
+            std::thread::Builder::new().name("compositor".into()).spawn(move || run(prepare, asked))?;
         let mut server = Server { questions, thread: Some(thread) };
         match server.ask(|_| ()) {
             Ok(()) => Ok(server),
@@ -342,13 +358,9 @@ impl Drop for Server {
     }
 }
 
-fn run(
-    size: (u32, u32),
-    limits: Vec<LimitArg>,
-    backend: impl FnOnce(Timers) -> Result<Headless>,
-    asked: Channel<Question>,
-) -> Result<u8> {
-    let cli = Cli {
+fn cli(size: (u32, u32), limits: &[&str]) -> Result<Cli> {
+    let limits: Result<Vec<_>, String> = limits.iter().map(|limit| LimitArg::parse(limit)).collect();
+    Ok(Cli {
         command: None,
         backend: BackendKind::Headless,
         socket: None,
@@ -358,10 +370,14 @@ fn run(
         render_node: None,
         no_direct_scanout: false,
         size,
-        limits,
+        limits: limits.map_err(|err| anyhow!("{err}"))?,
         program: Vec::new(),
-    };
-    let (mut reactor, mut state) = primeway::run::prepare_headless(&cli, backend)?;
+        vrr: Vrr::Auto,
+    })
+}
+
+fn run(prepare: impl FnOnce() -> Result<(Reactor, State)>, asked: Channel<Question>) -> Result<u8> {
+    let (mut reactor, mut state) = prepare()?;
     reactor
         .handle()
         .insert_source(asked, |event, (), state| match event {

@@ -70,12 +70,12 @@ impl InFence {
         matches!(self, Self::Wanted)
     }
 
-    /// Takes what a commit brought.
+    /// Takes what a commit brought; of a device that brought none, none is wanted again.
     pub fn came(&mut self, fence: OutFence) {
-        if let Some(fence) = fence.take() {
+        *self = fence.take().map_or(Self::Off, |fence| {
             tracing::info!("planes wait for the fence of the first commit");
-            *self = Self::Coming(fence);
-        }
+            Self::Coming(fence)
+        });
     }
 }
 

@@ -10,10 +10,13 @@
 //! are still imported, since the PRIME file needs no mastership.
 
 pub mod device;
+mod embedded;
 mod in_fence;
 pub mod output;
+pub mod pacing;
 mod plane;
 mod session;
+mod watchdog;
 pub mod writeback;
 
 use std::collections::HashSet;
@@ -31,16 +34,19 @@ use smithay::backend::session::Session;
 use smithay::backend::session::libseat::LibSeatSession;
 use smithay::backend::udev;
 
-pub use self::session::insert_sources;
+pub use self::session::{insert_sources, watch_card};
 
 use self::device::kernel::Card;
 use self::device::{CardError, ConnectorInfo, Device, FlipEvent, enable_writeback, turn_everything_off};
 use self::in_fence::InFence;
 use self::output::KmsOutput;
+use self::pacing::{TearingRefusal, Vrr};
 use self::plane::KmsPlane;
+use self::watchdog::Watchdog;
 use self::writeback::{CaptureError, Writeback};
 use crate::backend::buffers::Buffers;
 use crate::backend::{Canvas, Flip, FrameSpec, OutputId, SubmitError};
+use crate::reactor::Timers;
 use crate::render::Target;
 use crate::render::image::Picture;
 
@@ -125,7 +131,8 @@ pub struct OutputInfo {
 /// The backend.
 #[derive(Debug)]
 pub struct Kms {
-    session: LibSeatSession,
+    /// None of a device that is not there.
+    session: Option<LibSeatSession>,
     device: Device,
     node: PathBuf,
     driver: String,
@@ -135,6 +142,9 @@ pub struct Kms {
     outputs: Vec<KmsOutput>,
     /// Events as they are read; kept for its memory.
     events: Vec<FlipEvent>,
+    /// Notices flips that do not complete.
+    watchdog: Watchdog,
+    vrr: Vrr,
     /// What planes wait for.
     fence: InFence,
     /// What planes list and do not take, as far as it was tried.
@@ -182,20 +192,8 @@ impl Kms {
             let buffers = Buffers::of_card(&*card, &node)
                 .map_err(|source| StartError::Prime { node: node.clone(), source })?;
             let device: Device = card;
-            let mut kms = Self {
-                session,
-                driver: device.driver(),
-                device,
-                node: node.clone(),
-                device_id,
-                active: true,
-                writeback,
-                outputs: Vec::new(),
-                events: Vec::new(),
-                fence: InFence::new(&buffers),
-                forbidden: HashSet::new(),
-                buffers,
-            };
+            let mut kms = Self::assemble(Some(session), device, node.clone(), device_id, buffers);
+            kms.writeback = writeback;
             // Also without --writeback: one that was left attached must be seen to be detached.
             let seen = enable_writeback(&*kms.device);
             let ready = if writeback { seen } else { Ok(()) };
@@ -203,6 +201,32 @@ impl Kms {
             scanned.map_err(|source| StartError::Card { node, source })?;
             Ok(kms)
         })
+    }
+
+    /// What drives no output yet.
+    fn assemble(
+        session: Option<LibSeatSession>,
+        device: Device,
+        node: PathBuf,
+        device_id: u64,
+        buffers: Buffers,
+    ) -> Self {
+        Self {
+            session,
+            driver: device.driver(),
+            device,
+            node,
+            device_id,
+            active: true,
+            writeback: false,
+            outputs: Vec::new(),
+            events: Vec::new(),
+            watchdog: Watchdog::default(),
+            vrr: Vrr::default(),
+            fence: InFence::new(&buffers),
+            forbidden: HashSet::new(),
+            buffers,
+        }
     }
 
     /// Leaves nothing of ours on the screen, where the next master could read it: while active by turning the outputs
@@ -359,6 +383,31 @@ impl Kms {
         &self.node
     }
 
+    /// Has flips that do not complete noticed, and displays refreshed as `vrr` says.
+    pub fn set_pacing(&mut self, timers: Timers, vrr: Vrr) {
+        (self.watchdog, self.vrr) = (Watchdog::new(timers), vrr);
+    }
+
+    /// Tells whether the next commit of an output sets its mode.
+    pub fn sets_mode(&self, output: OutputId) -> bool {
+        self.output(output).is_some_and(|o| o.pipe.needs_modeset)
+    }
+
+    /// Tells whether a plane gains from being told what has changed.
+    pub fn takes_damage(&self, output: OutputId, plane: NonZeroU32) -> bool {
+        self.output(output).is_some_and(|o| o.takes_damage(plane))
+    }
+
+    /// How an output's last frame was shown, if its client wanted it at once: so, or why not.
+    pub fn tearing(&self, output: OutputId) -> Option<Result<(), TearingRefusal>> {
+        self.output(output)?.tearing.last
+    }
+
+    /// Tells whether an output's refresh rate varies now; `None` if its display cannot.
+    pub fn vrr(&self, output: OutputId) -> Option<bool> {
+        self.output(output)?.vrr()
+    }
+
     /// The kernel driver's name.
     pub fn driver(&self) -> &str {
         &self.driver
@@ -389,7 +438,7 @@ impl Kms {
 
     /// Switches to another virtual terminal.
     pub fn change_vt(&mut self, vt: i32) {
-        if let Err(err) = self.session.change_vt(vt) {
+        if let Some(Err(err)) = self.session.as_mut().map(|session| session.change_vt(vt)) {
             tracing::warn!(%err, vt, "cannot switch the virtual terminal");
         }
     }
@@ -435,10 +484,10 @@ impl Kms {
         if !self.active {
             return Err(SubmitError::Inactive);
         }
-        let (device, fence) = (&*self.device, &mut self.fence);
+        let (device, vrr, fence) = (&*self.device, self.vrr, &mut self.fence);
         let index = self.outputs.iter().position(|output| u32::from(output.pipe.crtc) == id);
         let index = index.ok_or(SubmitError::Failed(Errno::NODEV))?;
-        match self.outputs[index].submit(device, frame, before, fence) {
+        let sent = match self.outputs[index].submit(device, frame, before, vrr, fence) {
             // Whoever had the device before may have lit CRTCs and connectors in another combination.
             Err(SubmitError::Failed(_)) if self.outputs[index].pipe.needs_modeset => {
                 tracing::info!(
@@ -447,10 +496,14 @@ impl Kms {
                 );
                 turn_everything_off(device).map_err(SubmitError::Failed)?;
                 self.outputs.iter_mut().for_each(KmsOutput::turned_off);
-                self.outputs[index].submit(device, frame, before, fence)
+                self.outputs[index].submit(device, frame, before, vrr, fence)
             }
             result => result,
+        };
+        if sent.is_ok() {
+            self.watchdog.wake();
         }
+        sent
     }
 
     /// Reads the events that are waiting on the card.
@@ -464,7 +517,10 @@ impl Kms {
         for event in events.drain(..) {
             let id = u32::from(event.crtc);
             let Some(output) = self.output_mut(id) else { continue };
-            // An older event is that of a commit that a session change has already written off.
+            // An older event is that of a commit that a session change has already written off, or that was given up.
+            if event.time <= output.watched.ignore_until {
+                continue;
+            }
             if output.shown.flipped() {
                 flips.push(Flip { output: id, time: event.time, sequence: event.sequence });
             }

@@ -5,6 +5,7 @@
 
 use std::num::NonZeroU32;
 
+use drm::DriverCapability;
 use drm::control::{AtomicCommitFlags, RawResourceHandle, connector, crtc, property};
 use drm_fourcc::DrmFourcc;
 use drm_prime::scanout::{PlaneCaps, PlaneType};
@@ -13,7 +14,9 @@ use rustix::io::Errno;
 
 use super::device::{CardError, ConnectorInfo, KmsDevice, Mode, Object, Properties, Request, connectors_on};
 use super::in_fence::{InFence, OutFence};
+use super::pacing::{Tearing, Vrr};
 use super::plane::KmsPlane;
+use super::watchdog::Watched;
 use super::writeback::Writeback;
 use crate::backend::buffers::Buffers;
 use crate::backend::canvas::DumbCanvas;
@@ -41,6 +44,10 @@ pub struct KmsOutput {
     pub(super) commits: u64,
     /// The last request; kept for its memory.
     request: Request,
+    /// The frame of the last commit, while its flip is outstanding.
+    pending: FrameSpec,
+    pub(super) tearing: Tearing,
+    pub(super) watched: Watched,
 }
 
 /// The objects of an output and their properties: what a commit names.
@@ -57,6 +64,10 @@ pub struct Pipe {
     crtc_mode: property::Handle,
     crtc_active: property::Handle,
     crtc_out_fence: Option<property::Handle>,
+    /// Of a display whose refresh rate may vary.
+    crtc_vrr: Option<property::Handle>,
+    /// What it is set to.
+    vrr: bool,
 }
 
 impl KmsOutput {
@@ -90,7 +101,12 @@ impl KmsOutput {
             crtc_mode: crtc_props.require("MODE_ID")?,
             crtc_active: crtc_props.require("ACTIVE")?,
             crtc_out_fence: crtc_props.id("OUT_FENCE_PTR"),
+            crtc_vrr: crtc_props
+                .id("VRR_ENABLED")
+                .filter(|_| connector_props.value("vrr_capable") == Some(1)),
+            vrr: false,
         };
+        let asynchronous = device.capability(DriverCapability::AtomicASyncPageFlip);
         Ok(Self {
             pipe,
             name: format!("{}-{}", info.interface.as_str(), info.interface_id),
@@ -104,6 +120,9 @@ impl KmsOutput {
             lit: Vec::new(),
             commits: 0,
             request: Request::new(),
+            pending: FrameSpec::default(),
+            tearing: Tearing::new(asynchronous.is_ok_and(|value| value == 1)),
+            watched: Watched::default(),
         })
     }
 
@@ -145,20 +164,64 @@ impl KmsOutput {
         device: &dyn KmsDevice,
         frame: &FrameSpec,
         before: &FrameSpec,
+        vrr: Vrr,
         fence: &mut InFence,
     ) -> Result<(), SubmitError> {
+        let primary = self.primary();
+        let wanted = self.pipe.crtc_vrr.is_some() && vrr.wants(frame);
+        self.tearing.last = None;
+        if frame.tearing {
+            let more = self.pipe.needs_modeset || wanted != self.pipe.vrr;
+            let allowed = self.tearing.allows(primary, frame, before, more);
+            self.tearing.last = Some(allowed);
+            if allowed.is_ok() {
+                match self.commit(device, frame, before, self.pipe.vrr, true, fence) {
+                    Err(SubmitError::Failed(errno)) => self.tearing.refuse(primary, frame, errno),
+                    result => return result,
+                }
+            }
+        }
+        match self.commit(device, frame, before, wanted, false, fence) {
+            Err(SubmitError::Failed(errno)) if wanted && !self.pipe.vrr => {
+                tracing::warn!(%errno, output = self.name, "no variable refresh rate");
+                self.pipe.crtc_vrr = None;
+                self.commit(device, frame, before, false, false, fence)
+            }
+            result => result,
+        }
+    }
+
+    /// One attempt to commit a frame; one without waiting changes the framebuffer of the primary plane alone.
+    fn commit(
+        &mut self,
+        device: &dyn KmsDevice,
+        frame: &FrameSpec,
+        before: &FrameSpec,
+        vrr: bool,
+        at_once: bool,
+        fence: &mut InFence,
+    ) -> Result<(), SubmitError> {
+        let damage = self.pipe.damage_blobs(device, frame, before);
+        let primary = self.primary();
         let (pipe, request) = (&self.pipe, &mut self.request);
         let value = fence.value();
-        let wanted = pipe.crtc_out_fence.filter(|_| fence.is_wanted());
+        let wanted = pipe.crtc_out_fence.filter(|_| fence.is_wanted() && !at_once);
         let mut out = wanted.map(|property| (property, OutFence::new()));
-        self.shown.commit(|staging| {
-            let flags = pipe.flags(AtomicCommitFlags::NONBLOCK | AtomicCommitFlags::PAGE_FLIP_EVENT);
+        let sent = self.shown.commit(|staging| {
+            let mut flags = pipe.flags(AtomicCommitFlags::NONBLOCK | AtomicCommitFlags::PAGE_FLIP_EVENT);
             pipe.fill(request, staging, frame, Some(before));
             if let (true, false, Some(first)) = (frame == before, pipe.needs_modeset, frame.planes.first()) {
                 // Nothing changes, but a flip is asked for: name the CRTC by showing its first plane again.
                 pipe.show(request, staging, first);
             }
-            pipe.wait_for(request, value, frame.planes.iter().map(|update| update.plane));
+            pipe.set_vrr(request, vrr);
+            damage.iter().for_each(|(plane, blob)| pipe.tell_damage(request, *plane, *blob));
+            if at_once {
+                flags |= AtomicCommitFlags::PAGE_FLIP_ASYNC;
+                pipe.wait_for(request, value, primary);
+            } else {
+                pipe.wait_for(request, value, frame.planes.iter().map(|update| update.plane));
+            }
             if let Some((property, out)) = &mut out {
                 request.set(pipe.crtc.into(), *property, out.pointer());
             }
@@ -167,15 +230,59 @@ impl KmsOutput {
                 Errno::BUSY => SubmitError::Busy,
                 errno => SubmitError::Failed(errno),
             })
-        })?;
+        });
+        for (_, blob) in damage {
+            if let Err(err) = device.destroy_blob(blob) {
+                tracing::debug!(%err, "damage blob not destroyed");
+            }
+        }
+        sent?;
         if let Some((_, out)) = out {
             fence.came(out);
         }
+        self.pipe.vrr = vrr;
         self.pipe.needs_modeset = false;
+        self.pending.planes.clone_from(&frame.planes);
+        (self.pending.alone, self.pending.tearing) = (frame.alone, frame.tearing);
         self.lit.clear();
         self.lit.extend(frame.planes.iter().map(|update| update.plane));
         self.commits += 1;
         Ok(())
+    }
+
+    /// Commits the last frame once more, and all of it, waiting until it is on the screen; the events of the commits before
+    /// do not count.
+    ///
+    /// # Errors
+    /// The commit's errno.
+    pub(super) fn show_again(&mut self, device: &dyn KmsDevice, fence: Option<u64>) -> Result<(), Errno> {
+        let needed = std::mem::replace(&mut self.pipe.needs_modeset, true);
+        let (pipe, request, frame) = (&self.pipe, &mut self.request, &self.pending);
+        let sent = self.shown.commit_now(|staging| {
+            pipe.fill(request, staging, frame, None);
+            pipe.set_vrr(request, pipe.vrr);
+            pipe.wait_for(request, fence, frame.planes.iter().map(|update| update.plane));
+            device.commit(AtomicCommitFlags::ALLOW_MODESET, request)
+        });
+        self.pipe.needs_modeset = sent.is_err() || needed;
+        sent?;
+        self.pipe.needs_modeset = false;
+        self.give_up();
+        Ok(())
+    }
+
+    fn primary(&self) -> Option<NonZeroU32> {
+        self.caps.iter().find(|caps| caps.kind == PlaneType::Primary).map(|caps| caps.id)
+    }
+
+    /// Tells whether a plane gains from being told what has changed.
+    pub(super) fn takes_damage(&self, plane: NonZeroU32) -> bool {
+        self.pipe.plane(plane).is_some_and(KmsPlane::takes_damage)
+    }
+
+    /// Tells whether the display's refresh rate varies now; `None` if it cannot.
+    pub(super) fn vrr(&self) -> Option<bool> {
+        self.pipe.crtc_vrr.map(|_| self.pipe.vrr)
     }
 
     /// The beginning of a request that leaves the planes as they are.
@@ -192,7 +299,9 @@ impl KmsOutput {
             Ok::<_, std::convert::Infallible>(())
         });
         self.lit.clear();
+        self.pending.planes.clear();
         self.pipe.needs_modeset = true;
+        self.pipe.vrr = false;
     }
 
     /// Turns the CRTC off and gives its mode blob back; the end of this output.
@@ -206,6 +315,9 @@ impl KmsOutput {
         }
         req.set(self.pipe.crtc.into(), self.pipe.crtc_mode, 0);
         req.set(self.pipe.crtc.into(), self.pipe.crtc_active, 0);
+        if let Some(property) = self.pipe.crtc_vrr {
+            req.set(self.pipe.crtc.into(), property, 0);
+        }
         if let Err(err) = device.commit(AtomicCommitFlags::ALLOW_MODESET, &mut req) {
             tracing::warn!(%err, output = self.name, "crtc not turned off");
         }
@@ -316,6 +428,47 @@ impl Pipe {
     fn wait_for(&self, req: &mut Request, fence: Option<u64>, planes: impl IntoIterator<Item = NonZeroU32>) {
         let Some(fence) = fence else { return };
         planes.into_iter().filter_map(|id| self.plane(id)).for_each(|plane| plane.wait_for(req, fence));
+    }
+
+    /// Sets the refresh rate free or not, where that differs from what it is.
+    fn set_vrr(&self, req: &mut Request, vrr: bool) {
+        if let Some(property) = self.crtc_vrr.filter(|_| vrr != self.vrr || self.needs_modeset) {
+            req.set(self.crtc.into(), property, u64::from(vrr));
+        }
+    }
+
+    /// Blobs with what has changed on the planes that want to know (`struct drm_mode_rect`, drm_mode.h).
+    fn damage_blobs(
+        &self,
+        device: &dyn KmsDevice,
+        frame: &FrameSpec,
+        before: &FrameSpec,
+    ) -> Vec<(NonZeroU32, u64)> {
+        let mut blobs = Vec::new();
+        if self.needs_modeset {
+            return blobs;
+        }
+        for update in frame.planes.iter().filter(|update| !before.planes.contains(update)) {
+            let Some(rects) = update.damage.0.as_ref().filter(|rects| !rects.is_empty()) else { continue };
+            if !self.plane(update.plane).is_some_and(KmsPlane::takes_damage) {
+                continue;
+            }
+            let end =
+                |from: i32, len: u32| i64::from(from).saturating_add(len.into()).min(i32::MAX.into()) as i32;
+            let corners = rects.iter().flat_map(|r| [r.x, r.y, end(r.x, r.w), end(r.y, r.h)]);
+            let bytes: Vec<u8> = corners.flat_map(i32::to_ne_bytes).collect();
+            // Without them all of the buffer counts as changed.
+            if let Ok(blob) = device.create_blob(&bytes) {
+                blobs.push((update.plane, blob));
+            }
+        }
+        blobs
+    }
+
+    fn tell_damage(&self, req: &mut Request, plane: NonZeroU32, blob: u64) {
+        if let Some(plane) = self.plane(plane) {
+            plane.damage(req, blob);
+        }
     }
 
     fn flags(&self, flags: AtomicCommitFlags) -> AtomicCommitFlags {

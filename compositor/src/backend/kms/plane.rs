@@ -37,6 +37,8 @@ struct PlaneProps {
     encoding: Option<(property::Handle, [Option<u64>; 3])>,
     range: Option<(property::Handle, [Option<u64>; 2])>,
     hotspot: Option<[property::Handle; 2]>,
+    /// Where the driver makes use of it.
+    damage: Option<property::Handle>,
 }
 
 /// A plane as the backend drives it.
@@ -57,6 +59,18 @@ impl KmsPlane {
         }
         if let Some(alpha) = props.alpha {
             req.set(plane, alpha, u64::from(u16::MAX));
+        }
+    }
+
+    /// It is told which parts of a buffer have changed.
+    pub(super) fn takes_damage(&self) -> bool {
+        self.props.damage.is_some()
+    }
+
+    /// Tells it which parts of its buffer have changed: the rectangles of a blob.
+    pub(super) fn damage(&self, req: &mut Request, blob: u64) {
+        if let Some(property) = self.props.damage {
+            req.set(self.handle.into(), property, blob);
         }
     }
 
@@ -131,7 +145,7 @@ pub fn read_planes(device: &dyn KmsDevice) -> Result<Vec<(KmsPlane, PlaneCaps)>,
                 .filter_map(|f| Some((DrmFourcc::try_from(*f).ok()?, DrmModifier::Linear)))
                 .collect(),
         };
-        let read = plane_props(&props)?;
+        let read = plane_props(&props, &driver)?;
         let caps = caps(device, &driver, index, handle, crtcs, formats, &props, &read);
         planes.push((KmsPlane { handle, props: read }, caps));
     }
@@ -183,7 +197,7 @@ fn caps(
     }
 }
 
-fn plane_props(props: &Properties) -> Result<PlaneProps, CardError> {
+fn plane_props(props: &Properties, driver: &str) -> Result<PlaneProps, CardError> {
     let choices = |property: &str, names: [&str; 3]| names.map(|name| props.choice(property, name));
     let two = |property: &str, names: [&str; 2]| names.map(|name| props.choice(property, name));
     Ok(PlaneProps {
@@ -211,6 +225,7 @@ fn plane_props(props: &Properties) -> Result<PlaneProps, CardError> {
         encoding: props.id("COLOR_ENCODING").map(|id| (id, choices("COLOR_ENCODING", ENCODINGS))),
         range: props.id("COLOR_RANGE").map(|id| (id, two("COLOR_RANGE", RANGES))),
         hotspot: props.id("HOTSPOT_X").zip(props.id("HOTSPOT_Y")).map(|(x, y)| [x, y]),
+        damage: props.id("FB_DAMAGE_CLIPS").filter(|_| quirks::wants_damage(driver)),
     })
 }
 
@@ -243,9 +258,14 @@ fn parse_size_hints(blob: &[u8]) -> Vec<(u32, u32)> {
     sizes
 }
 
-/// Parses the blob of IN_FORMATS (`struct drm_format_modifier_blob`, drm_mode.h); formats that the fourcc table does
-/// not know and entries outside the blob are left out.
+/// The pairs of IN_FORMATS whose format the fourcc table knows.
 fn parse_in_formats(blob: &[u8]) -> HashSet<(DrmFourcc, DrmModifier)> {
+    let known = |(code, modifier)| Some((DrmFourcc::try_from(code).ok()?, DrmModifier::from(modifier)));
+    in_formats(blob).into_iter().filter_map(known).collect()
+}
+
+/// Parses the blob of IN_FORMATS (`struct drm_format_modifier_blob`, drm_mode.h); entries outside the blob are left out.
+pub(super) fn in_formats(blob: &[u8]) -> Vec<(u32, u64)> {
     let u32_at =
         |at: usize| blob.get(at..at.checked_add(4)?).and_then(|b| b.try_into().ok()).map(u32::from_ne_bytes);
     let u64_at =
@@ -253,8 +273,8 @@ fn parse_in_formats(blob: &[u8]) -> HashSet<(DrmFourcc, DrmModifier)> {
     let header = || -> Option<[usize; 4]> {
         Some([u32_at(8)? as usize, u32_at(12)? as usize, u32_at(16)? as usize, u32_at(20)? as usize])
     };
-    let Some([count, formats_at, modifiers, modifiers_at]) = header() else { return HashSet::new() };
-    let mut pairs = HashSet::new();
+    let Some([count, formats_at, modifiers, modifiers_at]) = header() else { return Vec::new() };
+    let mut pairs = Vec::new();
     for entry in 0..modifiers.min(blob.len()) {
         let at = modifiers_at + entry * 24;
         let (Some(mask), Some(offset), Some(modifier)) = (u64_at(at), u32_at(at + 8), u64_at(at + 16)) else {
@@ -263,9 +283,7 @@ fn parse_in_formats(blob: &[u8]) -> HashSet<(DrmFourcc, DrmModifier)> {
         for bit in (0..64).filter(|bit| mask & (1 << bit) != 0) {
             let index = offset as usize + bit;
             let format = (index < count).then(|| u32_at(formats_at + index * 4)).flatten();
-            if let Some(format) = format.and_then(|f| DrmFourcc::try_from(f).ok()) {
-                pairs.insert((format, DrmModifier::from(modifier)));
-            }
+            pairs.extend(format.map(|format| (format, modifier)));
         }
     }
     pairs

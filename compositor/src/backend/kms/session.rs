@@ -30,6 +30,16 @@ where
         .map_err(|err| StartError::Source { what, reason: err.error.to_string() })
 }
 
+/// Has the event loop hear of flips.
+///
+/// # Errors
+/// When the descriptor cannot be watched.
+pub fn watch_card(watch: &Watch, kms: &Kms) -> Result<(), StartError> {
+    watch
+        .add(kms.device.event_fd(), Source::Card, EventFlags::IN)
+        .map_err(|err| StartError::Source { what: "the card", reason: err.to_string() })
+}
+
 /// Connects a started backend to the event loop.
 ///
 /// # Errors
@@ -42,7 +52,7 @@ pub fn insert_sources(
 ) -> Result<(), StartError> {
     let failed =
         |what| move |err: &dyn std::fmt::Display| StartError::Source { what, reason: err.to_string() };
-    let session = kms.session.clone();
+    let session = kms.session.clone().ok_or_else(|| failed("the session")(&"there is none"))?;
     let seat = session.seat();
 
     let mut libinput = Libinput::new_with_udev(LibinputSessionInterface::from(session));
@@ -65,7 +75,7 @@ pub fn insert_sources(
         }
     })?;
 
-    watch.add(kms.device.event_fd(), Source::Card, EventFlags::IN).map_err(|err| failed("the card")(&err))?;
+    watch_card(watch, kms)?;
 
     let monitor = UdevBackend::new(&seat).map_err(|err| failed("udev")(&err))?;
     source(handle, "udev", monitor, |event, (), state| match event {

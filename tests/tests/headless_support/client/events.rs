@@ -22,6 +22,7 @@ use wayland_protocols::wp::linux_dmabuf::zv1::client::zwp_linux_dmabuf_v1::{self
 use wayland_protocols::wp::presentation_time::client::wp_presentation_feedback::{
     self, Kind, WpPresentationFeedback,
 };
+use wayland_protocols::wp::tearing_control::v1::client::wp_tearing_control_v1::WpTearingControlV1;
 use wayland_protocols::wp::viewporter::client::wp_viewport::WpViewport;
 use wayland_protocols::xdg::shell::client::xdg_popup::{self, XdgPopup};
 use wayland_protocols::xdg::shell::client::xdg_positioner::XdgPositioner;
@@ -325,6 +326,7 @@ delegate_noop!(Seen: WlRegion);
 delegate_noop!(Seen: WlSubsurface);
 delegate_noop!(Seen: XdgPositioner);
 delegate_noop!(Seen: WpViewport);
+delegate_noop!(Seen: WpTearingControlV1);
 delegate_noop!(Seen: ignore WlSeat);
 
 impl Dispatch<ZwpLinuxDmabufV1, ()> for Seen {

@@ -8,7 +8,9 @@
 //! The device is master, or would be. GEM handles never live on its file ([`crate::backend::buffers`] has one of its own),
 //! and no object of it is dropped behind our back: there is no state capture and no restore.
 
+pub mod capabilities;
 pub mod kernel;
+pub mod model;
 mod request;
 
 use std::collections::HashMap;
@@ -387,7 +389,7 @@ pub fn turn_everything_off(device: &dyn KmsDevice) -> Result<(), Errno> {
         set(Object::Connector(connector), &[("CRTC_ID", 0)])?;
     }
     for &crtc in &resources.crtcs {
-        set(Object::Crtc(crtc), &[("MODE_ID", 0), ("ACTIVE", 0)])?;
+        set(Object::Crtc(crtc), &[("MODE_ID", 0), ("ACTIVE", 0), ("VRR_ENABLED", 0)])?;
     }
     device.commit(AtomicCommitFlags::ALLOW_MODESET, &mut request)
 }

@@ -1,0 +1,67 @@
+//! The backend on a device that is not there: a model of its display beside drm-prime's model of its memory.
+//!
+//! ```text
+//!  capability file ──> Model ── commits, flips
+//!                        │ what is framebuffer 7?
+//!  drm-prime's model ── display file, PRIME file ──> handles, framebuffers      [super::buffers]
+//! ```
+
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use drm_prime::model::{Driver, File, Machine, Node, Profile};
+use rustix::io::Errno;
+
+use super::Kms;
+use super::device::model::{FramebufferFacts, Model};
+use super::device::{CardError, check, enable_writeback};
+use crate::backend::buffers::Buffers;
+
+/// Widest and highest framebuffer in pixels, as in Pixman's images.
+const LARGEST: u32 = 32767;
+
+impl Kms {
+    /// Drives the display of a model, with buffers in memfds. There is no session; whoever has the model flips its pages.
+    ///
+    /// # Errors
+    /// What the device lacks.
+    pub fn on_model(model: &Model) -> Result<Self, CardError> {
+        let failed = |what| move |errno: Errno| CardError::io(what)(errno.into());
+        check(model)?;
+        let machine = Machine::new(Profile::MODERN);
+        machine.accept_foreign(true);
+        let device: Rc<dyn super::device::KmsDevice> = Rc::new(model.clone());
+        let memory = machine.add_device(Driver {
+            name: device.driver(),
+            width: (1, LARGEST),
+            height: (1, LARGEST),
+            rdev: 0,
+            ..Driver::vkms()
+        });
+        let open = || memory.open(Node::Primary).map_err(failed("opening the embedded device"));
+        let (display, file) = (open()?, open()?);
+        model.set_framebuffers(move |id| facts(&display, id));
+        let buffers = Buffers::new(Arc::new(file), "embedded");
+        let mut kms = Self::assemble(None, device, PathBuf::from("model"), 0, buffers);
+        if let Err(err) = enable_writeback(&*kms.device) {
+            tracing::debug!(err = &err as &dyn std::error::Error, "no writeback");
+        }
+        kms.scan()?;
+        Ok(kms)
+    }
+}
+
+/// What a framebuffer is, by its number alone (`GETFB2`).
+fn facts(display: &File, id: u32) -> Option<FramebufferFacts> {
+    let fb = display.getfb2(id).ok()?;
+    let mut handles: Vec<u32> = fb.handles.into_iter().filter(|handle| *handle != 0).collect();
+    handles.sort_unstable();
+    handles.dedup();
+    for handle in handles {
+        if let Err(err) = display.gem_close(handle) {
+            tracing::error!(%err, "a handle of the model's display is left");
+        }
+    }
+    Some(FramebufferFacts { size: (fb.width, fb.height), format: fb.pixel_format, modifier: fb.modifiers[0] })
+}

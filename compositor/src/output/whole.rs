@@ -1,0 +1,93 @@
+//! What a frame is as a whole, and what of each plane's buffer is new in it: facts that a backend may use to show it sooner
+//! or with less work.
+
+use std::num::NonZeroU32;
+
+use drm_prime::scanout::{Plan, PrimaryContent, Rect};
+use smithay::backend::renderer::element::Id;
+use smithay::backend::renderer::utils::CommitCounter;
+
+use super::layers::SurfaceLayer;
+use super::{OutputState, RedrawParts};
+use crate::backend::{Damage, FrameSpec};
+
+/// Rectangles of damage that a plane is told; of more their bounds.
+const MOST: usize = 8;
+
+/// What a plane that is told of damage showed last.
+#[derive(Debug)]
+pub(super) struct Told {
+    plane: NonZeroU32,
+    surface: Id,
+    commit: CommitCounter,
+}
+
+impl OutputState {
+    /// The same frame with what it is as a whole.
+    pub(super) fn paced(&self, mut spec: FrameSpec, layers: &[SurfaceLayer], plan: &Plan) -> FrameSpec {
+        let full =
+            layers.first().filter(|layer| plan.visible == 1 && layer.dst_rect().contains(&self.picture()));
+        spec.alone = full.is_some();
+        spec.tearing = full.is_some_and(|layer| layer.tearing) && plan.primary == PrimaryContent::Layer(0);
+        spec
+    }
+
+    /// Fills in what has changed on planes that gain from being told, since the frame that is on the screen.
+    pub(super) fn tell_damage(
+        &mut self,
+        spec: &mut FrameSpec,
+        layers: &[SurfaceLayer],
+        plan: &Plan,
+        parts: &RedrawParts<'_>,
+    ) {
+        let before = std::mem::take(&mut self.told);
+        for (layer, plane) in layers.iter().zip(&plan.planes) {
+            let Some(plane) = plane.filter(|plane| parts.backend.takes_damage(self.id, *plane)) else {
+                continue;
+            };
+            let known = before.iter().find(|t| t.plane == plane && t.surface == layer.id);
+            let damage = known.and_then(|told| layer.damage.damage_since(Some(told.commit)));
+            let rects = damage.map(|damage| {
+                bounded(damage.iter().map(|r| {
+                    Rect::new(r.loc.x.max(0), r.loc.y.max(0), r.size.w.max(0) as u32, r.size.h.max(0) as u32)
+                }))
+            });
+            self.told.push(Told { plane, surface: layer.id.clone(), commit: layer.commit });
+            let update = spec.planes.iter_mut().find(|update| update.plane == plane);
+            if let Some(update) = update {
+                update.damage = Damage(rects);
+            }
+        }
+    }
+}
+
+/// So many rectangles at most, and no empty ones.
+fn bounded(rects: impl Iterator<Item = Rect>) -> Vec<Rect> {
+    let mut all: Vec<Rect> = rects.filter(|r| r.area() > 0).collect();
+    if all.len() > MOST {
+        let (mut left, mut top, mut right, mut bottom) = (i64::MAX, i64::MAX, 0, 0);
+        for r in &all {
+            (left, top) = (left.min(r.x.into()), top.min(r.y.into()));
+            right = right.max(i64::from(r.x) + i64::from(r.w));
+            bottom = bottom.max(i64::from(r.y) + i64::from(r.h));
+        }
+        let len = |from: i64, to: i64| u32::try_from(to - from).unwrap_or(u32::MAX);
+        let corner = |v: i64| i32::try_from(v).unwrap_or(i32::MAX);
+        all = vec![Rect::new(corner(left), corner(top), len(left, right), len(top, bottom))];
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_rectangles_become_their_bounds() {
+        let few: Vec<Rect> = (0..8).map(|i| Rect::new(i * 10, 5, 3, 3)).collect();
+        assert_eq!(bounded(few.iter().copied()), few);
+        let many = (0..9).map(|i| Rect::new(i * 10, 5 + i, 3, 3));
+        assert_eq!(bounded(many), [Rect::new(0, 5, 83, 11)]);
+        assert_eq!(bounded([Rect::new(1, 1, 0, 5)].into_iter()), []);
+    }
+}
