@@ -4,6 +4,7 @@
 //! objects and rules of its protocol and asks the compositor, through a trait, for what only the compositor
 //! can know. Does not own: buffers, devices, rendering, surfaces' state.
 //!
+//! - [`color_representation`]: `wp_color_representation_manager_v1`, matrix and range of YUV buffers.
 //! - [`drm_syncobj`]: `wp_linux_drm_syncobj_manager_v1`, explicit synchronisation.
 //! - [`linux_dmabuf`]: `zwp_linux_dmabuf_v1`, versions 1 to 6.
 //! - [`tearing_control`]: `wp_tearing_control_manager_v1`, pictures at once rather than whole.
@@ -11,6 +12,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod color_representation;
 pub mod drm_syncobj;
 pub mod linux_dmabuf;
 pub mod tearing_control;

@@ -4,6 +4,9 @@
 use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 
+use wayland_protocols::wp::color_representation::v1::client::{
+    wp_color_representation_manager_v1 as color_manager, wp_color_representation_surface_v1 as color_surface,
+};
 use wayland_protocols::wp::linux_dmabuf::zv1::client::zwp_linux_buffer_params_v1 as params;
 use wayland_protocols::wp::linux_drm_syncobj::v1::client::{
     wp_linux_drm_syncobj_manager_v1 as syncobj_manager, wp_linux_drm_syncobj_surface_v1 as syncobj_surface,
@@ -92,4 +95,12 @@ fn every_error_of_drm_syncobj_is_documented_with_tests_that_exist() {
 #[test]
 fn every_error_of_tearing_control_is_documented_with_tests_that_exist() {
     check("src/tearing_control.rs", errors::<tearing_manager::Error>(0));
+}
+
+#[test]
+fn every_error_of_color_representation_is_documented_with_tests_that_exist() {
+    let mut expected = errors::<color_manager::Error>(1);
+    expected.extend(errors::<color_surface::Error>(1));
+    assert_eq!(expected.len(), 6, "{expected:?}");
+    check("src/color_representation/mod.rs", expected);
 }
