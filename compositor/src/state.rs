@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use calloop::LoopHandle;
+use primeway_protocols::color_representation::ColorRepresentationState;
 use primeway_protocols::linux_dmabuf::LinuxDmabufState;
 use primeway_protocols::tearing_control::TearingControlState;
 use smithay::backend::allocator::dmabuf::WeakDmabuf;
@@ -28,7 +29,7 @@ use crate::feedback::Feedback;
 use crate::fences::Fences;
 use crate::import::{Imports, Worker, probe};
 use crate::input::Input;
-use crate::output::{Drawn, OutputState, Redraw, RedrawParts, frame_done};
+use crate::output::{Drawn, OutputState, Redraw, RedrawParts, color, frame_done};
 use crate::reactor::Timers;
 use crate::render::Painter;
 use crate::shell::{Mapping, Scene, Shell};
@@ -41,6 +42,7 @@ pub struct Protocols {
     pub(crate) shm: ShmState,
     pub(crate) seat: SeatState<State>,
     pub(crate) data_device: DataDeviceState,
+    pub(crate) color_representation: ColorRepresentationState,
     pub(crate) _outputs: OutputManagerState,
     pub(crate) _viewporter: ViewporterState,
     pub(crate) _presentation: PresentationState,
@@ -56,6 +58,7 @@ impl Protocols {
             shm: ShmState::new::<State>(display, []),
             seat: SeatState::new(),
             data_device: DataDeviceState::new::<State>(display),
+            color_representation: ColorRepresentationState::new::<State>(display, color::supported()),
             _outputs: OutputManagerState::new_with_xdg_output::<State>(display),
             _viewporter: ViewporterState::new::<State>(display),
             _presentation: PresentationState::new::<State>(display, libc::CLOCK_MONOTONIC as u32),

@@ -160,6 +160,9 @@ pub struct Surface {
     /// In words.
     #[serde(default)]
     pub modifier: Option<String>,
+    /// What luma and chroma are taken for, in words.
+    #[serde(default)]
+    pub color: Option<String>,
     /// Where the buffer came from, in words.
     #[serde(default)]
     pub origin: Option<String>,

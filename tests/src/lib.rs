@@ -1,8 +1,8 @@
 //! Real clients, an independent checker and the kernel cases of primeway.
 //!
 //! This crate sees the compositor only as a user does: through Wayland, through its control socket, and
-//! through what the kernel says about it. `client` and `buffer` make the clients, `picture` and `crc` say what
-//! must be seen, `debugfs` and `process` look at the kernel and at other processes, `check` judges and `session`
+//! through what the kernel says about it. `client` and `buffer` make the clients, `picture`, `palette` and `crc` say
+//! what must be seen, `debugfs` and `process` look at the kernel and at other processes, `check` judges and `session`
 //! starts everything. It builds whatever state the compositor is in: nothing here links it. The in-process cases do,
 //! and keep what they need for that in `tests/headless_support`.
 //!
@@ -21,6 +21,7 @@ pub mod drm_node;
 pub mod format;
 pub mod kernel_cases;
 pub mod kms_master;
+pub mod palette;
 pub mod picture;
 pub mod process;
 pub mod screen;

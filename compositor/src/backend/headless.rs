@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use drm_fourcc::{DrmFourcc, DrmModifier};
 use drm_prime::model::{Driver, File, Machine, Node, Profile};
-use drm_prime::scanout::{PlaneCaps, PlaneType, Zpos};
+use drm_prime::scanout::{PlaneCaps, PlaneType, YuvCaps, Zpos};
 use drm_prime::{GemDevice, PlaneFramebuffers, SharedFramebuffer};
 use pixman::{FormatCode, Image, Operation};
 use rustix::io::Errno;
@@ -132,7 +132,8 @@ impl Headless {
             .filter_map(|(&(id, kind), stack)| {
                 let id = NonZeroU32::new(id)?;
                 let formats = FORMATS.map(|format| (format, DrmModifier::Linear));
-                Some(PlaneCaps::new(id, kind, formats, Zpos::Fixed(stack)))
+                let caps = PlaneCaps::new(id, kind, formats, Zpos::Fixed(stack));
+                Some(PlaneCaps { yuv: YuvCaps::ALL, ..caps })
             })
             .collect();
         Ok(Self {
@@ -163,6 +164,11 @@ impl Headless {
     /// See [`super::Backend::forbid`].
     pub fn forbid(&mut self, plane: NonZeroU32, pair: (DrmFourcc, DrmModifier)) {
         self.planes.iter_mut().filter(|caps| caps.id == plane).for_each(|caps| caps.forbid(pair));
+    }
+
+    /// Has its planes convert no more luma and chroma than this: for tests of planes that cannot do all.
+    pub fn convert_only(&mut self, yuv: YuvCaps) {
+        self.planes.iter_mut().for_each(|caps| caps.yuv = yuv);
     }
 
     /// See [`super::Backend::any_target`].
@@ -273,7 +279,7 @@ impl Headless {
             let (code, size) = (update.buffer.format(), (update.buffer.width(), update.buffer.height()));
             if yuv::supports(code) {
                 let size = (size.0 as i32, size.1 as i32).into();
-                let read = view.read(|planes| yuv::to_xrgb(code, size, planes));
+                let read = view.read(|planes| yuv::to_xrgb(code, update.color, size, planes));
                 let pixels = read.map_err(RenderError::from)?.map_err(RenderError::from)?;
                 place(&mut out, &image::from_xrgb(&pixels, size.w, size.h).ok_or_else(failed)?);
             } else {

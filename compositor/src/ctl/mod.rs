@@ -189,6 +189,8 @@ pub struct SurfaceReport {
     pub format: Option<String>,
     /// LINEAR, or the number in hex.
     pub modifier: Option<String>,
+    /// What luma and chroma are taken for: matrix and range, as in `BT.709 limited`; none for RGB.
+    pub color: Option<String>,
     /// Where the dma-buf comes from.
     pub origin: Option<String>,
     /// Shown size in pixels.

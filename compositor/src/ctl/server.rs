@@ -393,6 +393,7 @@ fn report(layer: &SurfaceLayer, state: &State) -> SurfaceReport {
         role: role.to_owned(),
         format: dmabuf.map(|d| d.format().code.to_string()),
         modifier: dmabuf.map(|d| modifier_text(d.format().modifier.into())),
+        color: layer.color.map(|(encoding, range)| format!("{encoding} {range}")),
         origin: dmabuf.and_then(|d| backend.buffers().origin(d)),
         size: (layer.dst.size.w, layer.dst.size.h),
         position: (layer.dst.loc.x, layer.dst.loc.y),

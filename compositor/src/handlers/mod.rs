@@ -2,6 +2,7 @@
 //! here.
 
 mod attach;
+mod color_representation;
 mod compositor;
 mod data_device;
 mod drm_syncobj;

@@ -19,6 +19,7 @@ use smithay::wayland::dmabuf::get_dmabuf;
 
 use drm_prime::scanout::{Layer, Rect, Refusal, Rotation, Scannable, SourceRect};
 
+use super::color::{self, Color};
 use crate::fences::Release;
 use crate::handlers::tearing_control::may_tear;
 use crate::lock;
@@ -36,6 +37,8 @@ pub struct SurfaceLayer {
     pub(crate) release: Option<Release>,
     /// The dma-buf behind the buffer, if it is one.
     pub dmabuf: Option<Dmabuf>,
+    /// What its luma and chroma are taken for; none for RGB.
+    pub color: Option<Color>,
     /// Changes with every commit that changes the content.
     pub commit: CommitCounter,
     /// Damage by commit, in buffer pixels.
@@ -195,12 +198,15 @@ fn layer(
         state.opaque_regions().unwrap_or_default().iter().map(|r| r.to_physical(1)).collect();
     let whole = Rectangle::from_size(dst.size);
     let opaque = whole.subtract_rects(opaque_regions.iter().copied()).is_empty();
+    let color = color::of(states, dmabuf.as_ref());
+    let id = || Id::from_wayland_resource(surface);
     Some(SurfaceLayer {
         surface: surface.clone(),
-        id: Id::from_wayland_resource(surface),
+        id: color.map_or_else(id, |color| color::identity(states, color)),
         buffer,
         release: Release::of(states),
         dmabuf,
+        color,
         commit: state.current_commit(),
         damage: state.damage(),
         src,

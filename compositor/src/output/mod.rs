@@ -14,6 +14,7 @@
 //! reaches the screen ([`crate::backend`]) nor where windows are ([`crate::shell`]).
 
 mod bisect;
+pub mod color;
 pub mod layers;
 mod pace;
 mod pointer;
@@ -517,7 +518,8 @@ impl OutputState {
             let (Some(plane), layer) = (*plane, &layers[index]) else { continue };
             let update =
                 PlaneUpdate::new(plane, buffers[index].clone()?, layer.source_rect(), layer.dst_rect());
-            show(PlaneUpdate { commit: Some(layer.commit), ..update });
+            let color = layer.color.unwrap_or_default();
+            show(PlaneUpdate { commit: Some(layer.commit), color, ..update });
         }
         if let Some(plane) = plan.pointer {
             show(pointer?.on(plane)?);
@@ -607,7 +609,8 @@ fn make_requests(
             Some(dmabuf) => backend.buffers_mut().framebuffer(dmabuf, layer.opaque),
         };
         let content = buffer.as_ref().map_err(Clone::clone);
-        let content = content.map(|b| Scannable::new(b.format(), b.modifier()));
+        let color = layer.color.unwrap_or_default();
+        let content = content.map(|b| Scannable { color, ..Scannable::new(b.format(), b.modifier()) });
         requests.push(layer.request(content, pace::rate(layer, now)));
         buffers.push(buffer.ok());
     }

@@ -17,6 +17,7 @@ use super::dmabuf_view::{self, DmabufView, Views};
 use super::element::{LayerElement, Texture};
 use super::{Imported, RenderError, Target, image, resample, yuv};
 use crate::import::Reason;
+use crate::output::color::Color;
 use crate::output::layers::SurfaceLayer;
 
 use std::sync::Arc;
@@ -55,18 +56,18 @@ pub(super) enum Source {
     View(Arc<DmabufView>, FormatCode),
 }
 
-/// Makes a LINEAR dma-buf readable for Pixman.
+/// Makes a LINEAR dma-buf readable for Pixman. `color` says what luma and chroma are.
 ///
 /// # Errors
 /// When its layout is not known to the CPU or its memory cannot be read.
-pub(super) fn read(views: &mut Views, dmabuf: &Dmabuf) -> Result<Source, RenderError> {
+pub(super) fn read(views: &mut Views, dmabuf: &Dmabuf, color: Color) -> Result<Source, RenderError> {
     let format = dmabuf.format();
     if format.modifier != DrmModifier::Linear {
         return Err(RenderError::Format(format.code));
     }
     let view = views.get(dmabuf)?;
     if yuv::supports(format.code) {
-        let pixels = view.read(|planes| yuv::to_xrgb(format.code, dmabuf.size(), planes))??;
+        let pixels = view.read(|planes| yuv::to_xrgb(format.code, color, dmabuf.size(), planes))??;
         let size = dmabuf.size();
         let image = image::from_xrgb(&pixels, size.w, size.h).ok_or(RenderError::Format(format.code))?;
         return Ok(Source::Copy(image));
@@ -80,7 +81,7 @@ pub(super) fn read(views: &mut Views, dmabuf: &Dmabuf) -> Result<Source, RenderE
 /// # Errors
 /// See [`read`].
 pub(super) fn try_out(views: &mut Views, dmabuf: &Dmabuf) -> Result<bool, RenderError> {
-    let pixels = match read(views, dmabuf)? {
+    let pixels = match read(views, dmabuf, Color::default())? {
         Source::Copy(mut image) => Some(image::to_xrgb(&mut image)),
         Source::View(view, code) => view.with_image(code, |image| image::to_argb(image))?,
     };
@@ -135,7 +136,7 @@ impl Cpu {
         let live = |texture, view| Imported { texture: Texture::Pixman(texture, view), live: true };
         Ok(match &layer.dmabuf {
             None => live(self.renderer.import_shm_buffer(&layer.buffer, Some(states), &[])?, None),
-            Some(dmabuf) => match read(&mut self.views, dmabuf)? {
+            Some(dmabuf) => match read(&mut self.views, dmabuf, layer.color.unwrap_or_default())? {
                 Source::Copy(image) => copied(image.into()),
                 Source::View(view, code) => live(view.image(code)?.into(), Some(view)),
             },
@@ -150,7 +151,7 @@ impl Cpu {
         let scale = |image: &mut Image<'static, 'static>| resample::resample(image, layer.src, size);
         let image = match &layer.dmabuf {
             None => resample::with_shm_image(&layer.buffer, scale)?.flatten(),
-            Some(dmabuf) => match read(&mut self.views, dmabuf)? {
+            Some(dmabuf) => match read(&mut self.views, dmabuf, layer.color.unwrap_or_default())? {
                 Source::Copy(mut image) => scale(&mut image),
                 Source::View(view, code) => view.with_image(code, scale)?,
             },

@@ -39,6 +39,7 @@ pub use element::{LayerElement, Texture};
 pub use target::Target;
 
 use crate::import::Reason;
+use crate::output::color::Color;
 use crate::output::layers::SurfaceLayer;
 
 /// The background of an output: opaque, sRGB 0x24, 0x29, 0x33.
@@ -121,6 +122,7 @@ struct Imported {
 /// The texture of a client buffer, kept with the surface until its next buffer.
 struct Cached {
     buffer: ObjectId,
+    color: Option<Color>,
     commit: CommitCounter,
     resampled: Option<(Rectangle<f64, BufferCoords>, Size<i32, BufferCoords>)>,
     imported: Imported,
@@ -263,6 +265,7 @@ impl Painter {
             let id = layer.buffer.id();
             let current = slot.take_if(|cached| {
                 cached.buffer == id
+                    && cached.color == layer.color
                     && cached.resampled == resampled
                     && (cached.imported.live || cached.commit == layer.commit)
             });
@@ -272,7 +275,8 @@ impl Painter {
                 (None, Self::Gles(gles)) => Imported { texture: gles.texture(layer, states)?, live: false },
             };
             let element = LayerElement::new(layer, imported.texture.clone(), resampled.map(|r| r.1));
-            *slot = Some(Cached { buffer: id, commit: layer.commit, resampled, imported });
+            *slot =
+                Some(Cached { buffer: id, color: layer.color, commit: layer.commit, resampled, imported });
             Ok(element)
         })
     }

@@ -1,54 +1,53 @@
-//! YUV buffers that no plane takes, converted on the CPU.
+//! YUV buffers that no plane takes, converted on the CPU: which formats, and what they look like to the converter
+//! ([`primeway_ycbcr`]).
 //!
-//! The matrix is BT.601, limited range, as the planes are told too ([`crate::backend::kms`]): without a
-//! colour protocol a buffer must look the same whether it is scanned out or composited.
+//! Matrix and range are those that planes are told too ([`crate::output::color`]): a buffer must look the same whether it is
+//! scanned out or composited.
 
 use drm_fourcc::DrmFourcc;
+use drm_prime::scanout::{ColorEncoding, ColorRange};
+use primeway_ycbcr::{Layout, Matrix, Plane, Range};
 use smithay::utils::{Buffer as BufferCoords, Size};
-use yuv::{YuvBiPlanarImage, YuvPackedImage, YuvPlanarImage, YuvRange, YuvStandardMatrix};
 
 use super::dmabuf_view::PlaneBytes;
-
-const RANGE: YuvRange = YuvRange::Limited;
-const MATRIX: YuvStandardMatrix = YuvStandardMatrix::Bt601;
+use crate::output::color::Color;
 
 /// Why a YUV picture could not be converted.
 #[derive(Debug, thiserror::Error)]
 pub enum YuvError {
-    /// The converter refused sizes or strides.
+    /// The converter refused planes or strides.
     #[error("yuv: {0}")]
-    Convert(#[from] yuv::YuvError),
-    /// Fewer planes than the format has.
-    #[error("a plane is missing")]
-    MissingPlane,
-    /// A 16-bit plane at an odd address or stride.
-    #[error("16-bit samples at an odd address or stride")]
-    Alignment,
+    Convert(#[from] primeway_ycbcr::Error),
     /// Not one of [`supports`].
     #[error("{0} is not a format that is converted")]
     Format(DrmFourcc),
 }
 
+/// The layout of a format that is converted.
+fn layout(format: DrmFourcc) -> Option<Layout> {
+    Some(match format {
+        DrmFourcc::Nv12 => Layout::semi_planar((2, 2), 8, false),
+        DrmFourcc::Nv21 => Layout::semi_planar((2, 2), 8, true),
+        DrmFourcc::Nv16 => Layout::semi_planar((2, 1), 8, false),
+        DrmFourcc::Nv61 => Layout::semi_planar((2, 1), 8, true),
+        DrmFourcc::Nv24 => Layout::semi_planar((1, 1), 8, false),
+        DrmFourcc::Nv42 => Layout::semi_planar((1, 1), 8, true),
+        DrmFourcc::P010 => Layout::semi_planar((2, 2), 10, false),
+        DrmFourcc::Yuv420 => Layout::planar((2, 2), false),
+        DrmFourcc::Yvu420 => Layout::planar((2, 2), true),
+        DrmFourcc::Yuv422 => Layout::planar((2, 1), false),
+        DrmFourcc::Yvu422 => Layout::planar((2, 1), true),
+        DrmFourcc::Yuv444 => Layout::planar((1, 1), false),
+        DrmFourcc::Yvu444 => Layout::planar((1, 1), true),
+        DrmFourcc::Yuyv => Layout::packed(0, 1, 3),
+        DrmFourcc::Uyvy => Layout::packed(1, 0, 2),
+        _ => return None,
+    })
+}
+
 /// Tells whether [`to_xrgb`] knows the format.
 pub fn supports(format: DrmFourcc) -> bool {
-    matches!(
-        format,
-        DrmFourcc::Nv12
-            | DrmFourcc::Nv21
-            | DrmFourcc::Nv16
-            | DrmFourcc::Nv61
-            | DrmFourcc::Nv24
-            | DrmFourcc::Nv42
-            | DrmFourcc::P010
-            | DrmFourcc::Yuv420
-            | DrmFourcc::Yvu420
-            | DrmFourcc::Yuv422
-            | DrmFourcc::Yvu422
-            | DrmFourcc::Yuv444
-            | DrmFourcc::Yvu444
-            | DrmFourcc::Yuyv
-            | DrmFourcc::Uyvy
-    )
+    layout(format).is_some()
 }
 
 /// Tells whether [`to_xrgb`] can do with the strides of a buffer in a format that it knows.
@@ -56,8 +55,25 @@ pub fn supports(format: DrmFourcc) -> bool {
 /// # Errors
 /// When they are misaligned.
 pub fn check(format: DrmFourcc, strides: &[u32]) -> Result<(), YuvError> {
-    let whole = |stride: &u32| stride.is_multiple_of(2);
-    if format == DrmFourcc::P010 && !strides.iter().all(whole) { Err(YuvError::Alignment) } else { Ok(()) }
+    let wide = layout(format).is_some_and(|layout| layout.is_wide());
+    if wide && !strides.iter().all(|stride| stride.is_multiple_of(2)) {
+        return Err(primeway_ycbcr::Error::Alignment.into());
+    }
+    Ok(())
+}
+
+/// The converter's words for matrix and range.
+pub(super) fn meaning((encoding, range): Color) -> (Matrix, Range) {
+    let matrix = match encoding {
+        ColorEncoding::Bt601 => Matrix::Bt601,
+        ColorEncoding::Bt709 => Matrix::Bt709,
+        ColorEncoding::Bt2020 => Matrix::Bt2020,
+    };
+    let range = match range {
+        ColorRange::Limited => Range::Limited,
+        ColorRange::Full => Range::Full,
+    };
+    (matrix, range)
 }
 
 /// Converts to XRGB8888 (bytes B, G, R, X), `size.w * 4` bytes a row.
@@ -66,104 +82,15 @@ pub fn check(format: DrmFourcc, strides: &[u32]) -> Result<(), YuvError> {
 /// When planes are missing, misaligned or too small for `size`.
 pub fn to_xrgb(
     format: DrmFourcc,
+    color: Color,
     size: Size<i32, BufferCoords>,
     planes: &[PlaneBytes<'_>],
 ) -> Result<Vec<u8>, YuvError> {
-    let (width, height) = (size.w.max(0) as u32, size.h.max(0) as u32);
-    let stride = width * 4;
-    let mut out = vec![0; stride as usize * height as usize];
-    let plane = |i: usize| planes.get(i).ok_or(YuvError::MissingPlane);
-    match format {
-        DrmFourcc::P010 => p010(&mut out, stride, (width, height), plane(0)?, plane(1)?)?,
-        DrmFourcc::Nv12
-        | DrmFourcc::Nv21
-        | DrmFourcc::Nv16
-        | DrmFourcc::Nv61
-        | DrmFourcc::Nv24
-        | DrmFourcc::Nv42 => {
-            let (y, uv) = (plane(0)?, plane(1)?);
-            let image = YuvBiPlanarImage {
-                y_plane: y.bytes,
-                y_stride: y.stride,
-                uv_plane: uv.bytes,
-                uv_stride: uv.stride,
-                width,
-                height,
-            };
-            let mode = yuv::YuvConversionMode::Balanced;
-            match format {
-                DrmFourcc::Nv12 => yuv::yuv_nv12_to_bgra(&image, &mut out, stride, RANGE, MATRIX, mode)?,
-                DrmFourcc::Nv21 => yuv::yuv_nv21_to_bgra(&image, &mut out, stride, RANGE, MATRIX, mode)?,
-                DrmFourcc::Nv16 => yuv::yuv_nv16_to_bgra(&image, &mut out, stride, RANGE, MATRIX, mode)?,
-                DrmFourcc::Nv61 => yuv::yuv_nv61_to_bgra(&image, &mut out, stride, RANGE, MATRIX, mode)?,
-                DrmFourcc::Nv24 => yuv::yuv_nv24_to_bgra(&image, &mut out, stride, RANGE, MATRIX, mode)?,
-                _ => yuv::yuv_nv42_to_bgra(&image, &mut out, stride, RANGE, MATRIX, mode)?,
-            }
-        }
-        DrmFourcc::Yuyv | DrmFourcc::Uyvy => {
-            let packed = plane(0)?;
-            let image = YuvPackedImage { yuy: packed.bytes, yuy_stride: packed.stride, width, height };
-            if format == DrmFourcc::Yuyv {
-                yuv::yuyv422_to_bgra(&image, &mut out, stride, RANGE, MATRIX)?;
-            } else {
-                yuv::uyvy422_to_bgra(&image, &mut out, stride, RANGE, MATRIX)?;
-            }
-        }
-        _ => {
-            let swapped = matches!(format, DrmFourcc::Yvu420 | DrmFourcc::Yvu422 | DrmFourcc::Yvu444);
-            let (y, first, second) = (plane(0)?, plane(1)?, plane(2)?);
-            let (u, v) = if swapped { (second, first) } else { (first, second) };
-            let image = YuvPlanarImage {
-                y_plane: y.bytes,
-                y_stride: y.stride,
-                u_plane: u.bytes,
-                u_stride: u.stride,
-                v_plane: v.bytes,
-                v_stride: v.stride,
-                width,
-                height,
-            };
-            match format {
-                DrmFourcc::Yuv420 | DrmFourcc::Yvu420 => {
-                    yuv::yuv420_to_bgra(&image, &mut out, stride, RANGE, MATRIX)?;
-                }
-                DrmFourcc::Yuv422 | DrmFourcc::Yvu422 => {
-                    yuv::yuv422_to_bgra(&image, &mut out, stride, RANGE, MATRIX)?;
-                }
-                DrmFourcc::Yuv444 | DrmFourcc::Yvu444 => {
-                    yuv::yuv444_to_bgra(&image, &mut out, stride, RANGE, MATRIX)?;
-                }
-                other => return Err(YuvError::Format(other)),
-            }
-        }
-    }
-    Ok(out)
-}
-
-fn p010(
-    out: &mut [u8],
-    stride: u32,
-    (width, height): (u32, u32),
-    y: &PlaneBytes<'_>,
-    uv: &PlaneBytes<'_>,
-) -> Result<(), YuvError> {
-    let (luma, chroma) = (samples(y)?, samples(uv)?);
-    let image = YuvBiPlanarImage {
-        y_plane: &luma,
-        y_stride: y.stride / 2,
-        uv_plane: &chroma,
-        uv_stride: uv.stride / 2,
-        width,
-        height,
-    };
-    Ok(yuv::p010_to_bgra(&image, out, stride, RANGE, MATRIX, yuv::YuvConversionMode::Balanced)?)
-}
-
-fn samples(plane: &PlaneBytes<'_>) -> Result<Vec<u16>, YuvError> {
-    if !plane.stride.is_multiple_of(2) {
-        return Err(YuvError::Alignment);
-    }
-    Ok(plane.bytes.chunks_exact(2).map(|s| u16::from_le_bytes([s[0], s[1]])).collect())
+    let layout = layout(format).ok_or(YuvError::Format(format))?;
+    let planes = planes.iter().map(|plane| Plane { bytes: plane.bytes, stride: plane.stride as usize });
+    let planes: Vec<_> = planes.collect();
+    let size = (size.w.max(0) as usize, size.h.max(0) as usize);
+    Ok(primeway_ycbcr::to_xrgb(&layout, meaning(color), size, &planes)?)
 }
 
 #[cfg(test)]
@@ -171,22 +98,40 @@ mod tests {
     use super::*;
 
     #[test]
-    fn limited_range_white_grey_and_red_come_out_right() {
+    fn limited_range_white_red_and_black_come_out_right() {
         // BT.601 limited: white (235,128,128), red (81,90,240).
         let y = [235, 81, 126, 16];
         for (uv, pixel, expected) in
             [([128, 128], 0usize, [255u8, 255, 255]), ([90, 240], 1, [0, 0, 254]), ([128, 128], 3, [0, 0, 0])]
         {
             let planes = [PlaneBytes { bytes: &y, stride: 2 }, PlaneBytes { bytes: &uv, stride: 2 }];
-            let out = to_xrgb(DrmFourcc::Nv12, (2, 2).into(), &planes).unwrap();
+            let out = to_xrgb(DrmFourcc::Nv12, Color::default(), (2, 2).into(), &planes).unwrap();
             let got = &out[pixel * 4..pixel * 4 + 3];
-            assert!(got.iter().zip(expected).all(|(g, e)| g.abs_diff(e) <= 2), "{got:?} {expected:?}");
+            assert!(got.iter().zip(expected).all(|(g, e)| g.abs_diff(e) <= 1), "{got:?} {expected:?}");
         }
     }
 
     #[test]
-    fn a_missing_plane_is_an_error() {
-        let planes = [PlaneBytes { bytes: &[0; 4], stride: 2 }];
-        assert!(matches!(to_xrgb(DrmFourcc::Nv12, (2, 2).into(), &planes), Err(YuvError::MissingPlane)));
+    fn every_plane_of_a_format_is_read() {
+        for info in drm_prime::format::all() {
+            let Some(format) = DrmFourcc::try_from(info.fourcc).ok().filter(|f| supports(*f)) else {
+                continue;
+            };
+            let bytes = [0; 64];
+            let planes = vec![PlaneBytes { bytes: &bytes, stride: 8 }; info.plane_count()];
+            assert!(to_xrgb(format, Color::default(), (2, 2).into(), &planes).is_ok(), "{format}");
+            let fewer = to_xrgb(format, Color::default(), (2, 2).into(), &planes[1..]);
+            assert!(matches!(fewer, Err(YuvError::Convert(_))), "{format}");
+        }
+    }
+
+    #[test]
+    fn wide_samples_want_even_strides() {
+        assert!(check(DrmFourcc::P010, &[5, 4]).is_err());
+        assert!(check(DrmFourcc::P010, &[6, 4]).is_ok() && check(DrmFourcc::Nv12, &[5, 5]).is_ok());
+        assert!(matches!(
+            to_xrgb(DrmFourcc::Xrgb8888, Color::default(), (2, 2).into(), &[]),
+            Err(YuvError::Format(_))
+        ));
     }
 }

@@ -178,6 +178,16 @@ pub enum ColorEncoding {
     Bt2020,
 }
 
+impl fmt::Display for ColorEncoding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Bt601 => "BT.601",
+            Self::Bt709 => "BT.709",
+            Self::Bt2020 => "BT.2020",
+        })
+    }
+}
+
 /// The range of a YUV picture's samples (`COLOR_RANGE`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum ColorRange {
@@ -186,6 +196,15 @@ pub enum ColorRange {
     Limited,
     /// 0 to 255.
     Full,
+}
+
+impl fmt::Display for ColorRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Limited => "limited",
+            Self::Full => "full",
+        })
+    }
 }
 
 /// What a plane makes of YUV pictures.

@@ -162,7 +162,7 @@ pub enum Refusal {
     #[error("the plane does not blend premultiplied pixels")]
     Blend,
     /// The plane does not convert the YUV picture's colours.
-    #[error("{encoding:?} in {range:?} range is not among the plane's colour properties")]
+    #[error("{encoding} in {range} range is not among the plane's colour properties")]
     Color {
         /// The buffer's matrix.
         encoding: ColorEncoding,

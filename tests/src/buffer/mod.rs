@@ -9,7 +9,7 @@ mod sys;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use rustix::fs::{MemfdFlags, SealFlags};
 
@@ -158,6 +158,19 @@ impl ClientBuffer {
                 object.mapping.bytes_mut()[to..to + bytes].copy_from_slice(&pixels[from..from + bytes]);
             }
         }
+        self.sync(false).context("DMA_BUF_IOCTL_SYNC end")
+    }
+
+    /// Lets `write` write into the memory of a buffer with all planes in one object, between the begin and end of CPU
+    /// access.
+    ///
+    /// # Errors
+    ///
+    /// When the planes lie in several objects, or `DMA_BUF_IOCTL_SYNC` fails.
+    pub fn write(&mut self, write: impl FnOnce(&Format, &[PlaneLayout], &mut [u8])) -> Result<()> {
+        self.sync(true).context("DMA_BUF_IOCTL_SYNC start")?;
+        let [object] = &mut self.objects[..] else { bail!("planes in several objects") };
+        write(&self.format, &self.layout, object.mapping.bytes_mut());
         self.sync(false).context("DMA_BUF_IOCTL_SYNC end")
     }
 

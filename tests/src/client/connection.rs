@@ -19,6 +19,7 @@ use wayland_client::protocol::wl_shm;
 use wayland_client::protocol::wl_subsurface::WlSubsurface;
 use wayland_client::protocol::wl_surface::WlSurface;
 use wayland_client::{Connection, Dispatch, Proxy, QueueHandle, WEnum, delegate_noop, event_created_child};
+use wayland_protocols::wp::color_representation::v1::client::wp_color_representation_surface_v1::WpColorRepresentationSurfaceV1;
 use wayland_protocols::wp::linux_dmabuf::zv1::client::zwp_linux_buffer_params_v1::{
     self, Flags, ZwpLinuxBufferParamsV1,
 };
@@ -177,6 +178,19 @@ impl Wire {
         let viewporter = self.events.globals.viewporter.as_ref().context("no wp_viewporter")?;
         let viewport = viewporter.get_viewport(&window.surface, &self.link.handle(), ());
         viewport.set_destination(size.0 as i32, size.1 as i32);
+        window.viewport = Some(viewport);
+        Ok(())
+    }
+
+    /// Shows no more than the part of `size` from the top left corner of the buffers on, unscaled.
+    ///
+    /// # Errors
+    ///
+    /// When the server has no viewporter.
+    pub fn crop(&mut self, window: &mut Window, size: (u32, u32)) -> Result<()> {
+        let viewporter = self.events.globals.viewporter.as_ref().context("no wp_viewporter")?;
+        let viewport = viewporter.get_viewport(&window.surface, &self.link.handle(), ());
+        viewport.set_source(0.0, 0.0, f64::from(size.0), f64::from(size.1));
         window.viewport = Some(viewport);
         Ok(())
     }
@@ -378,6 +392,25 @@ impl Wire {
     pub fn import_timeline(&self, file: impl AsFd) -> Result<WpLinuxDrmSyncobjTimelineV1> {
         let syncobj = self.syncobj().context("no wp_linux_drm_syncobj_manager_v1")?;
         Ok(syncobj.import_timeline(file.as_fd(), &self.link.handle(), ()))
+    }
+
+    /// The object by which a surface's colour representation is set.
+    ///
+    /// # Errors
+    ///
+    /// When the server does not offer that.
+    pub fn color(&self, surface: &WlSurface) -> Result<WpColorRepresentationSurfaceV1> {
+        let color = self.events.globals.color.as_ref();
+        let color = color.context("no wp_color_representation_manager_v1")?;
+        Ok(color.get_surface(surface, &self.link.handle(), ()))
+    }
+
+    /// Asks for presentation feedback and commits nothing but what was set.
+    pub fn commit_state(&mut self, surface: &WlSurface) {
+        if let Some(presentation) = &self.events.globals.presentation {
+            presentation.feedback(surface, &self.link.handle(), ());
+        }
+        surface.commit();
     }
 
     /// A surface without a role.
@@ -586,6 +619,7 @@ impl Dispatch<WpPresentationFeedback, ()> for Events {
 
 delegate_link!(Events);
 delegate_noop!(Events: WlSubsurface);
+delegate_noop!(Events: WpColorRepresentationSurfaceV1);
 delegate_noop!(Events: WpLinuxDrmSyncobjSurfaceV1);
 delegate_noop!(Events: WpLinuxDrmSyncobjTimelineV1);
 delegate_noop!(Events: XdgPositioner);

@@ -16,6 +16,7 @@ use wayland_client::protocol::wl_seat::WlSeat;
 use wayland_client::protocol::wl_shm::WlShm;
 use wayland_client::protocol::wl_subcompositor::WlSubcompositor;
 use wayland_client::{Connection, Dispatch, EventQueue, QueueHandle};
+use wayland_protocols::wp::color_representation::v1::client::wp_color_representation_manager_v1::WpColorRepresentationManagerV1;
 use wayland_protocols::wp::linux_dmabuf::zv1::client::zwp_linux_dmabuf_v1::ZwpLinuxDmabufV1;
 use wayland_protocols::wp::linux_drm_syncobj::v1::client::wp_linux_drm_syncobj_manager_v1::WpLinuxDrmSyncobjManagerV1;
 use wayland_protocols::wp::presentation_time::client::wp_presentation::WpPresentation;
@@ -56,6 +57,8 @@ pub struct Globals {
     pub viewporter: Option<WpViewporter>,
     /// wp_presentation, version 1.
     pub presentation: Option<WpPresentation>,
+    /// wp_color_representation_manager_v1, version 1.
+    pub color: Option<WpColorRepresentationManagerV1>,
     /// wp_linux_drm_syncobj_manager_v1, version 1.
     pub syncobj: Option<WpLinuxDrmSyncobjManagerV1>,
     /// wp_tearing_control_manager_v1, version 1.
@@ -246,6 +249,7 @@ where
         + Dispatch<WpPresentation, ()>
         + Dispatch<WpLinuxDrmSyncobjManagerV1, ()>
         + Dispatch<WpTearingControlManagerV1, ()>
+        + Dispatch<WpColorRepresentationManagerV1, ()>
         + 'static,
 {
     fn event(
@@ -266,6 +270,9 @@ where
             "xdg_wm_base" => globals.wm_base = Some(registry.bind(name, version.min(3), handle, ())),
             "wp_viewporter" => globals.viewporter = Some(registry.bind(name, 1, handle, ())),
             "wp_presentation" => globals.presentation = Some(registry.bind(name, 1, handle, ())),
+            "wp_color_representation_manager_v1" => {
+                globals.color = Some(registry.bind(name, 1, handle, ()));
+            }
             "wp_linux_drm_syncobj_manager_v1" => globals.syncobj = Some(registry.bind(name, 1, handle, ())),
             "wp_tearing_control_manager_v1" => globals.tearing = Some(registry.bind(name, 1, handle, ())),
             "zwp_linux_dmabuf_v1" if globals.dmabuf_version > 0 => {
@@ -330,6 +337,7 @@ macro_rules! delegate_link {
                 wl_shm_pool::WlShmPool, wl_subcompositor::WlSubcompositor, wl_surface::WlSurface,
             };
             use wayland_client::{delegate_dispatch, delegate_noop};
+            use wayland_protocols::wp::color_representation::v1::client::wp_color_representation_manager_v1::WpColorRepresentationManagerV1;
             use wayland_protocols::wp::linux_drm_syncobj::v1::client::wp_linux_drm_syncobj_manager_v1::WpLinuxDrmSyncobjManagerV1;
             use wayland_protocols::wp::presentation_time::client::wp_presentation::WpPresentation;
             use wayland_protocols::wp::tearing_control::v1::client::wp_tearing_control_manager_v1::WpTearingControlManagerV1;
@@ -346,6 +354,7 @@ macro_rules! delegate_link {
     delegate_noop!($state: WpViewporter);
     delegate_noop!($state: WpLinuxDrmSyncobjManagerV1);
     delegate_noop!($state: WpTearingControlManagerV1);
+    delegate_noop!($state: ignore WpColorRepresentationManagerV1);
     delegate_noop!($state: ignore WlShm);
     delegate_noop!($state: ignore WlSurface);
     delegate_noop!($state: ignore WpPresentation);

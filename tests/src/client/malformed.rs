@@ -13,6 +13,7 @@ use anyhow::{Context, Result, bail, ensure};
 use super::raw::{Arg, DISPLAY, End, REGISTRY, Raw, message};
 
 mod buffers;
+mod colors;
 mod windows;
 
 /// Where the sequences run.
@@ -49,6 +50,7 @@ pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     buffers::list(&mut cases);
     windows::list(&mut cases);
+    colors::list(&mut cases);
     cases
 }
 
@@ -65,6 +67,7 @@ pub struct Stage {
     subcompositor: u32,
     shm: u32,
     viewporter: u32,
+    color: u32,
 }
 
 /// Bytes of the memory.
@@ -84,8 +87,9 @@ impl Stage {
         let subcompositor = bind("wl_subcompositor", 1)?;
         let shm = bind("wl_shm", 1)?;
         let viewporter = bind("wp_viewporter", 1)?;
+        let color = bind("wp_color_representation_manager_v1", 1)?;
         raw.roundtrip()?.ok().context("the connection ended")?;
-        Ok(Stage { raw, memory, kinds, dmabuf, compositor, wm_base, subcompositor, shm, viewporter })
+        Ok(Stage { raw, memory, kinds, dmabuf, compositor, wm_base, subcompositor, shm, viewporter, color })
     }
 
     /// Number for a new object of an interface.
@@ -248,6 +252,10 @@ fn error_name(interface: &str, code: u32) -> String {
         }
         "wl_subcompositor" => &["bad_surface", "bad_parent"],
         "wl_subsurface" => &["bad_surface"],
+        "wp_color_representation_manager_v1" => &["0", "surface_exists"],
+        "wp_color_representation_surface_v1" => {
+            &["0", "alpha_mode", "coefficients", "pixel_format", "inert", "chroma_location"]
+        }
         "wp_viewporter" => &["viewport_exists"],
         "wp_viewport" => &["bad_value", "bad_size", "out_of_buffer", "no_surface"],
         "xdg_wm_base" => &[

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod bad;
+mod colors;
 mod events;
 mod explain;
 #[allow(dead_code, reason = "the other headless cases use the rest")]

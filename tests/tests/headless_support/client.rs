@@ -17,6 +17,7 @@ use wayland_client::protocol::wl_shm_pool::WlShmPool;
 use wayland_client::protocol::wl_subsurface::WlSubsurface;
 use wayland_client::protocol::wl_surface::WlSurface;
 use wayland_client::{Connection, Proxy as _, QueueHandle};
+use wayland_protocols::wp::color_representation::v1::client::wp_color_representation_surface_v1::WpColorRepresentationSurfaceV1;
 use wayland_protocols::wp::linux_dmabuf::zv1::client::zwp_linux_buffer_params_v1::{
     Flags, ZwpLinuxBufferParamsV1,
 };
@@ -364,6 +365,17 @@ impl Client {
     pub fn tearing(&self, surface: &WlSurface) -> Result<WpTearingControlV1> {
         let manager = self.seen.globals.tearing.as_ref().context("no wp_tearing_control_manager_v1")?;
         Ok(manager.get_tearing_control(surface, &self.handle(), ()))
+    }
+
+    /// The object by which a surface's colour representation is set.
+    ///
+    /// # Errors
+    ///
+    /// When the global is missing.
+    pub fn color(&self, surface: &WlSurface) -> Result<WpColorRepresentationSurfaceV1> {
+        let color = self.seen.globals.color.as_ref();
+        let color = color.context("no wp_color_representation_manager_v1")?;
+        Ok(color.get_surface(surface, &self.handle(), ()))
     }
 
     /// The seat.

@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use drm_fourcc::{DrmFourcc, DrmModifier};
+use drm_prime::scanout::{ColorEncoding, ColorRange};
 use smithay::backend::allocator::Buffer as _;
 use smithay::backend::allocator::dmabuf::{Dmabuf, DmabufFlags, WeakDmabuf};
 use smithay::backend::egl::fence::EGLFence;
@@ -46,6 +47,7 @@ use super::element::{LayerElement, Texture};
 use super::{RenderError, Target, image, resample};
 use crate::fences::LATE;
 use crate::import::Reason;
+use crate::output::color::Color;
 use crate::output::layers::SurfaceLayer;
 
 /// Why there is no GLES renderer; each text says what to do, if something can be done.
@@ -98,6 +100,9 @@ pub enum StartError {
         driver: String,
     },
 }
+
+/// What EGL takes luma and chroma for if nothing is said, which smithay 0.7.0 does not: Mesa's default.
+const EGL_COLOR: Color = (ColorEncoding::Bt601, ColorRange::Limited);
 
 /// How a picture gets from the GPU to the display.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -340,7 +345,7 @@ impl Gles {
         states: &SurfaceData,
     ) -> Result<Texture, RenderError> {
         let texture = match &layer.dmabuf {
-            Some(dmabuf) => self.dmabuf_texture(dmabuf)?,
+            Some(dmabuf) => self.dmabuf_texture(dmabuf, layer.color)?,
             // GL counts rows in pixels.
             None if resample::has_odd_rows(&layer.buffer) => {
                 let read = |image: &mut pixman::Image<'static, 'static>| {
@@ -387,11 +392,22 @@ impl Gles {
         Ok(self.renderer.import_memory(pixels, format, size, false)?)
     }
 
-    fn dmabuf_texture(&mut self, dmabuf: &Dmabuf) -> Result<GlesTexture, RenderError> {
-        if let Some(texture) = self.gpu_texture(dmabuf)? {
+    fn dmabuf_texture(&mut self, dmabuf: &Dmabuf, color: Option<Color>) -> Result<GlesTexture, RenderError> {
+        let by_driver = color.is_none_or(|color| color == EGL_COLOR);
+        if by_driver && let Some(texture) = self.gpu_texture(dmabuf)? {
             return Ok(texture);
         }
-        match cpu::read(&mut self.views, dmabuf)? {
+        match self.cpu_texture(dmabuf, color.unwrap_or_default()) {
+            Ok(texture) => Ok(texture),
+            // Wrong colours rather than none.
+            Err(err) if by_driver => Err(err),
+            Err(err) => self.gpu_texture(dmabuf)?.ok_or(err),
+        }
+    }
+
+    /// A texture of what the CPU reads.
+    fn cpu_texture(&mut self, dmabuf: &Dmabuf, color: Color) -> Result<GlesTexture, RenderError> {
+        match cpu::read(&mut self.views, dmabuf, color)? {
             Source::Copy(mut image) => self.upload_argb(&image::to_xrgb(&mut image), dmabuf.size(), false),
             Source::View(view, code) => {
                 let pixels =

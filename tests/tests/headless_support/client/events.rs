@@ -15,6 +15,7 @@ use wayland_client::protocol::wl_subsurface::WlSubsurface;
 use wayland_client::{
     Connection, Dispatch, Proxy as _, QueueHandle, WEnum, delegate_noop, event_created_child,
 };
+use wayland_protocols::wp::color_representation::v1::client::wp_color_representation_surface_v1::WpColorRepresentationSurfaceV1;
 use wayland_protocols::wp::linux_dmabuf::zv1::client::zwp_linux_buffer_params_v1::{
     self, ZwpLinuxBufferParamsV1,
 };
@@ -324,6 +325,7 @@ impl Dispatch<WpPresentationFeedback, u32> for Seen {
 delegate_link!(Seen);
 delegate_noop!(Seen: WlRegion);
 delegate_noop!(Seen: WlSubsurface);
+delegate_noop!(Seen: WpColorRepresentationSurfaceV1);
 delegate_noop!(Seen: XdgPositioner);
 delegate_noop!(Seen: WpViewport);
 delegate_noop!(Seen: WpTearingControlV1);
