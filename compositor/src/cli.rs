@@ -86,6 +86,13 @@ pub enum Command {
     Buffers(To),
     /// Tell what is shown where, and then every change, until primeway ends; with --json a line each.
     Events(To),
+    /// Show planes and surfaces live in a terminal; with --json a line each second.
+    Top(To),
+    /// Write a page about devices, planes, surfaces and what happened lately, for a bug report. Titles are left out.
+    Report(ReportArgs),
+    /// Ask a display device what it takes: import, ADDFB2 and TEST_ONLY by format, modifier, plane and whose memory it is.
+    /// It needs no running primeway, shows nothing and changes nothing.
+    Probe(ProbeArgs),
     /// Exit 0 if a program's windows are scanned out, 3 if not: for tests.
     #[command(after_help = EXPLAIN_STATUS)]
     Check(CheckArgs),
@@ -138,6 +145,33 @@ impl ExplainArgs {
         let Self { app_id, pid, surface, all, .. } = self.clone();
         Query { app_id, pid, surface, all }
     }
+}
+
+/// `primeway probe`.
+#[derive(Clone, Debug, Args)]
+pub struct ProbeArgs {
+    /// The card's node [default: the first one with a display].
+    #[arg(long, value_name = "NODE")]
+    pub device: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// A text file with a SPEC in each line; # begins a comment.
+    pub file: Option<PathBuf>,
+    /// WIDTHxHEIGHT:FORMAT[:MODIFIER], such as 1920x1080:NV12:LINEAR [default: all that the planes list].
+    #[arg(last = true, value_name = "SPEC")]
+    pub specs: Vec<String>,
+}
+
+/// `primeway report`.
+#[derive(Clone, Debug, Args)]
+pub struct ReportArgs {
+    /// The control socket [default: $PRIMEWAY_SOCKET, else that of $WAYLAND_DISPLAY].
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// Where to save it; - for the standard output.
+    #[arg(short, long, value_name = "FILE.html")]
+    pub output: PathBuf,
 }
 
 /// `primeway check`.

@@ -18,6 +18,9 @@ fn main() -> ExitCode {
         Some(Command::Planes(to)) => client::planes(to),
         Some(Command::Buffers(to)) => client::buffers(to),
         Some(Command::Events(to)) => client::events(to),
+        Some(Command::Top(to)) => primeway::ctl::top::run(to),
+        Some(Command::Report(args)) => client::write_report(args),
+        Some(Command::Probe(args)) => primeway::ctl::probe::run(args),
         Some(Command::Check(args)) => client::check(args),
         None => primeway::run::run(&cli),
     };

@@ -6,8 +6,6 @@
 
 #[path = "probe/display.rs"]
 mod display;
-#[path = "probe/memory.rs"]
-mod memory;
 
 use std::{
     collections::BTreeSet,
@@ -24,7 +22,7 @@ use display::{Card, Output, Plane};
 use drm_fourcc::{DrmFourcc, DrmModifier};
 use drm_prime::{
     BufferPlane, Dmabuf, Fault, FormatInfo, Framebuffer, FramebufferError, HandleTable, ImportError,
-    KernelDevice, device::kernel::driver_name, format,
+    KernelDevice, device::kernel::driver_name, exporting as memory, format,
 };
 use rustix::io::Errno;
 use serde_json::{Value, json};

@@ -93,6 +93,7 @@ pub mod device;
 pub mod dmabuf;
 pub mod dumb;
 pub mod exporter;
+pub mod exporting;
 pub mod flip;
 pub mod format;
 pub mod framebuffer;

@@ -9,8 +9,9 @@ use serde::de::DeserializeOwned;
 
 use super::events::Event;
 use super::explain::{ExplainReport, Explanation, Query};
-use super::{Answer, CaptureSource, Request, show};
-use crate::cli::{CheckArgs, Ctl, CtlRequest, ExplainArgs, To};
+use super::report::Parts;
+use super::{Answer, CaptureSource, Request, report, show};
+use crate::cli::{CheckArgs, Ctl, CtlRequest, ExplainArgs, ReportArgs, To};
 
 /// Every surface asked about is scanned out.
 const SCANNED_OUT: u8 = 0;
@@ -48,7 +49,7 @@ pub fn explain(args: &ExplainArgs) -> anyhow::Result<u8> {
     if args.watch {
         return watch(args, &request);
     }
-    let (text, report): (_, ExplainReport) = report(&args.to, &request, show::explain)?;
+    let (text, report): (_, ExplainReport) = tell(&args.to, &request, show::explain)?;
     print(&text)?;
     Ok(if report.scanned_out { SCANNED_OUT } else { COMPOSITED })
 }
@@ -130,7 +131,7 @@ impl Iterator for EventStream {
 /// # Errors
 /// As [`run`].
 pub fn planes(to: &To) -> anyhow::Result<u8> {
-    let (text, _) = report(to, &Request::Planes, show::planes)?;
+    let (text, _) = tell(to, &Request::Planes, show::planes)?;
     print(&text)?;
     Ok(0)
 }
@@ -140,7 +141,7 @@ pub fn planes(to: &To) -> anyhow::Result<u8> {
 /// # Errors
 /// As [`run`].
 pub fn buffers(to: &To) -> anyhow::Result<u8> {
-    let (text, _) = report(to, &Request::Buffers, show::buffers)?;
+    let (text, _) = tell(to, &Request::Buffers, show::buffers)?;
     print(&text)?;
     Ok(0)
 }
@@ -152,7 +153,7 @@ pub fn buffers(to: &To) -> anyhow::Result<u8> {
 pub fn check(args: &CheckArgs) -> anyhow::Result<u8> {
     let app_id = Some(args.require_scanout.clone());
     let request = Request::Explain(Query { app_id, ..Query::default() });
-    let (text, report): (_, ExplainReport) = report(&args.to, &request, show::explain)?;
+    let (text, report): (_, ExplainReport) = tell(&args.to, &request, show::explain)?;
     if report.scanned_out && !args.to.json {
         return Ok(SCANNED_OUT);
     }
@@ -160,8 +161,34 @@ pub fn check(args: &CheckArgs) -> anyhow::Result<u8> {
     Ok(if report.scanned_out { SCANNED_OUT } else { COMPOSITED })
 }
 
+/// `primeway report`.
+///
+/// # Errors
+/// As [`run`], or when the file cannot be written.
+pub fn write_report(args: &ReportArgs) -> anyhow::Result<u8> {
+    let socket = || args.socket.clone();
+    let everything = Request::Explain(Query { all: true, ..Query::default() });
+    // Without a window there is nothing to explain, and a report all the same.
+    let explain = ask(socket(), &everything).ok().map(serde_json::from_value).transpose()?;
+    let parts = Parts {
+        stats: ask(socket(), &Request::Stats)?,
+        explain: explain.unwrap_or(ExplainReport { scanned_out: false, surfaces: Vec::new() }),
+        planes: serde_json::from_value(ask(socket(), &Request::Planes)?)?,
+        buffers: serde_json::from_value(ask(socket(), &Request::Buffers)?)?,
+        timeline: serde_json::from_value(ask(socket(), &Request::Timeline)?)?,
+    };
+    let html = report::page(&parts);
+    if args.output.as_os_str() == "-" {
+        print(&html)?;
+        return Ok(0);
+    }
+    std::fs::write(&args.output, html).with_context(|| format!("cannot write {}", args.output.display()))?;
+    print(&format!("{}\n", args.output.display()))?;
+    Ok(0)
+}
+
 /// Asks, and returns the answer as text for people or for programs, and as itself.
-fn report<T: DeserializeOwned>(
+fn tell<T: DeserializeOwned>(
     to: &To,
     request: &Request,
     show: impl Fn(&T) -> String,

@@ -20,12 +20,15 @@ pub mod explain;
 pub mod identity;
 mod ledger;
 pub mod planes;
+pub mod probe;
 pub mod refusal;
 pub mod remedy;
+pub mod report;
 pub mod server;
 pub mod show;
 pub mod table;
 pub mod timeline;
+pub mod top;
 pub mod watch;
 
 use std::path::PathBuf;

@@ -3,7 +3,7 @@
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
-use primeway::cli::{CheckArgs, ExplainArgs, To};
+use primeway::cli::{CheckArgs, ExplainArgs, ReportArgs, To};
 use primeway::ctl::client as ctl;
 use primeway::ctl::explain::{ExplainReport, Explanation, Query, Way, explain};
 use primeway::ctl::planes::PlaneRow;
@@ -353,4 +353,32 @@ fn nobody_is_asked_where_nothing_was_refused_by_the_driver() {
     let after = titled(&server, "xb24");
     assert!(after.planes.iter().all(|plane| plane.guess.is_none()), "{after:?}");
     assert_eq!(server.frames().unwrap(), frames);
+}
+
+/// A report has what there is, in one file without references, and no titles; what a client calls itself stays text.
+#[test]
+fn a_report_has_no_titles_and_no_markup_of_clients() {
+    let (server, mut client) = start();
+    let (folder, path) = with_socket(&server);
+    let output = folder.path().join("report.html");
+    let args = ReportArgs { socket: Some(path), output: output.clone() };
+    assert_eq!(ctl::write_report(&args).unwrap(), 0);
+    assert!(std::fs::read_to_string(&output).unwrap().contains("No surface is shown."));
+    let buffer = client.dmabuf("XB24", (64, 64), NOISE).unwrap();
+    let evil = "<script>alert(1)</script>";
+    let window = client.open_window_as("A <b>secret</b>", |toplevel| toplevel.set_app_id(evil.to_owned()));
+    let window = window.unwrap();
+    client.show(&window.surface, &buffer).unwrap();
+    let shown = dmabuf(&mut client, "shown", "XR24", (64, 64));
+    server.settle().unwrap();
+    assert_eq!(ctl::write_report(&args).unwrap(), 0);
+    let html = std::fs::read_to_string(&output).unwrap();
+    assert!(!html.contains("secret") && !html.contains("<script"), "{html}");
+    assert!(html.contains("&lt;script&gt;alert(1)&lt;/script&gt; (pid "), "{html}");
+    for part in
+        ["<svg ", "XB24 is not among the plane&#39;s formats", "<td class=\"m\">P010</td>", "shown (pid "]
+    {
+        assert!(html.contains(part), "{part} is missing: {html}");
+    }
+    drop(shown);
 }

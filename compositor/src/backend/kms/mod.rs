@@ -15,6 +15,7 @@ mod in_fence;
 pub mod output;
 pub mod pacing;
 mod plane;
+pub mod probe;
 mod session;
 mod watchdog;
 pub mod writeback;

@@ -50,6 +50,18 @@ impl Card {
             Err(err) => Err((card.0, err)),
         }
     }
+
+    /// Takes a node to look at: that another program is its master is no obstacle.
+    ///
+    /// # Errors
+    /// When it has no outputs, or no atomic commits.
+    pub fn look_at(fd: OwnedFd) -> Result<Rc<Self>, super::CardError> {
+        let card = Self(fd);
+        match check(&card) {
+            Ok(()) | Err(super::CardError::NotMaster) => Ok(Rc::new(card)),
+            Err(err) => Err(err),
+        }
+    }
 }
 
 fn handles<T: From<drm::control::RawResourceHandle>>(ids: Vec<u32>) -> Vec<T> {

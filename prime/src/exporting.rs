@@ -1,4 +1,7 @@
-//! Memory from everything here that exports dma-bufs: DRM devices, udmabuf, the heaps. The probe's only unsafe code.
+//! Memory from everything on this machine that exports dma-bufs: DRM devices, udmabuf, the heaps. For probes of what a
+//! display device does with everybody's memory.
+//!
+//! It owns the allocation. What is tried with the memory is the caller's.
 #![allow(unsafe_code)]
 
 use std::{
@@ -9,13 +12,14 @@ use std::{
     sync::Arc,
 };
 
-use drm_prime::{HandleTable, KernelDevice, device::kernel::driver_name};
+use crate::{HandleTable, KernelDevice, device::kernel::driver_name};
 use rustix::{
     fs::{MemfdFlags, SealFlags},
     ioctl::{Ioctl, IoctlOutput, Opcode, Updater, opcode},
 };
 
 /// Something that makes dma-bufs.
+#[derive(Debug)]
 pub struct Exporter {
     /// What it is called in the table.
     pub name: String,
@@ -25,7 +29,7 @@ pub struct Exporter {
     pub memory: io::Result<OwnedFd>,
 }
 
-/// Asks everything but `own` for `size` bytes, a multiple of the page size.
+/// Asks everything for `size` bytes, a multiple of the page size: `own`, which is behind `own_node`, comes first.
 pub fn exporters(own: &HandleTable, own_node: &Path, size: u64) -> Vec<Exporter> {
     let mut found =
         vec![Exporter { name: "own".to_owned(), node: own_node.to_owned(), memory: dumb(own, size) }];

@@ -1,0 +1,428 @@
+//! `primeway top`: what is on which plane, live, in a terminal.
+//!
+//! It owns the screen and the keys. The event stream says when to look again at once, and a clock when to look at the
+//! numbers; what is shown comes from the same answers as `explain`, `planes` and `timeline`.
+
+use std::io::IsTerminal as _;
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, anyhow, bail};
+use ratatui::Frame;
+use ratatui::crossterm::event::{self, Event as TerminalEvent, KeyCode, KeyEventKind, KeyModifiers};
+use ratatui::layout::{Constraint, Layout};
+use ratatui::style::{Color, Modifier, Style, Stylize as _};
+use ratatui::text::{Line, Span};
+use ratatui::widgets::{Block, Borders, Cell, Paragraph, Row, Table};
+use serde::Serialize;
+
+use super::client::{EventStream, ask, print};
+use super::explain::{ExplainReport, Explanation, Query, Way};
+use super::planes::{OutputPlanes, PlanesReport};
+use super::timeline::TimelineReport;
+use super::{Request, show};
+use crate::cli::To;
+
+/// Between two looks at the numbers.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// The least time between two looks, however much happens.
+const LEAST: Duration = Duration::from_millis(100);
+/// How long a key may wait.
+const KEYS: Duration = Duration::from_millis(50);
+
+/// What there is to see.
+#[derive(Debug, Serialize)]
+pub struct Look {
+    /// When it was asked for.
+    #[serde(skip)]
+    at: Option<Instant>,
+    /// The surfaces.
+    pub explain: ExplainReport,
+    /// The planes.
+    pub planes: PlanesReport,
+    /// The outputs' frames.
+    pub timeline: TimelineReport,
+}
+
+impl Look {
+    fn now(socket: Option<&PathBuf>) -> anyhow::Result<Self> {
+        let get = |request: &Request| ask(socket.cloned(), request);
+        let all = Request::Explain(Query { all: true, ..Query::default() });
+        // Nobody is there to be explained, which is no error here.
+        let explain = get(&all).ok().map(serde_json::from_value).transpose()?;
+        let mut timeline: TimelineReport = serde_json::from_value(get(&Request::Timeline)?)?;
+        timeline.outputs.iter_mut().for_each(|output| output.changes.clear());
+        Ok(Self {
+            at: Some(Instant::now()),
+            explain: explain.unwrap_or(ExplainReport { scanned_out: false, surfaces: Vec::new() }),
+            planes: serde_json::from_value(get(&Request::Planes)?)?,
+            timeline,
+        })
+    }
+
+    /// Seconds since an earlier look.
+    fn since(&self, before: &Self) -> Option<f64> {
+        let passed = self.at?.checked_duration_since(before.at?)?.as_secs_f64();
+        (passed > 0.0).then_some(passed)
+    }
+}
+
+/// What is on the screen: the last look, and the one that rates are counted from.
+#[derive(Debug)]
+pub struct View {
+    now: Look,
+    before: Option<Look>,
+}
+
+impl View {
+    /// Frames a second of an output.
+    fn output_rate(&self, name: &str) -> Option<f64> {
+        let before = self.before.as_ref()?;
+        let frames = |look: &Look| look.timeline.outputs.iter().find(|o| o.output == name).map(|o| o.frames);
+        let new = frames(&self.now)?.checked_sub(frames(before)?)?;
+        Some(new as f64 / self.now.since(before)?)
+    }
+
+    /// New frames a second of a surface, as long as it stays where it is.
+    fn surface_rate(&self, surface: &Explanation) -> Option<f64> {
+        let before = self.before.as_ref()?;
+        let same = |e: &&Explanation| e.who.is(&surface.who) && e.output == surface.output;
+        let old = before.explain.surfaces.iter().find(same)?;
+        let stays = old.verdict.since_unix_ms.zip(surface.verdict.since_unix_ms);
+        // The two clocks' difference is measured anew for each answer.
+        stays.filter(|(a, b)| a.abs_diff(*b) < 20)?;
+        let new = surface.verdict.frames.checked_sub(old.verdict.frames)?;
+        Some(new as f64 / self.now.since(before)?)
+    }
+}
+
+/// Shows it until a key or primeway ends it.
+///
+/// # Errors
+/// Without a terminal, without a primeway, and when primeway ends.
+pub fn run(to: &To) -> anyhow::Result<u8> {
+    if to.json {
+        return lines(to);
+    }
+    if !(std::io::stdout().is_terminal() && std::io::stdin().is_terminal()) {
+        bail!("`primeway top` needs a terminal; `primeway top --json` and `primeway events` do not");
+    }
+    let changes = listen(to)?;
+    let first = Look::now(to.socket.as_ref())?;
+    // A panic restores the terminal, too: the hook of `try_init` sees to it.
+    let mut terminal = ratatui::try_init().context("cannot take the terminal")?;
+    let shown = watch(&mut terminal, first, &changes, to);
+    ratatui::restore();
+    shown.map(|()| 0)
+}
+
+/// A line of JSON each second.
+fn lines(to: &To) -> anyhow::Result<u8> {
+    loop {
+        let look = Look::now(to.socket.as_ref())?;
+        if !print(&(serde_json::to_string(&look)? + "\n"))? {
+            return Ok(0);
+        }
+        std::thread::sleep(INTERVAL);
+    }
+}
+
+/// Hears the event stream; its end closes the channel.
+fn listen(to: &To) -> anyhow::Result<Receiver<()>> {
+    let stream = EventStream::open(to.socket.clone())?;
+    let (changed, changes) = channel();
+    std::thread::Builder::new().name("events".into()).spawn(move || {
+        for event in stream {
+            if event.is_err() || changed.send(()).is_err() {
+                return;
+            }
+        }
+    })?;
+    Ok(changes)
+}
+
+fn watch(
+    terminal: &mut ratatui::DefaultTerminal,
+    first: Look,
+    changes: &Receiver<()>,
+    to: &To,
+) -> anyhow::Result<()> {
+    let mut view = View { now: first, before: None };
+    let mut looked = Instant::now();
+    loop {
+        terminal.draw(|frame| draw(frame, &view))?;
+        let mut changed = false;
+        loop {
+            if event::poll(KEYS)? && is_end(&event::read()?) {
+                return Ok(());
+            }
+            match changes.recv_timeout(Duration::ZERO) {
+                Ok(()) => {
+                    changed = true;
+                    while changes.try_recv().is_ok() {}
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Err(anyhow!("primeway has ended")),
+            }
+            let passed = looked.elapsed();
+            if passed >= INTERVAL || (changed && passed >= LEAST) {
+                break;
+            }
+        }
+        let now = Look::now(to.socket.as_ref()).map_err(|err| err.context("primeway has ended"))?;
+        looked = Instant::now();
+        // Rates are of up to a second, also while much happens.
+        let View { now: last, before } = view;
+        let young = |before: &Look| now.since(before).is_some_and(|seconds| seconds < 1.0);
+        let before = before.filter(young).unwrap_or(last);
+        view = View { now, before: Some(before) };
+    }
+}
+
+/// q, Esc and Ctrl+C end it; every other event, such as another size, draws it anew.
+fn is_end(event: &TerminalEvent) -> bool {
+    let TerminalEvent::Key(key) = event else { return false };
+    let interrupt = key.code == KeyCode::Char('c') && key.modifiers.contains(KeyModifiers::CONTROL);
+    key.kind != KeyEventKind::Release && (interrupt || matches!(key.code, KeyCode::Char('q') | KeyCode::Esc))
+}
+
+/// Draws the screen: a strip for each output, then the surfaces.
+fn draw(frame: &mut Frame<'_>, view: &View) {
+    let outputs = &view.now.planes.outputs;
+    let strips = outputs.iter().map(|output| Constraint::Length(output.planes.len() as u16 + 2));
+    let rows: Vec<Constraint> =
+        [Constraint::Length(1)].into_iter().chain(strips).chain([Constraint::Min(3)]).collect();
+    let areas = Layout::vertical(rows).split(frame.area());
+    let way = |way: Way| view.now.explain.surfaces.iter().filter(|e| e.verdict.way == way).count();
+    let title = format!(
+        "primeway top   {}   {} scanned out, {} composited, {} hidden",
+        show::clock(view.now.timeline.now_unix_ms),
+        way(Way::ScannedOut),
+        way(Way::Composited),
+        way(Way::Hidden)
+    );
+    frame.render_widget(Paragraph::new(Line::from(title).bold()), areas[0]);
+    frame.render_widget(Paragraph::new(Line::from("q quits").right_aligned()), areas[0]);
+    for (output, area) in outputs.iter().zip(areas.iter().skip(1)) {
+        frame.render_widget(strip(view, output), *area);
+    }
+    if let Some(area) = areas.last() {
+        frame.render_widget(surfaces(view), *area);
+    }
+}
+
+fn strip<'a>(view: &View, output: &OutputPlanes) -> Table<'a> {
+    let mut title = format!(" {} {}x{} ", output.output, output.size.0, output.size.1);
+    if let Some(rate) = view.output_rate(&output.output) {
+        title += &format!("· {rate:.1} fps ");
+    }
+    if let Some(frames) = view.now.timeline.outputs.iter().find(|o| o.output == output.output) {
+        title += &format!("· {} missed ", frames.missed);
+        if let Some(latency) = &frames.latency {
+            title += &format!("· commit→flip p50 {:.1} p99 {:.1} ms ", latency.p50_ms, latency.p99_ms);
+        }
+    }
+    let rows = output.planes.iter().map(|row| {
+        let z = row.z.map_or_else(|| "?".to_owned(), |z| z.to_string());
+        let (format, place) = row.shows.as_ref().map_or_else(Default::default, |shows| {
+            let ((w, h), (x, y)) = (shows.shown_size, shows.position);
+            (format!("{} {}", shows.format, shows.modifier), format!("{w}x{h} at {x},{y}"))
+        });
+        let style = match (&row.surface, row.shows.is_some()) {
+            (Some(_), _) => Style::new().fg(Color::Green),
+            (None, true) => Style::new().fg(Color::Yellow),
+            (None, false) => Style::new().fg(Color::DarkGray),
+        };
+        let plane = format!("{} {}", row.plane, row.r#type);
+        Row::new([z, plane, row.who.clone(), format, place]).style(style)
+    });
+    let widths = [
+        Constraint::Length(3),
+        Constraint::Length(14),
+        Constraint::Fill(3),
+        Constraint::Fill(2),
+        Constraint::Length(22),
+    ];
+    Table::new(rows, widths).block(Block::new().borders(Borders::TOP | Borders::BOTTOM).title(title))
+}
+
+fn surfaces<'a>(view: &View) -> Table<'a> {
+    let rows = view.now.explain.surfaces.iter().map(|surface| {
+        let (way, style) = match (surface.verdict.way, surface.verdict.plane) {
+            (Way::ScannedOut, Some(plane)) => (format!("plane {plane}"), Style::new().fg(Color::Green)),
+            (Way::ScannedOut, None) => ("scanned out".to_owned(), Style::new().fg(Color::Green)),
+            (Way::Composited, _) => ("composited".to_owned(), Style::new().fg(Color::Yellow)),
+            (Way::Hidden, _) => ("hidden".to_owned(), Style::new().fg(Color::DarkGray)),
+        };
+        let rate = view.surface_rate(surface).map_or_else(|| "-".to_owned(), |rate| format!("{rate:.1}"));
+        let why = surface.culprit.as_ref().filter(|_| surface.verdict.way != Way::ScannedOut);
+        let why = why.map(|culprit| culprit.text.clone()).unwrap_or_default();
+        Row::new([
+            Cell::from(surface.who.name()),
+            Cell::from(Span::styled(way, style)),
+            Cell::from(rate),
+            Cell::from(why),
+        ])
+    });
+    let heading = Row::new(["surface", "shown by", "fps", "why not by a plane"]);
+    let heading = heading.style(Style::new().add_modifier(Modifier::BOLD));
+    let widths = [Constraint::Fill(2), Constraint::Length(11), Constraint::Length(6), Constraint::Fill(3)];
+    Table::new(rows, widths).header(heading)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+
+    use ratatui::Terminal;
+    use ratatui::backend::TestBackend;
+    use ratatui::crossterm::event::KeyEvent;
+
+    use super::super::explain::{BufferReport, Verdict};
+    use super::super::identity::Identity;
+    use super::super::planes::{CapsReport, PlaneContent, PlaneRow};
+    use super::super::remedy::Culprit;
+    use super::super::timeline::{Latency, OutputTimeline};
+    use super::*;
+
+    fn surface(app_id: &str, plane: Option<u32>, frames: u64) -> Explanation {
+        let culprit = plane.is_none().then(|| Culprit {
+            kind: "client".to_owned(),
+            text: "the buffer is not a dma-buf".to_owned(),
+            plane: None,
+            window: None,
+        });
+        Explanation {
+            who: Identity {
+                pid: 41,
+                role: "toplevel".to_owned(),
+                app_id: Some(app_id.to_owned()),
+                surface: plane.unwrap_or(1),
+                ..Identity::default()
+            },
+            output: Some("Virtual-1".to_owned()),
+            buffer: None::<BufferReport>,
+            position: (0, 0),
+            size: (64, 64),
+            verdict: Verdict {
+                way: if plane.is_some() { Way::ScannedOut } else { Way::Composited },
+                plane: plane.and_then(NonZeroU32::new),
+                since_unix_ms: Some(1000),
+                frames,
+                avoidable_bytes_per_second: None,
+            },
+            planes: Vec::new(),
+            culprit,
+            remedies: Vec::new(),
+            feedback: None,
+            waits_for: None,
+            undrawn: None,
+        }
+    }
+
+    fn look(at: Instant, frames: u64) -> Look {
+        let row = |plane: u32, kind: &str, who: &str, on: bool| PlaneRow {
+            plane: NonZeroU32::new(plane).unwrap(),
+            r#type: kind.to_owned(),
+            z: Some(i64::from(plane)),
+            who: who.to_owned(),
+            surface: None,
+            shows: on.then(|| PlaneContent {
+                fb: 1,
+                format: "NV12".to_owned(),
+                modifier: "LINEAR".to_owned(),
+                size: (64, 64),
+                position: (5, 6),
+                shown_size: (64, 64),
+                fence: None,
+                held_ms: None,
+            }),
+            pointer: None,
+            caps: CapsReport::default(),
+        };
+        let planes = OutputPlanes {
+            output: "Virtual-1".to_owned(),
+            crtc: 1,
+            size: (1024, 768),
+            planes: vec![row(38, "overlay", "mpv (pid 41)", true), row(31, "primary", "-", false)],
+        };
+        let timeline = OutputTimeline {
+            output: "Virtual-1".to_owned(),
+            refresh_ms: 16.7,
+            frames,
+            missed: 3,
+            latency: Some(Latency { frames: 9, p50_ms: 3.12, p99_ms: 9.8, max_ms: 12.0 }),
+            changes: Vec::new(),
+        };
+        Look {
+            at: Some(at),
+            explain: ExplainReport {
+                scanned_out: false,
+                surfaces: vec![surface("mpv", Some(38), frames), surface("foot", None, 0)],
+            },
+            planes: PlanesReport { outputs: vec![planes] },
+            timeline: TimelineReport { now_unix_ms: 0, outputs: vec![timeline] },
+        }
+    }
+
+    fn screen(view: &View, width: u16, height: u16) -> Vec<String> {
+        let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
+        terminal.draw(|frame| draw(frame, view)).unwrap();
+        let buffer = terminal.backend().buffer();
+        let cell = |x, y| buffer.cell((x, y)).unwrap().symbol().to_owned();
+        (0..height)
+            .map(|y| (0..width).map(|x| cell(x, y)).collect::<String>().trim_end().to_owned())
+            .collect()
+    }
+
+    fn view() -> View {
+        let start = Instant::now();
+        View { now: look(start + Duration::from_secs(2), 220), before: Some(look(start, 100)) }
+    }
+
+    #[test]
+    fn every_number_has_its_place() {
+        let screen = screen(&view(), 100, 12);
+        assert!(
+            screen[0].contains("1 scanned out, 1 composited, 0 hidden") && screen[0].ends_with("q quits")
+        );
+        let strip = "─ Virtual-1 1024x768 · 60.0 fps · 3 missed · commit→flip p50 3.1 p99 9.8 ms ─";
+        assert!(screen[1].replace("  ", " ").contains(strip.trim_start_matches("─")), "{screen:#?}");
+        assert!(
+            screen[2].starts_with("38  38 overlay") && screen[2].ends_with("64x64 at 5,6"),
+            "{screen:#?}"
+        );
+        assert_eq!(
+            screen[5].split_whitespace().collect::<Vec<_>>().join(" "),
+            "surface shown by fps why not by a plane"
+        );
+        let [mpv, foot] = [6, 7].map(|y: usize| screen[y].split_whitespace().collect::<Vec<_>>().join(" "));
+        assert_eq!(mpv, "mpv (pid 41) plane 38 60.0");
+        assert_eq!(foot, "foot (pid 41) composited 0.0 the buffer is not a dma-buf");
+    }
+
+    #[test]
+    fn a_terminal_of_any_size_will_do() {
+        for (width, height) in [(1, 1), (3, 2), (20, 5), (300, 80)] {
+            assert_eq!(screen(&view(), width, height).len(), usize::from(height));
+        }
+    }
+
+    #[test]
+    fn only_the_keys_for_it_end_it() {
+        let key = |code, modifiers| is_end(&TerminalEvent::Key(KeyEvent::new(code, modifiers)));
+        assert!(key(KeyCode::Char('q'), KeyModifiers::NONE) && key(KeyCode::Esc, KeyModifiers::NONE));
+        assert!(key(KeyCode::Char('c'), KeyModifiers::CONTROL));
+        assert!(!key(KeyCode::Char('c'), KeyModifiers::NONE) && !is_end(&TerminalEvent::Resize(1, 1)));
+    }
+
+    #[test]
+    fn a_rate_is_of_a_surface_that_stays() {
+        let mut view = view();
+        let rate = |view: &View| view.surface_rate(&view.now.explain.surfaces[0]);
+        assert_eq!(rate(&view), Some(60.0));
+        view.now.explain.surfaces[0].verdict.since_unix_ms = Some(9000);
+        assert_eq!(rate(&view), None);
+    }
+}

@@ -1,0 +1,156 @@
+//! What `primeway explain`, `planes`, `check` and `report` say on a kernel, as programs: which plane shows which window, and why
+//! the others do not, beside what the kernel says.
+
+use std::collections::BTreeMap;
+use std::process::{Command, ExitCode, Output};
+
+use anyhow::{Context, Result, ensure};
+use lab::vkms::Device;
+use primeway_tests::debugfs::DebugDevice;
+use primeway_tests::kernel_cases::{self, Case};
+use primeway_tests::session::{artefacts, sibling_program};
+use primeway_tests::stage::Stage;
+use serde_json::Value;
+
+const CASES: &[Case] = &[("three_windows_and_two_overlays_are_explained", three_windows)];
+
+fn main() -> ExitCode {
+    kernel_cases::run(env!("CARGO_CRATE_NAME"), CASES)
+}
+
+/// Runs a program of primeway's against a compositor.
+fn ask(stage: &Stage, arguments: &[&str]) -> Result<Output> {
+    let mut command = Command::new(sibling_program("primeway")?);
+    command.args(arguments).env("WAYLAND_DISPLAY", &stage.compositor.display).env_remove("PRIMEWAY_SOCKET");
+    command.output().with_context(|| format!("{arguments:?}"))
+}
+
+fn json(stage: &Stage, arguments: &[&str]) -> Result<(Option<i32>, Value)> {
+    let output = ask(stage, arguments)?;
+    let answer = serde_json::from_slice(&output.stdout);
+    let answer = answer.with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
+    Ok((output.status.code(), answer))
+}
+
+/// The kinds of refusals by plane; `shows` for the plane that shows it.
+fn kinds(surface: &Value) -> Result<BTreeMap<u64, String>> {
+    let planes = surface["planes"].as_array().context("no planes")?;
+    let kind = |plane: &Value| {
+        let id = plane["plane"].as_u64().context("no plane id")?;
+        let kind = if plane["shows"] == true {
+            "shows"
+        } else {
+            plane["refusal"]["kind"].as_str().unwrap_or("none")
+        };
+        Ok((id, kind.to_owned()))
+    };
+    planes.iter().map(kind).collect()
+}
+
+fn three_windows() -> Result<()> {
+    let device = Device::create("explain", &"overlays=2,writeback".parse()?)?;
+    let node = device.card_node()?;
+    let node = node.to_str().context("node")?;
+    let mut stage = Stage::start_with("explain", &["--renderer", "pixman", "--device", node])?;
+    for seed in 0..3 {
+        stage.add_noise("XR24", seed, (200, 150), &[])?;
+    }
+    let pids: Vec<i32> = stage.clients.iter().map(|client| client.pid()).collect();
+    // Until the planner has come to rest.
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    stage.compositor.check_alive()?;
+
+    let (status, report) = json(&stage, &["explain", "--all", "--json"])?;
+    ensure!(status == Some(3) && report["scanned_out"] == false, "{status:?}: {report:#}");
+    let surfaces = report["surfaces"].as_array().context("no surfaces")?;
+    ensure!(surfaces.len() == 3, "{report:#}");
+    let stats = stage.stats()?;
+    let planes = &stats.outputs[0].planes;
+    let of =
+        |kind: &str| planes.iter().filter(|p| p.kind == kind).map(|p| u64::from(p.id)).collect::<Vec<_>>();
+    let (primary, overlays) = (of("Primary")[0], of("Overlay"));
+    let mut on = BTreeMap::new();
+    let mut left = Vec::new();
+    for surface in surfaces {
+        match surface["verdict"]["plane"].as_u64() {
+            Some(plane) => drop(on.insert(plane, surface)),
+            None => left.push(surface),
+        }
+    }
+    ensure!(
+        on.keys().copied().collect::<Vec<_>>() == overlays,
+        "on planes {:?}, not {overlays:?}",
+        on.keys()
+    );
+    let [left] = left.as_slice() else { anyhow::bail!("{} are left", left.len()) };
+    ensure!(left["verdict"]["way"] == "composited", "{left:#}");
+    let said = kinds(left)?;
+    let expected: BTreeMap<u64, String> = overlays
+        .iter()
+        .map(|plane| (*plane, "taken".to_owned()))
+        .chain([(primary, "not-full-output".to_owned())])
+        .collect();
+    ensure!(said == expected, "{said:?}, not {expected:?}");
+    for (plane, surface) in &on {
+        let mut expected: BTreeMap<u64, String> =
+            overlays.iter().map(|other| (*other, "shown-by".to_owned())).collect();
+        expected.insert(*plane, "shows".to_owned());
+        expected.insert(primary, "not-full-output".to_owned());
+        ensure!(kinds(surface)? == expected, "{:?}, not {expected:?}", kinds(surface)?);
+        // Each refusal of the one that is left names who has that plane.
+        let pid = surface["pid"].as_i64().context("no pid")?;
+        let text = left["planes"].as_array().and_then(|all| all.iter().find(|p| p["plane"] == *plane));
+        let text = text.and_then(|p| p["refusal"]["text"].as_str()).unwrap_or_default();
+        ensure!(text == format!("the plane shows primeway-test-client (pid {pid})"), "{text}");
+        let alone = ask(&stage, &["explain", "--pid", &pid.to_string()])?;
+        ensure!(alone.status.code() == Some(0), "{alone:?}");
+        let said = String::from_utf8_lossy(&alone.stdout).into_owned();
+        ensure!(said.contains(&format!("VERDICT  scanned out by plane {plane} since ")), "{said}");
+    }
+    // What is said is what the kernel says: each overlay shows another framebuffer, that of its client.
+    let (_, listed) = json(&stage, &["planes", "--json"])?;
+    let rows = listed["outputs"][0]["planes"].as_array().context("no rows")?;
+    let kernel = DebugDevice::of_node(&device.card_node()?)?.planes()?;
+    for row in rows {
+        let id = row["plane"].as_u64().context("no plane id")?;
+        let shown =
+            kernel.iter().find(|plane| u64::from(plane.id) == id).context("the kernel has no such plane")?;
+        let fb = shown.framebuffer.as_ref().map(|fb| u64::from(fb.id));
+        ensure!(row["shows"]["fb"].as_u64() == fb, "plane {id} shows {fb:?}: {row:#}");
+    }
+    statuses(&stage, &pids)?;
+    page(&stage)
+}
+
+/// The exit statuses of all that a script would run.
+fn statuses(stage: &Stage, pids: &[i32]) -> Result<()> {
+    let status = |arguments: &[&str]| Ok::<_, anyhow::Error>(ask(stage, arguments)?.status.code());
+    let none = pids.iter().max().map_or(1, |pid| pid + 1000).to_string();
+    for (arguments, expected) in [
+        (["explain", "--pid", none.as_str()].as_slice(), 1),
+        (&["explain", "--pid", "x"], 2),
+        (&["explain", "--all", "--pid", "1"], 2),
+        (&["check", "--require-scanout", "primeway-test-client"], 3),
+        (&["check", "--require-scanout", "nobody"], 1),
+        (&["check"], 2),
+        (&["buffers"], 0),
+        (&["planes"], 0),
+        // Its output is no terminal.
+        (&["top"], 1),
+    ] {
+        ensure!(status(arguments)? == Some(expected), "{arguments:?}: {:?}", status(arguments)?);
+    }
+    Ok(())
+}
+
+fn page(stage: &Stage) -> Result<()> {
+    let file = artefacts().join("report.html");
+    let made = ask(stage, &["report", "-o", file.to_str().context("path")?])?;
+    ensure!(made.status.success(), "{made:?}");
+    let html = std::fs::read_to_string(&file)?;
+    for part in ["<svg ", "primeway-test-client (pid ", "driver <b>vkms</b>", "the plane shows "] {
+        ensure!(html.contains(part), "{part} is missing in {}", file.display());
+    }
+    ensure!(!html.contains("primeway test client"), "a title is in {}", file.display());
+    Ok(())
+}
