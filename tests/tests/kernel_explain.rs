@@ -12,7 +12,10 @@ use primeway_tests::session::{artefacts, sibling_program};
 use primeway_tests::stage::Stage;
 use serde_json::Value;
 
-const CASES: &[Case] = &[("three_windows_and_two_overlays_are_explained", three_windows)];
+const CASES: &[Case] = &[
+    ("three_windows_and_two_overlays_are_explained", three_windows),
+    ("a_device_is_probed_with_and_without_another_master", probe),
+];
 
 fn main() -> ExitCode {
     kernel_cases::run(env!("CARGO_CRATE_NAME"), CASES)
@@ -93,7 +96,7 @@ fn three_windows() -> Result<()> {
     ensure!(said == expected, "{said:?}, not {expected:?}");
     for (plane, surface) in &on {
         let mut expected: BTreeMap<u64, String> =
-            overlays.iter().map(|other| (*other, "shown-by".to_owned())).collect();
+            overlays.iter().map(|other| (*other, "taken".to_owned())).collect();
         expected.insert(*plane, "shows".to_owned());
         expected.insert(primary, "not-full-output".to_owned());
         ensure!(kinds(surface)? == expected, "{:?}, not {expected:?}", kinds(surface)?);
@@ -152,5 +155,68 @@ fn page(stage: &Stage) -> Result<()> {
         ensure!(html.contains(part), "{part} is missing in {}", file.display());
     }
     ensure!(!html.contains("primeway test client"), "a title is in {}", file.display());
+    Ok(())
+}
+
+/// Runs `primeway probe`, and returns its exit status and what it printed.
+fn run_probe(node: &str, specs: &[&str]) -> Result<(Option<i32>, Value)> {
+    let mut command = Command::new(sibling_program("primeway")?);
+    let output = command.args(["probe", "--json", "--device", node, "--"]).args(specs).output()?;
+    Ok((output.status.code(), serde_json::from_slice(&output.stdout).unwrap_or(Value::Null)))
+}
+
+/// The answers of all planes in the memory of one exporter, in the order of the rows.
+fn answers(report: &Value, exporter: &str) -> Result<Vec<Vec<String>>> {
+    let rows = report["rows"].as_array().context("no rows")?;
+    let of_row = |row: &Value| {
+        let mut cells = row["cells"].as_array().into_iter().flatten();
+        let cell = cells.find(|cell| cell["exporter"] == exporter).with_context(|| format!("{row:#}"))?;
+        let planes = cell["planes"].as_array().into_iter().flatten();
+        Ok(planes.map(|plane| plane["answer"].as_str().unwrap_or_default().to_owned()).collect())
+    };
+    rows.iter().map(of_row).collect()
+}
+
+/// A device says what it takes; while a compositor has it, imports and framebuffers only.
+fn probe() -> Result<()> {
+    const SPECS: [&str; 3] = ["640x480:NV12:LINEAR", "64x64:XR24:I915_X_TILED", "1024x768:XR24"];
+    let device = Device::create("probed", &"overlays=1,cursor,writeback".parse()?)?;
+    let node = device.card_node()?;
+    let node = node.to_str().context("node")?;
+    let (status, free) = run_probe(node, &SPECS)?;
+    ensure!(
+        status == Some(0) && free["driver"] == "vkms" && free["not_asked"].is_null(),
+        "{status:?}: {free:#}"
+    );
+    for exporter in ["own", "vgem", "udmabuf"] {
+        let all = answers(&free, exporter)?;
+        let [nv12, tiled, full] = all.as_slice() else { anyhow::bail!("{all:?}") };
+        let count = |planes: &[String], answer: &str| planes.iter().filter(|a| *a == answer).count();
+        // The primary plane and the overlay; the cursor plane of vkms has no NV12.
+        ensure!(count(nv12, "takes") >= 1 && nv12.len() == 3, "{exporter}: {all:?} in {free:#}");
+        ensure!(count(full, "takes") >= 2, "{exporter}: {all:?}");
+        ensure!(count(tiled, "takes") == 0, "{exporter}: {all:?}");
+    }
+    let tiled = &free["rows"][1]["cells"][0];
+    ensure!(tiled["ended_at"] == "addfb2" && tiled["reason"].is_string(), "{tiled:#}");
+
+    let mut stage = Stage::start_with("probed", &["--renderer", "pixman", "--device", node])?;
+    let (status, busy) = run_probe(node, &SPECS)?;
+    ensure!(status == Some(0), "{status:?}: {busy:#}");
+    ensure!(
+        busy["not_asked"] == "no plane could be asked: another program is master of the device",
+        "{busy:#}"
+    );
+    for exporter in ["own", "vgem"] {
+        let all = answers(&busy, exporter)?;
+        let listed = all[0].iter().filter(|answer| *answer != "not-listed");
+        let listed: Vec<&String> = listed.collect();
+        ensure!(!listed.is_empty() && listed.iter().all(|a| *a == "not-asked"), "{exporter}: {all:?}");
+    }
+    stage.compositor.check_alive()?;
+    for bad in [["64:XR24"], ["64x64:NONE"], ["0x0:XR24"]] {
+        ensure!(run_probe(node, &bad)?.0 == Some(1), "{bad:?}");
+    }
+    ensure!(run_probe("/dev/null", &SPECS)?.0 == Some(1), "no device");
     Ok(())
 }
