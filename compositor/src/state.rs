@@ -1,4 +1,4 @@
-//! The compositor's state: eight parts, each with a module of its own, and the redraw cycle that joins them.
+//! The compositor's state: eight parts, each with a module of its own. What joins them in a frame is in [`crate::redraw`].
 
 use std::time::Duration;
 
@@ -22,17 +22,17 @@ use smithay::wayland::shell::xdg::XdgShellState;
 use smithay::wayland::shm::ShmState;
 use smithay::wayland::viewporter::ViewporterState;
 
-use crate::backend::{Backend, Flip, FrameSpec, OutputId};
+use crate::backend::{Backend, FrameSpec, OutputId};
 use crate::clients::Clients;
 use crate::ctl::watch::Watchers;
 use crate::feedback::Feedback;
 use crate::fences::Fences;
 use crate::import::{Imports, Worker, probe};
 use crate::input::Input;
-use crate::output::{Drawn, OutputState, Redraw, RedrawParts, color, frame_done};
+use crate::output::{OutputState, color};
 use crate::reactor::Timers;
 use crate::render::Painter;
-use crate::shell::{Mapping, Scene, Shell};
+use crate::shell::{Mapping, Shell};
 
 /// smithay's protocol states.
 #[derive(Debug)]
@@ -143,23 +143,10 @@ pub struct State {
     pub runtime: Runtime,
 }
 
-/// How often a surface that cannot be seen may draw.
-const HIDDEN_INTERVAL: Duration = Duration::from_secs(1);
-
 /// CLOCK_MONOTONIC.
 pub(crate) fn monotonic() -> Duration {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0))
-}
-
-/// Tells the clients of the surfaces that still exist to draw their next frames.
-fn frames_done(surfaces: &[WlSurface], now: Option<Duration>, clients: &mut Clients) {
-    // Milliseconds, which wrap around.
-    let time = now.unwrap_or_else(monotonic).as_millis() as u32;
-    for surface in surfaces.iter().filter(|s| s.is_alive()) {
-        frame_done(surface, time);
-        clients.told(surface);
-    }
 }
 
 impl State {
@@ -238,125 +225,6 @@ impl State {
         covered.into_iter().for_each(|id| self.throttle(id));
     }
 
-    /// Queues a redraw of every output.
-    pub fn queue_redraw_all(&mut self) {
-        self.queue_redraw_where(|_| true);
-    }
-
-    fn queue_redraw_where(&mut self, concerned: impl Fn(&OutputState) -> bool) {
-        for entry in &mut self.outputs {
-            if concerned(&entry.state) {
-                entry.state.want_redraw();
-            }
-        }
-    }
-
-    /// Does what the display and those who can be seen have brought about, before others have their turns.
-    pub(crate) fn show_changes(&mut self) {
-        self.redraw_queued();
-        self.tell_waiting();
-    }
-
-    /// The end of a turn: what was put off until all events are known.
-    pub(crate) fn end_turn(&mut self) {
-        self.redraw_queued();
-        self.serve_queue();
-        self.apply_cleared();
-        self.redraw_queued();
-        self.forget_dead_buffers();
-        self.tell_clients();
-        self.tell_watchers();
-    }
-
-    /// Somebody waits for the next turn.
-    pub(crate) fn has_more_to_do(&self) -> bool {
-        let queued = |o: &OutputEntry| o.state.redraw == Redraw::Queued;
-        self.runtime.clients.has_queue() || self.outputs.iter().any(queued)
-    }
-
-    /// Does the redraws that wait for the end of this turn: after the return of the session, the first frame is what sets
-    /// the mode.
-    pub fn redraw_queued(&mut self) {
-        let queued = |o: &&OutputEntry| o.state.redraw == Redraw::Queued;
-        while let Some(id) = self.outputs.iter().find(queued).map(|o| o.state.id) {
-            self.redraw(id, None);
-        }
-    }
-
-    /// Draws an output that wants it. `now`, if it is known already, saves asking for it.
-    fn redraw(&mut self, id: OutputId, now: Option<Duration>) {
-        let Some(entry) = self.outputs.iter_mut().find(|o| o.state.id == id) else { return };
-        let output = &mut entry.state;
-        if output.redraw != Redraw::Queued {
-            return;
-        }
-        output.redraw = Redraw::Idle;
-        // Without mastership every test commit would fail and be remembered as the planes' fault.
-        if self.backend.kms().is_some_and(|kms| !kms.is_active()) {
-            return;
-        }
-        let area = output.geometry();
-        let Scene { layers, covers, backdrop } = self.shell.scene(area);
-        let at = self.input.position().filter(|at| area.to_f64().contains(*at));
-        let cursor = at.and_then(|at| {
-            let at = (at - area.loc.to_f64()).to_physical(1.0);
-            self.input.cursor.layer(&mut self.painter, at)
-        });
-        let mut parts = RedrawParts {
-            backend: &mut self.backend,
-            painter: &mut self.painter,
-            cursor,
-            backdrop,
-            copy_on_purpose: self.runtime.copy_on_purpose,
-            direct_scanout: self.runtime.direct_scanout,
-        };
-        let plans = output.plans;
-        let drawn = output.draw(&layers, &mut parts);
-        if output.plans != plans
-            && let Some(device) = self.backend.kms().map(|kms| kms.device_id())
-        {
-            let planes = self.backend.planes(id);
-            self.dmabuf.feedback.planned(&self.runtime.timers, device, planes, output, &layers);
-        }
-        let visible = layers.iter().take(output.visible()).map(|l| l.surface.clone());
-        let surfaces: Vec<WlSurface> = visible.chain(self.input.cursor.surface().cloned()).collect();
-        let (planned, hides) = (output.plans != plans, covers || output.visible() < layers.len());
-        if planned {
-            self.runtime.clients.set_visible(self.outputs.iter().flat_map(|o| o.state.seen()));
-            self.bisect_later(id);
-        }
-        if hides {
-            self.throttle(id);
-        }
-        match drawn {
-            Drawn::Submitted => frames_done(&surfaces, now, &mut self.runtime.clients),
-            Drawn::Unchanged => self.wait_one_refresh(id, surfaces),
-            Drawn::Failed => {
-                // Without a session the next redraw comes with its return; otherwise try again soon.
-                if self.backend.kms().is_none_or(|kms| kms.is_active()) {
-                    self.wait_one_refresh(id, Vec::new());
-                    self.queue_redraw_all();
-                }
-            }
-        }
-    }
-
-    /// Surfaces behind an opaque one draw a frame a second, so that they are not quite stopped.
-    fn throttle(&mut self, id: OutputId) {
-        let Some(entry) = self.outputs.iter_mut().find(|o| o.state.id == id) else { return };
-        if std::mem::replace(&mut entry.state.throttling, true) {
-            return;
-        }
-        self.runtime.timers.after(HIDDEN_INTERVAL, move |state| {
-            let Some(entry) = state.outputs.iter_mut().find(|o| o.state.id == id) else { return };
-            entry.state.throttling = false;
-            let hidden = state
-                .shell
-                .behind(entry.state.geometry(), |surface| entry.state.seen().any(|s| s == surface));
-            frames_done(&hidden, None, &mut state.runtime.clients);
-        });
-    }
-
     /// Forgets a buffer that is gone.
     pub(crate) fn forget_buffer(&mut self, dmabuf: &WeakDmabuf) {
         self.backend.buffers_mut().forget(dmabuf);
@@ -377,33 +245,6 @@ impl State {
         self.dmabuf.dying = dying;
     }
 
-    /// Lets a timer stand in for the vertical blank: `surfaces` hear then that they may draw.
-    fn wait_one_refresh(&mut self, id: OutputId, surfaces: Vec<WlSurface>) {
-        let Some(entry) = self.outputs.iter_mut().find(|o| o.state.id == id) else { return };
-        entry.state.redraw = Redraw::Estimated { again: false };
-        self.runtime.timers.after(entry.state.refresh, move |state| {
-            frames_done(&surfaces, None, &mut state.runtime.clients);
-            let entry = state.outputs.iter_mut().find(|o| o.state.id == id);
-            if let Some(Redraw::Estimated { again }) = entry.as_ref().map(|o| o.state.redraw)
-                && let Some(entry) = entry
-            {
-                entry.state.redraw = Redraw::Idle;
-                if again {
-                    entry.state.want_redraw();
-                }
-            }
-        });
-    }
-
-    /// A submitted frame is on screen.
-    pub fn frame_shown(&mut self, flip: Flip) {
-        let Some(entry) = self.outputs.iter_mut().find(|o| o.state.id == flip.output) else { return };
-        if entry.state.frame_shown(flip.time, flip.sequence) && entry.state.want_redraw() {
-            // Straight away, not at the end of the turn: the next vertical blank should not be missed.
-            self.redraw(flip.output, Some(flip.time));
-        }
-    }
-
     /// Events are waiting on the card.
     pub fn card_readable(&mut self) {
         let Some(kms) = self.backend.kms() else { return };
@@ -418,9 +259,9 @@ impl State {
     }
 
     /// The headless backend's vertical blank.
-    pub fn headless_vblank(&mut self, frame: FrameSpec) {
+    pub fn headless_vblank(&mut self, frame: FrameSpec, time: Duration) {
         if let Backend::Headless(headless) = &mut self.backend {
-            let flip = headless.vblank(frame);
+            let flip = headless.vblank(frame, time);
             self.frame_shown(flip);
         }
     }

@@ -36,6 +36,12 @@ pub const OUTPUT: OutputId = 1;
 /// Its refresh interval.
 pub const REFRESH: Duration = Duration::from_nanos(16_666_667);
 
+/// The vertical blanks of an output in memory are whole numbers of refresh intervals.
+fn blank_after(now: Duration) -> Duration {
+    let past = u64::try_from(now.as_nanos() / REFRESH.as_nanos()).unwrap_or(u64::MAX);
+    Duration::from_nanos(past.saturating_add(1).saturating_mul(REFRESH.as_nanos() as u64))
+}
+
 /// What the embedded device is called where drivers are named.
 pub const DRIVER: &str = "headless";
 
@@ -229,7 +235,8 @@ impl Headless {
         }
         let (timers, latched, next) = (&self.timers, &mut self.latched, frame.clone());
         self.framebuffers.commit(|staging| {
-            timers.after(REFRESH, move |state| state.headless_vblank(next));
+            let blank = blank_after(monotonic());
+            timers.at(blank, move |state| state.headless_vblank(next, blank));
             staging.turn_all_off();
             *latched = PLANES.map(|(id, _)| {
                 let update = frame.planes.iter().find(|update| update.plane.get() == id)?;
@@ -241,8 +248,8 @@ impl Headless {
         Ok(())
     }
 
-    /// The timer fired: `frame` is shown.
-    pub fn vblank(&mut self, frame: FrameSpec) -> Flip {
+    /// The timer fired: `frame` is shown since `time`.
+    pub fn vblank(&mut self, frame: FrameSpec, time: Duration) -> Flip {
         for (plane, framebuffer) in self.latched.iter().enumerate() {
             if let Err(err) = self.display.set_plane(plane, *framebuffer) {
                 tracing::error!(%err, plane, fb = ?framebuffer, "plane not set");
@@ -252,7 +259,7 @@ impl Headless {
         self.pending = false;
         self.shown = frame;
         self.sequence = self.sequence.wrapping_add(1);
-        Flip { output: OUTPUT, time: monotonic(), sequence: self.sequence }
+        Flip { output: OUTPUT, time, sequence: self.sequence }
     }
 
     /// What the planes show together, blended lowest first.

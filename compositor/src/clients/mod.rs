@@ -49,6 +49,8 @@ const SLICE: usize = 64;
 const MODEST: u64 = 64;
 /// How long all clients together may keep the event loop from its other work.
 const TURN: Duration = Duration::from_millis(1);
+/// A slice that takes longer is too long.
+const LONG_SLICE: Duration = Duration::from_millis(2);
 /// Bytes of requests after which a client's objects are counted: they make no more than some thousand objects.
 const BYTES_BETWEEN_COUNTS: usize = 64 * 1024;
 /// Open files of a connection that does nothing.
@@ -193,7 +195,7 @@ impl Clients {
     fn charge(&mut self, key: Key, took: Duration) {
         self.spent += took;
         if let Some(connection) = self.connections.get_mut(&key) {
-            let slice = if took > TURN { connection.slice / 4 } else { connection.slice * 2 };
+            let slice = if took > LONG_SLICE { connection.slice / 4 } else { connection.slice * 2 };
             connection.slice = slice.clamp(1, SLICE);
         }
     }

@@ -61,6 +61,7 @@ impl CompositorHandler for State {
     }
 
     fn commit(&mut self, surface: &WlSurface) {
+        self.surface_answered(surface);
         super::subcompositor::place_children(surface);
         on_commit_buffer_handler::<Self>(surface);
         self.commit_popup(surface);
@@ -81,6 +82,7 @@ impl CompositorHandler for State {
             usage.surfaces = usage.surfaces.saturating_sub(1);
         }
         self.forget_fences(surface);
+        self.outputs.iter_mut().for_each(|entry| entry.state.surface_gone(surface));
         self.dmabuf.feedback.surface_gone(&self.runtime.timers, surface);
         self.queue_redraw_all();
     }

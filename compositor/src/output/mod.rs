@@ -1,12 +1,4 @@
-//! What an output shows and when: the redraw state machine, the plan, and the frames in flight.
-//!
-//! ```text
-//!            commit, input, …                 nothing changed
-//!   Idle ───────────────────────> Queued ─────────────────────> Estimated ──(timer)──> Idle or Queued
-//!    ^                              │ submitted
-//!    └──── vertical blank ──── Waiting { again: false }
-//!          Queued <─────────── Waiting { again: true }
-//! ```
+//! What an output shows and when: the cycle ([`cycle`]), the plan, and the frames in flight.
 //!
 //! It owns the frames: the one on screen and the one that is pending each hold their client buffers and
 //! framebuffers, and `wl_buffer.release` goes out, or a release point signals, when the last of them is dropped. It does not
@@ -14,11 +6,14 @@
 //! reaches the screen ([`crate::backend`]) nor where windows are ([`crate::shell`]).
 
 mod bisect;
+mod clock;
 pub mod color;
+mod cycle;
 pub mod layers;
 mod pace;
 mod pointer;
 mod present;
+mod rhythm;
 mod stand_in;
 mod stats;
 pub mod trace;
@@ -44,33 +39,15 @@ use crate::backend::{Backend, Canvas, FrameSpec, OutputId, PlaneUpdate, SubmitEr
 use crate::cursor::CursorLayer;
 use crate::fences::Release;
 use crate::render::{LayerElement, Painter};
-use crate::state::monotonic;
 
+use cycle::Cycle;
+pub use cycle::Redraw;
 use layers::SurfaceLayer;
 use pointer::{PointerCanvas, PointerUpdate};
-pub use present::frame_done;
+pub(crate) use rhythm::{call, committed};
 pub use stand_in::StandIn;
 pub use stats::SurfaceStats;
 pub use trace::Trace;
-
-/// Where an output is in its cycle.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Redraw {
-    /// Nothing to do.
-    Idle,
-    /// A redraw runs at the end of this turn of the event loop.
-    Queued,
-    /// A frame is pending; `again` if another one is wanted after it.
-    Waiting {
-        /// Something changed since.
-        again: bool,
-    },
-    /// Nothing was submitted; a timer stands in for the vertical blank.
-    Estimated {
-        /// Something changed since.
-        again: bool,
-    },
-}
 
 /// A surface's part in a frame.
 #[derive(Debug)]
@@ -97,7 +74,7 @@ struct Frame {
     spec: FrameSpec,
     shown: Vec<Shown>,
     /// Client buffers that planes scan out: dropped, and so released, with the frame.
-    _buffers: Vec<Buffer>,
+    buffers: Vec<(WlSurface, Buffer)>,
     /// The promises that go with them.
     _releases: Vec<Release>,
 }
@@ -117,6 +94,7 @@ pub struct OutputState {
     pub refresh: Duration,
     /// Where it is in its cycle.
     pub redraw: Redraw,
+    cycle: Cycle,
     /// Frames shown.
     pub frames: u64,
     /// Plans made.
@@ -197,6 +175,7 @@ impl OutputState {
             position: (0, 0).into(),
             refresh,
             redraw: Redraw::Idle,
+            cycle: Cycle::new(refresh),
             frames: 0,
             plans: 0,
             throttling: false,
@@ -242,25 +221,11 @@ impl OutputState {
         &self.stand_ins
     }
 
-    /// Notes that something changed. Returns whether a redraw is queued by that: it can be done now, or at the end of the turn.
-    pub fn want_redraw(&mut self) -> bool {
-        match &mut self.redraw {
-            Redraw::Idle => {
-                self.redraw = Redraw::Queued;
-                true
-            }
-            Redraw::Queued => false,
-            Redraw::Waiting { again } | Redraw::Estimated { again } => {
-                *again = true;
-                false
-            }
-        }
-    }
-
     /// Forgets a pending frame whose event will not count, and what is on screen: somebody else was master.
     pub fn reset(&mut self) {
         self.pending = None;
         self.redraw = Redraw::Idle;
+        self.cycle.clock.forget_phase();
         self.planner.forget();
     }
 
@@ -296,11 +261,11 @@ impl OutputState {
         self.entered = now;
     }
 
-    /// Draws and submits a frame of `layers` (topmost first).
-    pub fn draw(&mut self, layers: &[SurfaceLayer], parts: &mut RedrawParts<'_>) -> Drawn {
+    /// Draws and submits a frame of `layers` (topmost first); `now` is the time in CLOCK_MONOTONIC.
+    pub fn draw(&mut self, layers: &[SurfaceLayer], now: Duration, parts: &mut RedrawParts<'_>) -> Drawn {
         let mut planner = std::mem::take(&mut self.planner);
         let mut requests = std::mem::take(&mut self.requests);
-        let drawn = self.draw_with(layers, &mut planner, &mut requests, parts);
+        let drawn = self.draw_with(layers, now, &mut planner, &mut requests, parts);
         (self.planner, self.requests) = (planner, requests);
         drawn
     }
@@ -308,11 +273,11 @@ impl OutputState {
     fn draw_with(
         &mut self,
         layers: &[SurfaceLayer],
+        now: Duration,
         planner: &mut Planner,
         requests: &mut Vec<Layer>,
         parts: &mut RedrawParts<'_>,
     ) -> Drawn {
-        let now = monotonic();
         self.trace.begun(now);
         let buffers = make_requests(layers, parts.direct_scanout, parts.backend, now, requests);
         let pointer = self.draw_pointer(parts);
@@ -351,7 +316,7 @@ impl OutputState {
             // A mode may need what the overlays take: it is tried without them first.
             Err(_) if uses_planes && !self.without_overlays && parts.backend.sets_mode(self.id) => {
                 self.without_overlays = true;
-                let drawn = self.draw_with(layers, planner, requests, parts);
+                let drawn = self.draw_with(layers, now, planner, requests, parts);
                 self.without_overlays = false;
                 drawn
             }
@@ -444,30 +409,13 @@ impl OutputState {
                 surface: layer.surface.clone(),
             });
             if plan.planes[index].is_some() {
-                buffers.push(layer.buffer.clone());
+                buffers.push((layer.surface.clone(), layer.buffer.clone()));
             }
         }
         let releases = releases(layers, plan);
-        self.pending = Some(Frame { spec, shown, _buffers: buffers, _releases: releases });
+        self.pending = Some(Frame { spec, shown, buffers, _releases: releases });
         self.redraw = Redraw::Waiting { again: false };
         Ok(Drawn::Submitted)
-    }
-
-    /// The pending frame is on screen. Returns whether another redraw is wanted.
-    pub fn frame_shown(&mut self, time: Duration, sequence: u32) -> bool {
-        let Some(mut frame) = self.pending.take() else { return false };
-        for shown in frame.shown.drain(..) {
-            if shown.surface.is_alive() {
-                stats::record_shown(&shown);
-            }
-            present::presented(&self.output, shown, time, self.refresh, sequence);
-        }
-        self.trace.shown(&frame.spec, time, self.refresh);
-        self.current = frame;
-        self.frames += 1;
-        let again = matches!(self.redraw, Redraw::Waiting { again: true });
-        self.redraw = Redraw::Idle;
-        again
     }
 
     #[allow(clippy::too_many_arguments, reason = "the scene and what it was made of")]

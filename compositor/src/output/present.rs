@@ -1,11 +1,11 @@
-//! Presentation feedback and frame callbacks of the surfaces in a frame.
+//! Presentation feedback of the surfaces in a frame.
 
 use std::time::Duration;
 
 use smithay::output::Output;
 use smithay::reexports::wayland_protocols::wp::presentation_time::server::wp_presentation_feedback::Kind;
 use smithay::reexports::wayland_server::protocol::wl_surface::WlSurface;
-use smithay::wayland::compositor::{SurfaceAttributes, with_states};
+use smithay::wayland::compositor::with_states;
 use smithay::wayland::presentation::{
     PresentationFeedbackCachedState, PresentationFeedbackCallback, Refresh,
 };
@@ -38,14 +38,4 @@ pub fn presented(output: &Output, mut shown: Shown, time: Duration, refresh: Dur
     for callback in shown.feedback.drain(..) {
         callback.presented(output, time, Refresh::fixed(refresh), u64::from(sequence), flags);
     }
-}
-
-/// Tells a client to draw its next frame; `time` in milliseconds of CLOCK_MONOTONIC.
-pub fn frame_done(surface: &WlSurface, time: u32) {
-    with_states(surface, |states| {
-        let mut guard = states.cached_state.get::<SurfaceAttributes>();
-        for callback in guard.current().frame_callbacks.drain(..) {
-            callback.done(time);
-        }
-    });
 }

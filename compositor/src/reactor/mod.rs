@@ -3,10 +3,10 @@
 //! ```text
 //!  epoll ──> display: frame shown, next frame           every turn, without a detour
 //!       ├──> clients' sockets
-//!       ├──> timers (one timerfd)
 //!       └──> calloop: seat, input, udev, fences,        sources that speak seldom
 //!            signals, control socket, import thread
-//!  in a turn: display, timers, clients that can be seen; redraws, and what these clients are told;
+//!  in a turn: timers, what is due by the frame clock; display, clients that can be seen; redraws, and what these clients
+//!             are told;
 //!             all others; clients that wait for their turns; redraws, and what clients are told
 //! ```
 //!
@@ -36,7 +36,7 @@ use rustix::event::epoll::{self, Event, EventData, EventFlags};
 pub use self::timers::{TimerId, Timers};
 
 use crate::clients::Key;
-use crate::state::State;
+use crate::state::{State, monotonic};
 
 /// Events that are taken at once.
 const EVENTS: usize = 64;
@@ -48,8 +48,6 @@ const KIND_BITS: u32 = 3;
 pub enum Source {
     /// Everything that calloop watches.
     Calloop,
-    /// The first timer has run out.
-    Timers,
     /// The display device has events.
     Card,
     /// A client's socket.
@@ -62,10 +60,9 @@ impl Source {
     fn pack(self) -> EventData {
         let (kind, key) = match self {
             Self::Calloop => (0, 0),
-            Self::Timers => (1, 0),
-            Self::Card => (2, 0),
-            Self::Client(key) => (3, key),
-            Self::Library(key) => (4, key),
+            Self::Card => (1, 0),
+            Self::Client(key) => (2, key),
+            Self::Library(key) => (3, key),
         };
         EventData::new_u64(key << KIND_BITS | kind)
     }
@@ -74,10 +71,9 @@ impl Source {
         let (kind, key) = (data.u64() & ((1 << KIND_BITS) - 1), data.u64() >> KIND_BITS);
         Some(match kind {
             0 => Self::Calloop,
-            1 => Self::Timers,
-            2 => Self::Card,
-            3 => Self::Client(key),
-            4 => Self::Library(key),
+            1 => Self::Card,
+            2 => Self::Client(key),
+            3 => Self::Library(key),
             _ => return None,
         })
     }
@@ -133,10 +129,9 @@ impl Reactor {
     /// When the kernel does not give the descriptors.
     pub fn new() -> anyhow::Result<Self> {
         let calloop = EventLoop::try_new().context("no event loop")?;
-        let (watch, timers) = (Watch::new()?, Timers::new()?);
+        let watch = Watch::new()?;
         watch.add(&calloop, Source::Calloop, EventFlags::IN)?;
-        watch.add(&timers, Source::Timers, EventFlags::IN)?;
-        Ok(Self { watch, timers, calloop })
+        Ok(Self { watch, timers: Timers::default(), calloop })
     }
 
     /// Takes in sources that speak seldom.
@@ -178,38 +173,39 @@ impl Reactor {
 
     /// Sleeps until something happens, and handles it.
     fn turn(&mut self, state: &mut State) -> anyhow::Result<()> {
-        const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
-        self.timers.arm();
-        let timeout = state.has_more_to_do().then_some(&NOW);
+        let rest = state.rest();
+        let timeout = rest.and_then(|rest| Timespec::try_from(rest).ok());
         let mut events = [MaybeUninit::<Event>::uninit(); EVENTS];
-        let events = match epoll::wait(&*self.watch.0, &mut events, timeout) {
+        let events = match epoll::wait(&*self.watch.0, &mut events, timeout.as_ref()) {
             Ok((events, _)) => &*events,
             Err(rustix::io::Errno::INTR) => &[],
             Err(err) => return Err(anyhow::Error::from(err).context("waiting for events")),
         };
         let sources = || events.iter().filter_map(|event| Some((Source::unpack(event.data)?, event.flags)));
+        let now = monotonic();
+        self.timers.run_due(state, now);
+        state.run_cycles(now);
         // What keeps the display busy comes first, whatever else there is: the next vertical blank should not be missed.
         for (source, flags) in sources() {
             match source {
                 Source::Card => state.card_readable(),
-                Source::Timers => self.timers.run_due(state),
                 Source::Client(key) if state.runtime.clients.is_visible(key) => {
                     state.client_ready(key, flags)
                 }
                 _ => {}
             }
         }
-        state.show_changes();
+        state.show_changes(now);
         for (source, flags) in sources() {
             match source {
-                Source::Card | Source::Timers => {}
+                Source::Card => {}
                 Source::Client(key) if state.runtime.clients.is_visible(key) => {}
                 Source::Client(key) => state.client_ready(key, flags),
                 Source::Library(key) => state.pump_client_unless_late(key),
                 Source::Calloop => self.dispatch_calloop(state)?,
             }
         }
-        state.end_turn();
+        state.end_turn(now);
         Ok(())
     }
 }
@@ -222,7 +218,7 @@ mod tests {
     fn a_source_comes_back_as_it_was() {
         let keys = [0, 1, 77, u64::MAX >> KIND_BITS];
         let of_clients = keys.iter().flat_map(|key| [Source::Client(*key), Source::Library(*key)]);
-        for source in of_clients.chain([Source::Calloop, Source::Timers, Source::Card]) {
+        for source in of_clients.chain([Source::Calloop, Source::Card]) {
             assert_eq!(Source::unpack(source.pack()), Some(source));
         }
         assert_eq!(Source::unpack(EventData::new_u64(7)), None);

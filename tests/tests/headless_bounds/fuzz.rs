@@ -64,6 +64,9 @@ impl Random {
     }
 }
 
+/// xdg_toplevel.set_fullscreen.
+const SET_FULLSCREEN: usize = 11;
+
 /// One connection.
 struct Actor {
     raw: Raw,
@@ -71,7 +74,8 @@ struct Actor {
     objects: HashMap<&'static str, Vec<u32>>,
     /// The last serial of a configure event.
     serial: u32,
-    /// It sent something whose end the server cannot know, so it may wait for an answer in vain.
+    /// It sent something whose end the server cannot know, so it may wait for an answer in vain; or it asked for the full
+    /// screen, so the neighbour may.
     odd: bool,
     /// What it sent last, for the report of a failure.
     last: VecDeque<String>,
@@ -159,6 +163,7 @@ impl Actor {
         }) else {
             return false;
         };
+        self.odd |= interface == "xdg_toplevel" && opcode == SET_FULLSCREEN;
         let (mut words, mut sent, mut made) = (Vec::new(), Vec::<OwnedFd>::new(), None);
         for kind in list[opcode].1 {
             let Some(word) = self.argument(*kind, random, &mut sent, &mut made) else { return false };

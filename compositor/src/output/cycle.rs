@@ -1,0 +1,239 @@
+//! An output's cycle: when it draws, whom it calls to draw, and what clients hear of the frame that is on screen.
+//!
+//! ```text
+//!            commit, input, …             when the clock says so, or when all have committed that were called
+//!   Idle ───────────────────────> Queued ─────────────────────> Estimated ──(vertical blank)──> Idle or Queued
+//!    ^                              │ submitted                     nothing changed
+//!    └──── vertical blank ──── Waiting { again: false }
+//!          Queued <─────────── Waiting { again: true }
+//! ```
+//!
+//! Frame callbacks go out as late as the client's measured time to draw allows ([`super::clock`]). What there is to say of the
+//! frame on screen (presentation feedback, `wl_buffer.release`) goes with them, if the clients it concerns are called soon: they
+//! are woken once a frame.
+//!
+//! It owns the state machine, the calls, and the news that is held back. It does not own the frames ([`super`]).
+
+use std::time::Duration;
+
+use smithay::backend::renderer::utils::Buffer;
+use smithay::reexports::wayland_server::Resource as _;
+use smithay::reexports::wayland_server::protocol::wl_surface::WlSurface;
+
+use super::clock::FrameClock;
+use super::{OutputState, Shown, present, rhythm, stats};
+
+/// Where an output is in its cycle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Redraw {
+    /// Nothing to do.
+    Idle,
+    /// A redraw runs when the clock says so.
+    Queued,
+    /// A frame is pending; `again` if another one is wanted after it.
+    Waiting {
+        /// Something changed since.
+        again: bool,
+    },
+    /// Nothing was submitted; a vertical blank that nobody tells of is waited for.
+    Estimated {
+        /// Something changed since.
+        again: bool,
+    },
+}
+
+/// What a frame on screen brings to tell.
+#[derive(Debug)]
+struct News {
+    shown: Vec<Shown>,
+    time: Duration,
+    sequence: u32,
+    /// Buffers that are off the screen: dropped, and so released, with the news.
+    buffers: Vec<(WlSurface, Buffer)>,
+}
+
+/// What an output keeps for its cycle.
+#[derive(Debug)]
+pub(super) struct Cycle {
+    pub(super) clock: FrameClock,
+    /// When the queued redraw is due, once that was asked.
+    due: Option<Duration>,
+    /// When [`Redraw::Estimated`] is over.
+    until: Duration,
+    /// Clients that are going to be called to draw, and when.
+    calls: Vec<(Duration, WlSurface)>,
+    /// Clients that were called, and have not committed yet.
+    awaited: Vec<WlSurface>,
+    /// One that was called has committed.
+    answered: bool,
+    news: Option<News>,
+}
+
+impl Cycle {
+    pub(super) fn new(refresh: Duration) -> Self {
+        Self {
+            clock: FrameClock::new(refresh),
+            due: None,
+            until: Duration::ZERO,
+            calls: Vec::new(),
+            awaited: Vec::new(),
+            answered: false,
+            news: None,
+        }
+    }
+
+    /// All who were called have drawn: there is nothing to wait for.
+    fn is_complete(&self) -> bool {
+        self.answered && self.awaited.is_empty() && self.calls.is_empty()
+    }
+
+    /// The calls are gone that the news was held back for.
+    fn owes_news(&self) -> bool {
+        self.news.is_some() && self.calls.is_empty()
+    }
+
+    fn calls(&self, surface: &WlSurface) -> bool {
+        self.calls.iter().any(|(_, called)| called == surface)
+    }
+}
+
+impl OutputState {
+    /// Notes that something changed.
+    pub fn want_redraw(&mut self) {
+        match &mut self.redraw {
+            Redraw::Idle => self.redraw = Redraw::Queued,
+            Redraw::Queued => {}
+            Redraw::Waiting { again } | Redraw::Estimated { again } => *again = true,
+        }
+    }
+
+    /// Whether a redraw is to be done now.
+    pub fn is_due(&mut self, now: Duration) -> bool {
+        self.redraw == Redraw::Queued && self.redraw_at(now) <= now
+    }
+
+    /// When the queued redraw is due. Once said, it stays so.
+    fn redraw_at(&mut self, now: Duration) -> Duration {
+        let cycle = &mut self.cycle;
+        let due = *cycle.due.get_or_insert_with(|| cycle.clock.redraw_at(now));
+        if cycle.is_complete() { now.min(due) } else { due }
+    }
+
+    /// When there is something to do that nobody else tells of.
+    pub fn next_due(&mut self, now: Duration) -> Option<Duration> {
+        let cycle = match self.redraw {
+            Redraw::Queued => Some(self.redraw_at(now)),
+            Redraw::Estimated { .. } => Some(self.cycle.until),
+            Redraw::Idle | Redraw::Waiting { .. } => None,
+        };
+        let news = self.cycle.owes_news().then_some(now);
+        self.cycle.calls.iter().map(|(at, _)| *at).chain(cycle).chain(news).min()
+    }
+
+    /// A redraw begins: who has not committed by now is in a later frame.
+    pub(crate) fn begin_redraw(&mut self) {
+        self.redraw = Redraw::Idle;
+        let cycle = &mut self.cycle;
+        (cycle.due, cycle.answered) = (None, false);
+        cycle.awaited.clear();
+    }
+
+    /// The frame that was begun at `began` was submitted by `now`, and is shown when the display is ready if `free`: when do the surfaces in it hear that they may draw the next one?
+    pub(crate) fn call_after_frame(
+        &mut self,
+        surfaces: impl Iterator<Item = WlSurface>,
+        (began, now): (Duration, Duration),
+        free: bool,
+    ) {
+        let Self { cycle: Cycle { clock, calls, .. }, .. } = self;
+        clock.set_free(free);
+        clock.submitted(began, now);
+        calls.clear();
+        for surface in surfaces.filter(rhythm::waits) {
+            calls.push((clock.draw_at(now, rhythm::takes(&surface)), surface));
+        }
+    }
+
+    /// Nothing was submitted: these surfaces hear at the next vertical blank that they may draw, and nothing is drawn before.
+    pub(crate) fn wait_for_blank(&mut self, surfaces: impl Iterator<Item = WlSurface>, now: Duration) {
+        let cycle = &mut self.cycle;
+        cycle.until = cycle.clock.shown_at(now);
+        cycle.calls.clear();
+        cycle.calls.extend(surfaces.filter(rhythm::waits).map(|surface| (cycle.until, surface)));
+        self.redraw = Redraw::Estimated { again: false };
+    }
+
+    /// Does what is due. `told` is asked to send what the surfaces' clients are told.
+    pub(crate) fn run_cycle(&mut self, now: Duration, mut told: impl FnMut(&WlSurface)) {
+        if let Redraw::Estimated { again } = self.redraw
+            && self.cycle.until <= now
+        {
+            self.redraw = if again { Redraw::Queued } else { Redraw::Idle };
+        }
+        if self.cycle.calls.iter().all(|(at, _)| *at > now) && !self.cycle.owes_news() {
+            return;
+        }
+        self.deliver(&mut told);
+        let Cycle { calls, awaited, .. } = &mut self.cycle;
+        calls.retain(|(at, surface)| {
+            let wait = *at > now;
+            if !wait && surface.is_alive() && rhythm::call(surface, now) {
+                told(surface);
+                awaited.push(surface.clone());
+            }
+            wait
+        });
+    }
+
+    /// A surface has committed that was called.
+    pub(crate) fn answered(&mut self, surface: &WlSurface) {
+        let cycle = &mut self.cycle;
+        if let Some(index) = cycle.awaited.iter().position(|awaited| awaited == surface) {
+            cycle.awaited.swap_remove(index);
+            cycle.answered = true;
+        }
+    }
+
+    /// A surface is gone: it is neither called nor awaited.
+    pub(crate) fn surface_gone(&mut self, surface: &WlSurface) {
+        self.cycle.calls.retain(|(_, called)| called != surface);
+        self.cycle.awaited.retain(|awaited| awaited != surface);
+    }
+
+    /// The pending frame is on screen since the vertical blank at `time`. `told` is asked to send what is said of it.
+    pub fn frame_shown(&mut self, time: Duration, sequence: u32, mut told: impl FnMut(&WlSurface)) {
+        let Some(mut frame) = self.pending.take() else { return };
+        self.deliver(&mut told);
+        let shown = std::mem::take(&mut frame.shown);
+        shown.iter().filter(|shown| shown.surface.is_alive()).for_each(stats::record_shown);
+        self.trace.shown(&frame.spec, time, self.refresh);
+        let before = std::mem::replace(&mut self.current, frame);
+        self.frames += 1;
+        self.cycle.clock.shown(time);
+        let news = News { shown, time, sequence, buffers: before.buffers };
+        let cycle = &self.cycle;
+        let concerned = news.shown.iter().filter(|s| !s.feedback.is_empty()).map(|s| &s.surface);
+        let hold = concerned.chain(news.buffers.iter().map(|(s, _)| s)).all(|surface| cycle.calls(surface));
+        self.cycle.news = Some(news);
+        if !hold {
+            self.deliver(&mut told);
+        }
+        let again = matches!(self.redraw, Redraw::Waiting { again: true });
+        self.redraw = if again { Redraw::Queued } else { Redraw::Idle };
+    }
+
+    /// Tells what there is to tell of the frame on screen.
+    fn deliver(&mut self, told: &mut impl FnMut(&WlSurface)) {
+        let Some(news) = self.cycle.news.take() else { return };
+        for shown in news.shown {
+            if !shown.feedback.is_empty() {
+                told(&shown.surface);
+            }
+            present::presented(&self.output, shown, news.time, self.refresh, news.sequence);
+        }
+        for (surface, buffer) in news.buffers {
+            told(&surface);
+            drop(buffer);
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! How long a surface's client takes from hearing that it may draw to its commit.
+//!
+//! It owns the measure, which is kept with the surface, and sending frame callbacks.
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use smithay::reexports::wayland_server::protocol::wl_surface::WlSurface;
+use smithay::wayland::compositor::{SurfaceAttributes, with_states};
+
+use super::clock::Bound;
+use crate::lock;
+
+/// Clients that take about as long hear of it together.
+const STEP: Duration = Duration::from_millis(1);
+
+#[derive(Debug, Default)]
+struct Rhythm {
+    /// When it heard that it may draw, and has not committed since.
+    called: Option<Duration>,
+    takes: Bound,
+}
+
+/// Tells whether a client waits to hear when to draw the surface's next frame.
+pub fn waits(surface: &WlSurface) -> bool {
+    with_states(surface, |states| {
+        !states.cached_state.get::<SurfaceAttributes>().current().frame_callbacks.is_empty()
+    })
+}
+
+/// How long the surface's client takes to draw, in whole steps, once that is known.
+pub fn takes(surface: &WlSurface) -> Option<Duration> {
+    let takes = with_states(surface, |states| {
+        states.data_map.get::<Mutex<Rhythm>>().and_then(|rhythm| lock(rhythm).takes.get())
+    })?;
+    let steps = takes.as_nanos().div_ceil(STEP.as_nanos());
+    Some(STEP * u32::try_from(steps).unwrap_or(u32::MAX))
+}
+
+/// Tells a client to draw its next frame. Says whether it waited for that.
+pub fn call(surface: &WlSurface, now: Duration) -> bool {
+    with_states(surface, |states| {
+        let mut guard = states.cached_state.get::<SurfaceAttributes>();
+        let callbacks = &mut guard.current().frame_callbacks;
+        if callbacks.is_empty() {
+            return false;
+        }
+        // Milliseconds, which wrap around.
+        let time = now.as_millis() as u32;
+        callbacks.drain(..).for_each(|callback| callback.done(time));
+        drop(guard);
+        let rhythm = states.data_map.get_or_insert_threadsafe(Mutex::<Rhythm>::default);
+        lock(rhythm).called = Some(now);
+        true
+    })
+}
+
+/// Notes a commit; `now` is asked only if it answers a call. Says whether it does.
+pub fn committed(surface: &WlSurface, now: impl FnOnce() -> Duration) -> bool {
+    with_states(surface, |states| {
+        let Some(rhythm) = states.data_map.get::<Mutex<Rhythm>>() else { return false };
+        let mut rhythm = lock(rhythm);
+        let Some(called) = rhythm.called.take() else { return false };
+        let now = now();
+        tracing::trace!(?called, ?now, takes = ?rhythm.takes, "answered");
+        rhythm.takes.note(now.saturating_sub(called));
+        true
+    })
+}
