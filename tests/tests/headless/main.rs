@@ -7,6 +7,7 @@
 
 mod bad;
 mod colors;
+mod cycle;
 mod events;
 mod explain;
 #[allow(dead_code, reason = "the other headless cases use the rest")]
