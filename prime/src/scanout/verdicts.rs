@@ -120,6 +120,15 @@ fn passing(errno: Errno) -> bool {
     matches!(errno, Errno::INTR | Errno::AGAIN | Errno::BUSY | Errno::NOMEM | Errno::ACCESS | Errno::PERM)
 }
 
+/// Forgets what was used longest ago if there are as many as there may be.
+fn make_room<T>(all: &mut Vec<T>, most: usize, used: impl Fn(&T) -> u64) {
+    if all.len() >= most
+        && let Some(oldest) = (0..all.len()).min_by_key(|&i| used(&all[i]))
+    {
+        all.swap_remove(oldest);
+    }
+}
+
 impl Verdicts {
     /// What is known of a configuration.
     pub fn known(&mut self, configuration: &[PlaneState], now: Duration) -> Option<Result<(), Held>> {
@@ -142,11 +151,7 @@ impl Verdicts {
         self.clock += 1;
         let hash = hash(configuration);
         self.all.retain(|v| v.hash != hash || *v.configuration != *configuration);
-        if self.all.len() >= MAX_VERDICTS
-            && let Some(oldest) = (0..self.all.len()).min_by_key(|&i| self.all[i].used)
-        {
-            self.all.swap_remove(oldest);
-        }
+        make_room(&mut self.all, MAX_VERDICTS, |v| v.used);
         self.all.push(Verdict { hash, configuration: configuration.into(), answer, used: self.clock });
     }
 
@@ -156,11 +161,7 @@ impl Verdicts {
             return;
         }
         self.clock += 1;
-        if self.shapes.len() >= MAX_SHAPES
-            && let Some(oldest) = (0..self.shapes.len()).min_by_key(|&i| self.shapes[i].2)
-        {
-            self.shapes.swap_remove(oldest);
-        }
+        make_room(&mut self.shapes, MAX_SHAPES, |shape| shape.2);
         self.shapes.push((state.shape(output), errno, self.clock));
     }
 
