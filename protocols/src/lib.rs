@@ -4,6 +4,7 @@
 //! objects and rules of its protocol and asks the compositor, through a trait, for what only the compositor
 //! can know. Does not own: buffers, devices, rendering, surfaces' state.
 //!
+//! - [`alpha_modifier`]: `wp_alpha_modifier_v1`, how much of a surface is seen.
 //! - [`color_representation`]: `wp_color_representation_manager_v1`, matrix and range of YUV buffers.
 //! - [`drm_syncobj`]: `wp_linux_drm_syncobj_manager_v1`, explicit synchronisation.
 //! - [`linux_dmabuf`]: `zwp_linux_dmabuf_v1`, versions 1 to 6.
@@ -12,6 +13,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod alpha_modifier;
 pub mod color_representation;
 pub mod drm_syncobj;
 pub mod linux_dmabuf;

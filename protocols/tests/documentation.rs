@@ -4,6 +4,9 @@
 use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 
+use wayland_protocols::wp::alpha_modifier::v1::client::{
+    wp_alpha_modifier_surface_v1 as alpha_surface, wp_alpha_modifier_v1 as alpha_manager,
+};
 use wayland_protocols::wp::color_representation::v1::client::{
     wp_color_representation_manager_v1 as color_manager, wp_color_representation_surface_v1 as color_surface,
 };
@@ -103,4 +106,12 @@ fn every_error_of_color_representation_is_documented_with_tests_that_exist() {
     expected.extend(errors::<color_surface::Error>(1));
     assert_eq!(expected.len(), 6, "{expected:?}");
     check("src/color_representation/mod.rs", expected);
+}
+
+#[test]
+fn every_error_of_alpha_modifier_is_documented_with_tests_that_exist() {
+    let mut expected = errors::<alpha_manager::Error>(0);
+    expected.extend(errors::<alpha_surface::Error>(0));
+    assert_eq!(expected.len(), 2, "{expected:?}");
+    check("src/alpha_modifier.rs", expected);
 }
