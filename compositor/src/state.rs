@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use calloop::LoopHandle;
+use primeway_protocols::alpha_modifier::AlphaModifierState;
 use primeway_protocols::color_representation::ColorRepresentationState;
 use primeway_protocols::linux_dmabuf::LinuxDmabufState;
 use primeway_protocols::tearing_control::TearingControlState;
@@ -15,6 +16,7 @@ use smithay::reexports::wayland_server::protocol::wl_surface::WlSurface;
 use smithay::reexports::wayland_server::{DisplayHandle, Resource as _};
 use smithay::utils::{Logical, Rectangle};
 use smithay::wayland::compositor::CompositorState;
+use smithay::wayland::content_type::ContentTypeState;
 use smithay::wayland::output::OutputManagerState;
 use smithay::wayland::presentation::PresentationState;
 use smithay::wayland::selection::data_device::DataDeviceState;
@@ -43,8 +45,10 @@ pub struct Protocols {
     pub(crate) seat: SeatState<State>,
     pub(crate) data_device: DataDeviceState,
     pub(crate) color_representation: ColorRepresentationState,
+    pub(crate) alpha_modifier: AlphaModifierState,
     pub(crate) _outputs: OutputManagerState,
     pub(crate) _viewporter: ViewporterState,
+    pub(crate) _content_type: ContentTypeState,
     pub(crate) _presentation: PresentationState,
     pub(crate) tearing_control: TearingControlState,
 }
@@ -58,6 +62,8 @@ impl Protocols {
             shm: ShmState::new::<State>(display, []),
             seat: SeatState::new(),
             data_device: DataDeviceState::new::<State>(display),
+            alpha_modifier: AlphaModifierState::new::<State>(display),
+            _content_type: ContentTypeState::new::<State>(display),
             color_representation: ColorRepresentationState::new::<State>(display, color::supported()),
             _outputs: OutputManagerState::new_with_xdg_output::<State>(display),
             _viewporter: ViewporterState::new::<State>(display),

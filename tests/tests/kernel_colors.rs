@@ -13,7 +13,7 @@ use primeway_tests::client::connection::{BufferRequest, Window, Wire};
 use primeway_tests::format::{Format, MODIFIER_LINEAR};
 use primeway_tests::kernel_cases::{self, NamedCase};
 use primeway_tests::palette::{Matrix, Meaning, Palette};
-use primeway_tests::stage::{Stage, YUV_TOLERANCE, note_figure, place};
+use primeway_tests::stage::{Stage, YUV_TOLERANCE, background, note_figure, place};
 use wayland_client::protocol::wl_buffer::WlBuffer;
 use wayland_protocols::wp::color_representation::v1::client::wp_color_representation_surface_v1::{
     ChromaLocation, Coefficients, Range, WpColorRepresentationSurfaceV1,
@@ -69,6 +69,7 @@ const CASES: &[CaseOf] = &[
     ("without_a_word_the_size_decides", without_a_word_the_size_decides),
     ("each_pixel_has_the_chroma_of_its_block", each_pixel_has_the_chroma_of_its_block),
     ("what_was_said_goes_with_its_object", what_was_said_goes_with_its_object),
+    ("a_part_of_a_window_is_seen", a_part_of_a_window_is_seen),
 ];
 
 fn main() -> ExitCode {
@@ -165,6 +166,32 @@ impl Panes {
         };
         self.panes.iter().map(check).collect()
     }
+}
+
+/// vkms has no property `alpha`: a window that is seen in part is composited over the background, and says why.
+fn a_part_of_a_window_is_seen(way: Way) -> Result<()> {
+    let mut stage = way.stage("part")?;
+    let mut panes = Panes::open(&stage, way, &["NV12"], Palette::Colors)?;
+    let meaning = Meaning { matrix: Matrix::Bt601, full: false };
+    panes.expect(&mut stage, meaning)?;
+    let alpha = panes.wire.alpha(&panes.panes[0].window.surface)?;
+    alpha.set_multiplier(u32::MAX / 4);
+    panes.commit()?;
+    let (stats, screen) = (stage.stats()?, stage.capture()?);
+    let surface = stats.surface(std::process::id() as i32).context("no window")?;
+    let reason = surface.reason.as_deref().unwrap_or_default();
+    ensure!(surface.plane.is_none(), "on plane {:?}", surface.plane);
+    ensure!(way != Way::Plane || reason.contains("no alpha property"), "{reason}");
+    let under = background(&screen);
+    let worst = screen.difference_to(Palette::SIZE, place(surface)?, |x, y| {
+        let over = meaning.rgb(Palette::Colors.codes((x, y), 8), 8);
+        std::array::from_fn(|channel| over[channel] * 0.25 + f64::from(under[channel]) * 0.75)
+    })?;
+    ensure!(worst.steps <= YUV_TOLERANCE, "{worst:?}");
+    alpha.destroy();
+    panes.commit()?;
+    panes.expect(&mut stage, meaning)?;
+    Ok(())
 }
 
 /// Says on the wire what luma and chroma mean.

@@ -56,6 +56,7 @@ impl CompositorHandler for State {
         add_pre_commit_hook::<Self, _>(surface, |state, _, surface| {
             check_scale(surface);
             state.commit_color(surface);
+            state.commit_alpha(surface);
             state.wait_for_fences(surface);
         });
     }

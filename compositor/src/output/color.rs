@@ -25,7 +25,6 @@ use primeway_protocols::color_representation::{
 };
 use smithay::backend::allocator::Buffer as _;
 use smithay::backend::allocator::dmabuf::Dmabuf;
-use smithay::backend::renderer::element::Id;
 use smithay::reexports::wayland_server::DisplayHandle;
 use smithay::wayland::compositor::{Cacheable, SurfaceData};
 
@@ -120,18 +119,6 @@ fn color((coefficients, range): (Coefficients, Range)) -> Option<Color> {
 fn usual(width: i32, height: i32) -> Color {
     let is_hd = width >= 1280 || height > 576;
     (if is_hd { ColorEncoding::Bt709 } else { ColorEncoding::Bt601 }, ColorRange::Limited)
-}
-
-/// The identity for damage tracking of a surface with luma and chroma: another one for each change of the colour, since
-/// all pixels look different then although their client damages none.
-pub fn identity(states: &SurfaceData, color: Color) -> Id {
-    #[derive(Debug, Default)]
-    struct Identity(Mutex<Option<(Color, Id)>>);
-    let mut known = lock(&states.data_map.get_or_insert_threadsafe(Identity::default).0);
-    match &*known {
-        Some((of, id)) if *of == color => id.clone(),
-        _ => known.insert((color, Id::new())).1.clone(),
-    }
 }
 
 #[cfg(test)]

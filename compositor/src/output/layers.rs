@@ -4,6 +4,7 @@
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash as _, Hasher as _};
+use std::sync::Mutex;
 
 use smithay::backend::allocator::Buffer as _;
 use smithay::backend::allocator::dmabuf::Dmabuf;
@@ -17,10 +18,12 @@ use smithay::utils::{Buffer as BufferCoords, Physical, Point, Rectangle, Size, T
 use smithay::wayland::compositor::{SurfaceData, TraversalAction, with_surface_tree_downward};
 use smithay::wayland::dmabuf::get_dmabuf;
 
-use drm_prime::scanout::{Layer, Rect, Refusal, Rotation, Scannable, SourceRect};
+use drm_prime::scanout::{ContentType, Layer, Rect, Refusal, Rotation, Scannable, SourceRect};
 
 use super::color::{self, Color};
 use crate::fences::Release;
+use crate::handlers::alpha_modifier::alpha;
+use crate::handlers::content_type::content_type;
 use crate::handlers::tearing_control::may_tear;
 use crate::lock;
 
@@ -39,6 +42,10 @@ pub struct SurfaceLayer {
     pub dmabuf: Option<Dmabuf>,
     /// What its luma and chroma are taken for; none for RGB.
     pub color: Option<Color>,
+    /// How much of it is seen, 0xffff for all.
+    pub alpha: u16,
+    /// What its client says that it is.
+    pub content_type: ContentType,
     /// Changes with every commit that changes the content.
     pub commit: CommitCounter,
     /// Damage by commit, in buffer pixels.
@@ -108,7 +115,8 @@ impl SurfaceLayer {
         if !self.opaque {
             request.opaque_region = self.opaque_region();
         }
-        Layer { key: hasher.finish(), rotation: self.rotation(), rate, ..request }
+        let (rotation, alpha, content_type) = (self.rotation(), self.alpha, self.content_type);
+        Layer { key: hasher.finish(), rotation, alpha, content_type, rate, ..request }
     }
 
     /// The size in which the picture is shown, as it lies in memory, if that is not simply the source rectangle's.
@@ -179,6 +187,22 @@ pub fn collect_tree(
     );
 }
 
+/// The identity for damage tracking: another one for each change of what all pixels look like, since clients damage none
+/// for it.
+fn identity(surface: &WlSurface, states: &SurfaceData, looks: (Option<Color>, u16)) -> Id {
+    type Looks = (Option<Color>, u16);
+    #[derive(Debug, Default)]
+    struct Identity(Mutex<Option<(Looks, Id)>>);
+    if looks == (None, u16::MAX) {
+        return Id::from_wayland_resource(surface);
+    }
+    let mut known = lock(&states.data_map.get_or_insert_threadsafe(Identity::default).0);
+    match &*known {
+        Some((of, id)) if *of == looks => id.clone(),
+        _ => known.insert((looks, Id::new())).1.clone(),
+    }
+}
+
 fn layer(
     surface: &WlSurface,
     states: &SurfaceData,
@@ -199,14 +223,16 @@ fn layer(
     let whole = Rectangle::from_size(dst.size);
     let opaque = whole.subtract_rects(opaque_regions.iter().copied()).is_empty();
     let color = color::of(states, dmabuf.as_ref());
-    let id = || Id::from_wayland_resource(surface);
+    let alpha = alpha(states);
     Some(SurfaceLayer {
         surface: surface.clone(),
-        id: color.map_or_else(id, |color| color::identity(states, color)),
+        id: identity(surface, states, (color, alpha)),
         buffer,
         release: Release::of(states),
         dmabuf,
         color,
+        alpha,
+        content_type: content_type(states),
         commit: state.current_commit(),
         damage: state.damage(),
         src,

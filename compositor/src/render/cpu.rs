@@ -148,7 +148,8 @@ impl Cpu {
         layer: &SurfaceLayer,
         size: Size<i32, BufferCoords>,
     ) -> Result<Imported, RenderError> {
-        let scale = |image: &mut Image<'static, 'static>| resample::resample(image, layer.src, size);
+        let sheer = layer.alpha != u16::MAX;
+        let scale = |image: &mut Image<'static, 'static>| resample::resample(image, layer.src, size, sheer);
         let image = match &layer.dmabuf {
             None => resample::with_shm_image(&layer.buffer, scale)?.flatten(),
             Some(dmabuf) => match read(&mut self.views, dmabuf, layer.color.unwrap_or_default())? {

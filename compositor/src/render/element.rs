@@ -40,6 +40,8 @@ pub struct LayerElement {
     dst: Rectangle<i32, Physical>,
     transform: Transform,
     opaque: Vec<Rectangle<i32, Physical>>,
+    /// How much of it is seen, 1 for all.
+    alpha: f32,
     texture: Texture,
 }
 
@@ -58,7 +60,8 @@ impl LayerElement {
             src: resampled.map_or(layer.src, |size| Rectangle::from_size(size.to_f64())),
             dst: layer.dst,
             transform: layer.memory_transform(),
-            opaque: layer.opaque_regions.clone(),
+            opaque: if layer.alpha == u16::MAX { layer.opaque_regions.clone() } else { Vec::new() },
+            alpha: f32::from(layer.alpha) / f32::from(u16::MAX),
             texture,
         }
     }
@@ -98,6 +101,7 @@ impl LayerElement {
             dst: place,
             transform: Transform::Normal,
             opaque: Vec::new(),
+            alpha: 1.0,
             texture,
         }
     }
@@ -172,6 +176,10 @@ impl Element for LayerElement {
         DamageSet::from_slice(&rects)
     }
 
+    fn alpha(&self) -> f32 {
+        self.alpha
+    }
+
     fn opaque_regions(&self, _scale: Scale<f64>) -> OpaqueRegions<i32, Physical> {
         OpaqueRegions::from_slice(&self.opaque)
     }
@@ -213,7 +221,7 @@ impl RenderElement<PixmanRenderer> for LayerElement {
             Some(Err(_)) => return Ok(()),
             None => None,
         };
-        frame.render_texture_from_to(texture, src, dst, damage, opaque_regions, self.transform, 1.0)
+        frame.render_texture_from_to(texture, src, dst, damage, opaque_regions, self.transform, self.alpha)
     }
 }
 
@@ -246,7 +254,7 @@ impl RenderElement<GlesRenderer> for LayerElement {
             damage,
             opaque_regions,
             self.transform,
-            1.0,
+            self.alpha,
         );
         if *sampler != 0 {
             frame.with_context(|gl| bind_sampler(gl, 0))?;

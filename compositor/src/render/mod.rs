@@ -123,6 +123,7 @@ struct Imported {
 struct Cached {
     buffer: ObjectId,
     color: Option<Color>,
+    sheer: bool,
     commit: CommitCounter,
     resampled: Option<(Rectangle<f64, BufferCoords>, Size<i32, BufferCoords>)>,
     imported: Imported,
@@ -250,11 +251,13 @@ impl Painter {
     /// # Errors
     /// When the buffer of the layer cannot be read.
     pub fn element(&mut self, layer: &SurfaceLayer) -> Result<LayerElement, RenderError> {
+        let sheer = layer.alpha != u16::MAX;
         let resampled = match self {
-            // Pixman reads no rows that are not whole words, and smithay's Pixman frame cannot scale well.
+            // Pixman reads no rows that are not whole words; smithay's Pixman frame cannot scale well, and replaces what is
+            // below pixels without alpha, also where they are to be seen in part: a copy has alpha.
             Self::Pixman(_) => {
                 let odd = layer.dmabuf.is_none() && resample::has_odd_rows(&layer.buffer);
-                let copied_size = odd.then(|| layer.src.size.to_i32_round());
+                let copied_size = (odd || sheer).then(|| layer.src.size.to_i32_round());
                 layer.scaled_size().or(copied_size).map(|size| (layer.src, size))
             }
             Self::Gles(_) => None,
@@ -265,7 +268,7 @@ impl Painter {
             let id = layer.buffer.id();
             let current = slot.take_if(|cached| {
                 cached.buffer == id
-                    && cached.color == layer.color
+                    && (cached.color, cached.sheer) == (layer.color, sheer)
                     && cached.resampled == resampled
                     && (cached.imported.live || cached.commit == layer.commit)
             });
@@ -275,8 +278,14 @@ impl Painter {
                 (None, Self::Gles(gles)) => Imported { texture: gles.texture(layer, states)?, live: false },
             };
             let element = LayerElement::new(layer, imported.texture.clone(), resampled.map(|r| r.1));
-            *slot =
-                Some(Cached { buffer: id, color: layer.color, commit: layer.commit, resampled, imported });
+            *slot = Some(Cached {
+                buffer: id,
+                color: layer.color,
+                sheer,
+                commit: layer.commit,
+                resampled,
+                imported,
+            });
             Ok(element)
         })
     }

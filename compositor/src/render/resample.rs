@@ -12,18 +12,20 @@ use smithay::wayland::shm::{
     BufferAccessError, shm_format_to_fourcc, with_buffer_contents, wl_bytes_per_pixel,
 };
 
-/// Resamples the part `src` of an image to `size` pixels, bilinear. `None` when there is no memory or nothing to show.
+/// Resamples the part `src` of an image to `size` pixels, bilinear; to an image with alpha if the source has it or it is
+/// asked for. `None` when there is no memory or nothing to show.
 pub fn resample(
     source: &mut Image<'static, 'static>,
     src: Rectangle<f64, BufferCoords>,
     size: Size<i32, BufferCoords>,
+    with_alpha: bool,
 ) -> Option<Image<'static, 'static>> {
     let (width, height) = (usize::try_from(size.w).ok()?, usize::try_from(size.h).ok()?);
     if width == 0 || height == 0 {
         return None;
     }
     let fourcc = drm_fourcc::DrmFourcc::try_from(source.format()).ok()?;
-    let has_alpha = drm_prime::format::info(fourcc).is_none_or(|info| info.has_alpha);
+    let has_alpha = with_alpha || drm_prime::format::info(fourcc).is_none_or(|info| info.has_alpha);
     let code = if has_alpha { FormatCode::A8R8G8B8 } else { FormatCode::X8R8G8B8 };
     let mut out = Image::new(code, width, height, true).ok()?;
     let (sx, sy) = (src.size.w / f64::from(size.w), src.size.h / f64::from(size.h));
@@ -91,7 +93,7 @@ mod tests {
     fn row(pixels: &[u8], size: i32) -> Vec<u8> {
         let mut source = image::from_xrgb(pixels, pixels.len() as i32 / 4, 1).unwrap();
         let src = Rectangle::from_size((pixels.len() as f64 / 4.0, 1.0).into());
-        let mut out = resample(&mut source, src, (size, 1).into()).unwrap();
+        let mut out = resample(&mut source, src, (size, 1).into(), false).unwrap();
         image::to_xrgb(&mut out).chunks(4).map(|p| p[0]).collect()
     }
 

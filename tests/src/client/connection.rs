@@ -19,6 +19,7 @@ use wayland_client::protocol::wl_shm;
 use wayland_client::protocol::wl_subsurface::WlSubsurface;
 use wayland_client::protocol::wl_surface::WlSurface;
 use wayland_client::{Connection, Dispatch, Proxy, QueueHandle, WEnum, delegate_noop, event_created_child};
+use wayland_protocols::wp::alpha_modifier::v1::client::wp_alpha_modifier_surface_v1::WpAlphaModifierSurfaceV1;
 use wayland_protocols::wp::color_representation::v1::client::wp_color_representation_surface_v1::WpColorRepresentationSurfaceV1;
 use wayland_protocols::wp::linux_dmabuf::zv1::client::zwp_linux_buffer_params_v1::{
     self, Flags, ZwpLinuxBufferParamsV1,
@@ -394,6 +395,16 @@ impl Wire {
         Ok(syncobj.import_timeline(file.as_fd(), &self.link.handle(), ()))
     }
 
+    /// The object by which is said how much of a surface is seen.
+    ///
+    /// # Errors
+    ///
+    /// When the server does not offer that.
+    pub fn alpha(&self, surface: &WlSurface) -> Result<WpAlphaModifierSurfaceV1> {
+        let alpha = self.events.globals.alpha.as_ref().context("no wp_alpha_modifier_v1")?;
+        Ok(alpha.get_surface(surface, &self.link.handle(), ()))
+    }
+
     /// The object by which a surface's colour representation is set.
     ///
     /// # Errors
@@ -619,6 +630,7 @@ impl Dispatch<WpPresentationFeedback, ()> for Events {
 
 delegate_link!(Events);
 delegate_noop!(Events: WlSubsurface);
+delegate_noop!(Events: WpAlphaModifierSurfaceV1);
 delegate_noop!(Events: WpColorRepresentationSurfaceV1);
 delegate_noop!(Events: WpLinuxDrmSyncobjSurfaceV1);
 delegate_noop!(Events: WpLinuxDrmSyncobjTimelineV1);

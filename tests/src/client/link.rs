@@ -16,7 +16,9 @@ use wayland_client::protocol::wl_seat::WlSeat;
 use wayland_client::protocol::wl_shm::WlShm;
 use wayland_client::protocol::wl_subcompositor::WlSubcompositor;
 use wayland_client::{Connection, Dispatch, EventQueue, QueueHandle};
+use wayland_protocols::wp::alpha_modifier::v1::client::wp_alpha_modifier_v1::WpAlphaModifierV1;
 use wayland_protocols::wp::color_representation::v1::client::wp_color_representation_manager_v1::WpColorRepresentationManagerV1;
+use wayland_protocols::wp::content_type::v1::client::wp_content_type_manager_v1::WpContentTypeManagerV1;
 use wayland_protocols::wp::linux_dmabuf::zv1::client::zwp_linux_dmabuf_v1::ZwpLinuxDmabufV1;
 use wayland_protocols::wp::linux_drm_syncobj::v1::client::wp_linux_drm_syncobj_manager_v1::WpLinuxDrmSyncobjManagerV1;
 use wayland_protocols::wp::presentation_time::client::wp_presentation::WpPresentation;
@@ -57,6 +59,10 @@ pub struct Globals {
     pub viewporter: Option<WpViewporter>,
     /// wp_presentation, version 1.
     pub presentation: Option<WpPresentation>,
+    /// wp_alpha_modifier_v1, version 1.
+    pub alpha: Option<WpAlphaModifierV1>,
+    /// wp_content_type_manager_v1, version 1.
+    pub content_type: Option<WpContentTypeManagerV1>,
     /// wp_color_representation_manager_v1, version 1.
     pub color: Option<WpColorRepresentationManagerV1>,
     /// wp_linux_drm_syncobj_manager_v1, version 1.
@@ -250,6 +256,8 @@ where
         + Dispatch<WpLinuxDrmSyncobjManagerV1, ()>
         + Dispatch<WpTearingControlManagerV1, ()>
         + Dispatch<WpColorRepresentationManagerV1, ()>
+        + Dispatch<WpAlphaModifierV1, ()>
+        + Dispatch<WpContentTypeManagerV1, ()>
         + 'static,
 {
     fn event(
@@ -270,6 +278,8 @@ where
             "xdg_wm_base" => globals.wm_base = Some(registry.bind(name, version.min(3), handle, ())),
             "wp_viewporter" => globals.viewporter = Some(registry.bind(name, 1, handle, ())),
             "wp_presentation" => globals.presentation = Some(registry.bind(name, 1, handle, ())),
+            "wp_alpha_modifier_v1" => globals.alpha = Some(registry.bind(name, 1, handle, ())),
+            "wp_content_type_manager_v1" => globals.content_type = Some(registry.bind(name, 1, handle, ())),
             "wp_color_representation_manager_v1" => {
                 globals.color = Some(registry.bind(name, 1, handle, ()));
             }
@@ -337,6 +347,8 @@ macro_rules! delegate_link {
                 wl_shm_pool::WlShmPool, wl_subcompositor::WlSubcompositor, wl_surface::WlSurface,
             };
             use wayland_client::{delegate_dispatch, delegate_noop};
+            use wayland_protocols::wp::alpha_modifier::v1::client::wp_alpha_modifier_v1::WpAlphaModifierV1;
+            use wayland_protocols::wp::content_type::v1::client::wp_content_type_manager_v1::WpContentTypeManagerV1;
             use wayland_protocols::wp::color_representation::v1::client::wp_color_representation_manager_v1::WpColorRepresentationManagerV1;
             use wayland_protocols::wp::linux_drm_syncobj::v1::client::wp_linux_drm_syncobj_manager_v1::WpLinuxDrmSyncobjManagerV1;
             use wayland_protocols::wp::presentation_time::client::wp_presentation::WpPresentation;
@@ -354,6 +366,8 @@ macro_rules! delegate_link {
     delegate_noop!($state: WpViewporter);
     delegate_noop!($state: WpLinuxDrmSyncobjManagerV1);
     delegate_noop!($state: WpTearingControlManagerV1);
+    delegate_noop!($state: WpAlphaModifierV1);
+    delegate_noop!($state: WpContentTypeManagerV1);
     delegate_noop!($state: ignore WpColorRepresentationManagerV1);
     delegate_noop!($state: ignore WlShm);
     delegate_noop!($state: ignore WlSurface);

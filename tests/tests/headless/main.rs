@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod alpha;
 mod bad;
 mod colors;
 mod cycle;

@@ -17,7 +17,9 @@ use wayland_client::protocol::wl_shm_pool::WlShmPool;
 use wayland_client::protocol::wl_subsurface::WlSubsurface;
 use wayland_client::protocol::wl_surface::WlSurface;
 use wayland_client::{Connection, Proxy as _, QueueHandle};
+use wayland_protocols::wp::alpha_modifier::v1::client::wp_alpha_modifier_surface_v1::WpAlphaModifierSurfaceV1;
 use wayland_protocols::wp::color_representation::v1::client::wp_color_representation_surface_v1::WpColorRepresentationSurfaceV1;
+use wayland_protocols::wp::content_type::v1::client::wp_content_type_v1::WpContentTypeV1;
 use wayland_protocols::wp::linux_dmabuf::zv1::client::zwp_linux_buffer_params_v1::{
     Flags, ZwpLinuxBufferParamsV1,
 };
@@ -365,6 +367,26 @@ impl Client {
     pub fn tearing(&self, surface: &WlSurface) -> Result<WpTearingControlV1> {
         let manager = self.seen.globals.tearing.as_ref().context("no wp_tearing_control_manager_v1")?;
         Ok(manager.get_tearing_control(surface, &self.handle(), ()))
+    }
+
+    /// The object by which is said how much of a surface is seen.
+    ///
+    /// # Errors
+    ///
+    /// When the global is missing.
+    pub fn alpha(&self, surface: &WlSurface) -> Result<WpAlphaModifierSurfaceV1> {
+        let alpha = self.seen.globals.alpha.as_ref().context("no wp_alpha_modifier_v1")?;
+        Ok(alpha.get_surface(surface, &self.handle(), ()))
+    }
+
+    /// The object by which is said what a surface shows.
+    ///
+    /// # Errors
+    ///
+    /// When the global is missing.
+    pub fn content_type(&self, surface: &WlSurface) -> Result<WpContentTypeV1> {
+        let manager = self.seen.globals.content_type.as_ref().context("no wp_content_type_manager_v1")?;
+        Ok(manager.get_surface_content_type(surface, &self.handle(), ()))
     }
 
     /// The object by which a surface's colour representation is set.

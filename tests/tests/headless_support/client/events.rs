@@ -15,7 +15,9 @@ use wayland_client::protocol::wl_subsurface::WlSubsurface;
 use wayland_client::{
     Connection, Dispatch, Proxy as _, QueueHandle, WEnum, delegate_noop, event_created_child,
 };
+use wayland_protocols::wp::alpha_modifier::v1::client::wp_alpha_modifier_surface_v1::WpAlphaModifierSurfaceV1;
 use wayland_protocols::wp::color_representation::v1::client::wp_color_representation_surface_v1::WpColorRepresentationSurfaceV1;
+use wayland_protocols::wp::content_type::v1::client::wp_content_type_v1::WpContentTypeV1;
 use wayland_protocols::wp::linux_dmabuf::zv1::client::zwp_linux_buffer_params_v1::{
     self, ZwpLinuxBufferParamsV1,
 };
@@ -325,7 +327,9 @@ impl Dispatch<WpPresentationFeedback, u32> for Seen {
 delegate_link!(Seen);
 delegate_noop!(Seen: WlRegion);
 delegate_noop!(Seen: WlSubsurface);
+delegate_noop!(Seen: WpAlphaModifierSurfaceV1);
 delegate_noop!(Seen: WpColorRepresentationSurfaceV1);
+delegate_noop!(Seen: WpContentTypeV1);
 delegate_noop!(Seen: XdgPositioner);
 delegate_noop!(Seen: WpViewport);
 delegate_noop!(Seen: WpTearingControlV1);
