@@ -88,6 +88,12 @@ pub enum Command {
     Events(To),
     /// Show planes and surfaces live in a terminal; with --json a line each second.
     Top(To),
+    /// Print counters as text, a name and a number in each line, for monitors of kiosks.
+    Counters {
+        /// The control socket [default: $PRIMEWAY_SOCKET, else that of $WAYLAND_DISPLAY].
+        #[arg(long, value_name = "PATH")]
+        socket: Option<PathBuf>,
+    },
     /// Write a page about devices, planes, surfaces and what happened lately, for a bug report. Titles are left out.
     Report(ReportArgs),
     /// Ask a display device what it takes: import, ADDFB2 and TEST_ONLY by format, modifier, plane and whose memory it is.

@@ -138,6 +138,7 @@ fn statuses(stage: &Stage, pids: &[i32]) -> Result<()> {
         (&["check"], 2),
         (&["buffers"], 0),
         (&["planes"], 0),
+        (&["counters"], 0),
         // Its output is no terminal.
         (&["top"], 1),
     ] {

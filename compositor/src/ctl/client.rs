@@ -161,6 +161,20 @@ pub fn check(args: &CheckArgs) -> anyhow::Result<u8> {
     Ok(if report.scanned_out { SCANNED_OUT } else { COMPOSITED })
 }
 
+/// `primeway counters`.
+///
+/// # Errors
+/// As [`run`].
+pub fn counters(socket: Option<PathBuf>) -> anyhow::Result<u8> {
+    let everything = Request::Explain(Query { all: true, ..Query::default() });
+    let explain = ask(socket.clone(), &everything).ok().map(serde_json::from_value).transpose()?;
+    let explain = explain.unwrap_or(ExplainReport { scanned_out: false, surfaces: Vec::new() });
+    let timeline = serde_json::from_value(ask(socket.clone(), &Request::Timeline)?)?;
+    let stats = ask(socket, &Request::Stats)?;
+    print(&show::counters(&explain, &timeline, &stats["resources"]))?;
+    Ok(0)
+}
+
 /// `primeway report`.
 ///
 /// # Errors

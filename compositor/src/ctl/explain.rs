@@ -453,3 +453,41 @@ impl FeedbackReport {
         ))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_that_does_not_follow_is_told_of_with_the_time() {
+        let told = |following| FeedbackReport {
+            at_unix_ms: Some(0),
+            formats: (0..9).map(|i| format!("NV12 {i}")).collect(),
+            buffers: 4,
+            following,
+        };
+        let clock = super::super::show::clock(0);
+        let text = format!(
+            "feedback tranche with NV12 0, NV12 1, NV12 2, NV12 3, NV12 4, NV12 5 … sent {clock}; the client has not \
+             reallocated (1 of 4 buffers)"
+        );
+        assert_eq!(told(1).advice(), Some(text));
+        assert_eq!(told(4).advice(), None);
+    }
+
+    #[test]
+    fn what_is_avoidable_is_what_is_read_and_written() {
+        let whole = drm_prime::scanout::SourceRect::whole(1920, 1080);
+        let dst = drm_prime::scanout::Rect::new(0, 0, 1920, 1080);
+        let layer = Layer::new(dst, whole, true, Err(drm_prime::scanout::Refusal::NotDmabuf));
+        let buffer = |format: &str| BufferReport {
+            size: (1920, 1080),
+            format: Some(format.to_owned()),
+            modifier: None,
+            origin: None,
+        };
+        let pixels = 1920.0 * 1080.0;
+        assert_eq!(bytes_per_frame(&layer, Some(&buffer("NV12"))), pixels * 5.5);
+        assert_eq!(bytes_per_frame(&layer, None), pixels * 8.0);
+    }
+}

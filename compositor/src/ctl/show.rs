@@ -8,6 +8,7 @@ use super::explain::{ExplainReport, Explanation, PlaneVerdict, Verdict, Way};
 use super::identity::Identity;
 use super::planes::{PlaneRow, PlanesReport};
 use super::table::{age, lay_out, mebibytes, plain};
+use super::timeline::TimelineReport;
 
 /// A time of day, as the clock on the wall has it.
 pub fn clock(unix_ms: u64) -> String {
@@ -170,6 +171,43 @@ pub fn buffers(report: &BuffersReport) -> String {
     lay_out(&rows)
 }
 
+/// `primeway counters`: a name and a number in each line, as text exposition formats have it.
+pub fn counters(
+    surfaces: &ExplainReport,
+    timeline: &TimelineReport,
+    resources: &serde_json::Value,
+) -> String {
+    let mut text = String::new();
+    for output in &timeline.outputs {
+        let name = label(&output.output);
+        let _ = writeln!(text, "primeway_frames{{output=\"{name}\"}} {}", output.frames);
+        let _ = writeln!(text, "primeway_missed_vblanks{{output=\"{name}\"}} {}", output.missed);
+        if let Some(latency) = &output.latency {
+            for (quantile, ms) in [("0.5", latency.p50_ms), ("0.99", latency.p99_ms)] {
+                let _ = writeln!(
+                    text,
+                    "primeway_commit_to_flip_ms{{output=\"{name}\",quantile=\"{quantile}\"}} {ms:.3}"
+                );
+            }
+        }
+    }
+    for (way, label) in
+        [(Way::ScannedOut, "scanned-out"), (Way::Composited, "composited"), (Way::Hidden, "hidden")]
+    {
+        let count = surfaces.surfaces.iter().filter(|e| e.verdict.way == way).count();
+        let _ = writeln!(text, "primeway_surfaces{{way=\"{label}\"}} {count}");
+    }
+    for (name, number) in resources.as_object().into_iter().flatten() {
+        let _ = writeln!(text, "primeway_{name} {number}");
+    }
+    text
+}
+
+/// A name between quotation marks.
+fn label(name: &str) -> String {
+    plain(name).replace('\\', "\\\\").replace('"', "\\\"")
+}
+
 /// A line for an event.
 pub fn event(event: &Event) -> String {
     let dash = |who: &Option<String>| who.clone().unwrap_or_else(|| "nothing".to_owned());
@@ -231,6 +269,25 @@ mod tests {
             ["2.5 MB/s", "250 MB/s", "1.1 GB/s"]
         );
         assert_eq!(clock(0).len(), 8);
+    }
+
+    #[test]
+    fn counters_are_a_name_and_a_number_a_line() {
+        let surfaces = ExplainReport { scanned_out: false, surfaces: Vec::new() };
+        let output = super::super::timeline::OutputTimeline {
+            output: "A\"1".to_owned(),
+            refresh_ms: 16.7,
+            frames: 9,
+            missed: 2,
+            latency: None,
+            changes: Vec::new(),
+        };
+        let timeline = TimelineReport { now_unix_ms: 0, outputs: vec![output] };
+        let text = counters(&surfaces, &timeline, &serde_json::json!({ "fds": 20 }));
+        let expected = "primeway_frames{output=\"A\\\"1\"} 9\nprimeway_missed_vblanks{output=\"A\\\"1\"} 2\n\
+                        primeway_surfaces{way=\"scanned-out\"} 0\nprimeway_surfaces{way=\"composited\"} 0\n\
+                        primeway_surfaces{way=\"hidden\"} 0\nprimeway_fds 20\n";
+        assert_eq!(text, expected);
     }
 
     #[test]
