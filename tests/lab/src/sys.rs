@@ -10,6 +10,8 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicI32, Ordering};
 
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
 static CAUGHT: AtomicI32 = AtomicI32::new(0);
 
 extern "C" fn remember(signal: libc::c_int) {
@@ -70,18 +72,13 @@ pub fn own_terminal(command: &mut Command) -> &mut Command {
 /// the host is. A real-time thread that may run elsewhere is woken up on another CPU each time (50 µs), and one of the usual
 /// class waits until what runs has had its turn, some milliseconds on a busy host, whatever its priority (`nice`).
 pub fn go_first(command: &mut Command) -> &mut Command {
-    let last = usable_cpus().last().copied();
-    // SAFETY: async-signal-safe system calls on values of the closure; nothing is allocated. An all-zero cpu_set_t is empty.
+    let cpus = usable_cpus().last().map(|cpu| only(*cpu));
+    // SAFETY: two async-signal-safe system calls on values of the closure; nothing is allocated.
     unsafe {
-        let mut cpus: libc::cpu_set_t = std::mem::zeroed();
-        if let Some(cpu) = last {
-            libc::CPU_SET(cpu, &mut cpus);
-        }
         command.pre_exec(move || {
-            let priority = libc::sched_param { sched_priority: 1 };
             // What is not permitted leaves it as it was: slower, but running.
-            libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const cpus);
-            libc::sched_setscheduler(0, libc::SCHED_RR, &raw const priority);
+            let _ = cpus.map(|cpus| sched_setaffinity(None, &cpus));
+            let _ = schedule(libc::SCHED_RR, 1);
             Ok(())
         })
     }
@@ -263,17 +260,22 @@ pub fn drm_driver(node: &Path) -> io::Result<String> {
 /// The CPUs that the calling thread may run on.
 #[must_use]
 pub fn usable_cpus() -> Vec<usize> {
-    let size = size_of::<libc::cpu_set_t>();
-    // SAFETY: an all-zero set is valid; the call writes within `size` bytes of it.
-    let set = unsafe {
-        let mut set: libc::cpu_set_t = std::mem::zeroed();
-        if libc::sched_getaffinity(0, size, &raw mut set) != 0 {
-            return Vec::new();
-        }
-        set
-    };
-    // SAFETY: each index is below the set's size in bits.
-    (0..size * 8).filter(|cpu| unsafe { libc::CPU_ISSET(*cpu, &set) }).collect()
+    let set = sched_getaffinity(None).unwrap_or_default();
+    (0..CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect()
+}
+
+fn only(cpu: usize) -> CpuSet {
+    let mut set = CpuSet::new();
+    set.set(cpu);
+    set
+}
+
+/// Puts the calling thread into a scheduling class.
+fn schedule(class: libc::c_int, priority: libc::c_int) -> io::Result<()> {
+    let priority = libc::sched_param { sched_priority: priority };
+    // SAFETY: the call reads the structure and nothing else of ours.
+    let done = unsafe { libc::sched_setscheduler(0, class, &raw const priority) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Binds the calling thread to `cpu` and lets it run only where nothing else wants to.
@@ -281,13 +283,6 @@ pub fn usable_cpus() -> Vec<usize> {
 /// # Errors
 /// The kernel's.
 pub fn run_when_idle(cpu: usize) -> io::Result<()> {
-    // SAFETY: the structures are plain data; all-zero is valid, and the calls only read them.
-    let done = unsafe {
-        let mut set: libc::cpu_set_t = std::mem::zeroed();
-        libc::CPU_SET(cpu, &mut set);
-        let priority: libc::sched_param = std::mem::zeroed();
-        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set) == 0
-            && libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const priority) == 0
-    };
-    if done { Ok(()) } else { Err(io::Error::last_os_error()) }
+    sched_setaffinity(None, &only(cpu))?;
+    schedule(libc::SCHED_IDLE, 0)
 }
