@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::backend::kms::pacing::Vrr;
 use crate::clients::LimitArg;
 use crate::ctl::explain::Query;
+use crate::record::replay::ReplayArgs;
 pub use crate::render::choice::Renderer;
 
 /// A Wayland compositor built around dma-buf, PRIME and display planes.
@@ -48,6 +49,11 @@ pub struct Cli {
     /// When displays that can are refreshed when there is something new, rather than at a fixed rate.
     #[arg(long, value_enum, default_value_t = Vrr::Auto)]
     pub vrr: Vrr,
+
+    /// Record what planes can do, what is to be shown and what the driver says, for `primeway replay`; no titles. It
+    /// ends at 64 MiB.
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
 
     /// Size of the headless output in pixels.
     #[arg(long, value_name = "WIDTHxHEIGHT", default_value = "1024x768", value_parser = parse_size)]
@@ -99,6 +105,9 @@ pub enum Command {
     /// Ask a display device what it takes: import, ADDFB2 and TEST_ONLY by format, modifier, plane and whose memory it is.
     /// It needs no running primeway, shows nothing and changes nothing.
     Probe(ProbeArgs),
+    /// Plan again what `--record` recorded, without a display, and compare.
+    #[command(after_help = REPLAY_STATUS)]
+    Replay(ReplayArgs),
     /// Exit 0 if a program's windows are scanned out, 3 if not: for tests.
     #[command(after_help = EXPLAIN_STATUS)]
     Check(CheckArgs),
@@ -109,6 +118,13 @@ const EXPLAIN_STATUS: &str = "Exit status:
   0  every surface asked about that can be seen is scanned out
   3  at least one is composited, or none can be seen
   1  there is no such surface, or no primeway to ask
+  2  the command line is wrong";
+
+/// What `replay` exits with.
+const REPLAY_STATUS: &str = "Exit status:
+  0  every plan is the recorded one
+  3  at least one differs, or needs an answer that the recording does not have
+  1  a file cannot be used; the message names the line
   2  the command line is wrong";
 
 /// Whom to ask, and how to tell.

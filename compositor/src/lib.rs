@@ -20,6 +20,7 @@ pub mod import;
 mod input;
 pub mod output;
 pub mod reactor;
+pub mod record;
 mod redraw;
 pub mod render;
 pub mod run;

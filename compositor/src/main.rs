@@ -23,6 +23,7 @@ fn main() -> ExitCode {
         Some(Command::Report(args)) => client::write_report(args),
         Some(Command::Probe(args)) => primeway::ctl::probe::run(args),
         Some(Command::Check(args)) => client::check(args),
+        Some(Command::Replay(args)) => primeway::record::replay::run(args),
         None => primeway::run::run(&cli),
     };
     match result {

@@ -28,6 +28,7 @@ use crate::import::{Imports, Worker, probe};
 use crate::input::Input;
 use crate::output::OutputState;
 use crate::reactor::{Reactor, Timers};
+use crate::record::Recorder;
 use crate::render::{Painter, choice};
 use crate::shell::Shell;
 use crate::state::{DmabufPart, Protocols, Runtime, State};
@@ -164,6 +165,11 @@ fn start(
     let quota = |limit: u64| usize::try_from(limit).unwrap_or(usize::MAX);
     dmabuf.global.set_quotas(quota(limits.params), quota(limits.pending));
     let timelines = fences::timelines(&backend, &painter);
+    let driver = backend.kms().map_or(headless::DRIVER.to_owned(), |kms| kms.driver().to_owned());
+    let recorder = cli.record.as_deref().map(|path| {
+        Recorder::create(path, &driver).with_context(|| format!("cannot record to {}", path.display()))
+    });
+    let recorder = recorder.transpose()?;
     let states: Vec<OutputState> = match &mut backend {
         Backend::Kms(kms) => {
             let ids: Vec<OutputId> = kms.output_ids().collect();
@@ -195,6 +201,7 @@ fn start(
             exit: None,
             copy_on_purpose: std::env::var_os("PRIMEWAY_TEST_COPY").is_some(),
             direct_scanout: !cli.no_direct_scanout,
+            recorder,
             socket: String::new(),
         },
     };

@@ -33,6 +33,7 @@ use crate::import::{Imports, Worker, probe};
 use crate::input::Input;
 use crate::output::{OutputState, color};
 use crate::reactor::Timers;
+use crate::record::Recorder;
 use crate::render::Painter;
 use crate::shell::{Mapping, Shell};
 
@@ -109,6 +110,8 @@ pub struct Runtime {
     pub copy_on_purpose: bool,
     /// Planes may show clients' buffers.
     pub direct_scanout: bool,
+    /// Where plans are recorded.
+    pub recorder: Option<Recorder>,
     /// The name of the Wayland socket.
     pub socket: String,
 }
@@ -159,6 +162,7 @@ impl State {
     /// Adds an output to the right of the others.
     pub fn add_output(&mut self, mut output: OutputState) {
         output.position.x = self.space().size.w;
+        output.recorder.clone_from(&self.runtime.recorder);
         let position = Some(output.position);
         output.output.change_current_state(None, None, None, position);
         let global = output.output.create_global::<Self>(&self.runtime.display);

@@ -38,6 +38,7 @@ use smithay::wayland::presentation::PresentationFeedbackCallback;
 use crate::backend::{Backend, Canvas, FrameSpec, OutputId, PlaneUpdate, SubmitError};
 use crate::cursor::CursorLayer;
 use crate::fences::Release;
+use crate::record::{Ask, Assigned, Recorder};
 use crate::render::{LayerElement, Painter};
 
 use cycle::Cycle;
@@ -112,6 +113,10 @@ pub struct OutputState {
     stand_ins: Vec<StandIn>,
     /// What planes that are told of damage showed last.
     told: Vec<whole::Told>,
+    /// Where plans are recorded.
+    pub recorder: Option<Recorder>,
+    /// The planner has forgotten everything since the last plan.
+    forgot: bool,
     /// A mode was refused with overlays: the next plan does without.
     without_overlays: bool,
     current: Frame,
@@ -186,6 +191,8 @@ impl OutputState {
             requests: Vec::new(),
             stand_ins: Vec::new(),
             told: Vec::new(),
+            recorder: None,
+            forgot: false,
             without_overlays: false,
             current: Frame::default(),
             pending: None,
@@ -227,6 +234,7 @@ impl OutputState {
         self.redraw = Redraw::Idle;
         self.cycle.clock.forget_phase();
         self.planner.forget();
+        self.forgot = true;
     }
 
     /// What the planes show now: plane, framebuffer, and whether it is the client's own buffer.
@@ -325,6 +333,9 @@ impl OutputState {
                 planner.refused(errno, now);
                 self.plans += 1;
                 let Some(plan) = planner.last() else { return Drawn::Failed };
+                if let Some(recorder) = &self.recorder {
+                    recorder.refused(&self.output.name(), now, errno, plan);
+                }
                 self.record(now, layers, plan, parts.backend);
                 self.show(layers, &buffers, pointer.as_ref(), plan, plan, parts).unwrap_or(Drawn::Failed)
             }
@@ -420,7 +431,7 @@ impl OutputState {
 
     #[allow(clippy::too_many_arguments, reason = "the scene and what it was made of")]
     fn plan(
-        &self,
+        &mut self,
         planner: &mut Planner,
         scene: &Scene<'_>,
         now: Duration,
@@ -429,15 +440,25 @@ impl OutputState {
         pointer: Option<&PointerUpdate>,
         parts: &mut RedrawParts<'_>,
     ) {
+        let mut asked = Vec::new();
         planner.plan(scene, now, |plan| {
             let composed = match plan.primary {
                 PrimaryContent::Composited => Some(parts.backend.any_target(self.id, canvas(plan))?),
                 PrimaryContent::Layer(_) => None,
             };
             let spec = self.spec(plan, layers, buffers, composed.as_ref(), pointer, parts.backend);
-            parts.backend.test(self.id, &spec.ok_or(rustix::io::Errno::INVAL)?)
+            let answer = parts.backend.test(self.id, &spec.ok_or(rustix::io::Errno::INVAL)?);
+            if self.recorder.is_some() {
+                let errno = answer.err().map(rustix::io::Errno::raw_os_error);
+                asked.push(Ask { plan: Assigned::of(plan), errno });
+            }
+            answer
         });
         if let Some(plan) = planner.last() {
+            if let Some(recorder) = &self.recorder {
+                let forgot = std::mem::take(&mut self.forgot);
+                recorder.planned(&self.output.name(), now, forgot, scene, asked, plan);
+            }
             tracing::debug!(output = self.output.name(), planes = ?plan.planes, asked = plan.asked, "planned");
         }
     }

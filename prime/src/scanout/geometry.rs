@@ -2,6 +2,7 @@
 
 /// A rectangle of CRTC pixels.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Rect {
     /// Left edge; may be negative for a layer that hangs over the output's edge.
     pub x: i32,
@@ -64,6 +65,7 @@ impl Rect {
 
 /// A source rectangle in 16.16 fixed point buffer pixels, as the plane properties SRC_X to SRC_H take it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct SourceRect {
     /// Left edge.
     pub x: u32,

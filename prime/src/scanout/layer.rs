@@ -8,10 +8,13 @@ use super::refusal::Refusal;
 
 /// A buffer that could be scanned out: its framebuffer exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Scannable {
     /// Format of the framebuffer (an opaque substitute where the layer is opaque).
+    #[cfg_attr(feature = "serde", serde(with = "super::serial::format"))]
     pub format: DrmFourcc,
     /// Its modifier, never INVALID.
+    #[cfg_attr(feature = "serde", serde(with = "super::serial::modifier"))]
     pub modifier: DrmModifier,
     /// Matrix and range, which matter for YUV formats.
     pub color: (ColorEncoding, ColorRange),
@@ -28,6 +31,7 @@ impl Scannable {
 
 /// What a client says its content is (wp_content_type_v1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum ContentType {
     /// Nothing was said, or a photo.
     #[default]
@@ -40,6 +44,7 @@ pub enum ContentType {
 
 /// Content that wants a plane.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Layer {
     /// Tells layers apart from one plan to the next: who was on a plane stays there, and who has come and gone too often
     /// waits. Nothing else rests on it.
@@ -61,6 +66,7 @@ pub struct Layer {
     /// How often it changes, on a scale of the caller's own; more is more often.
     pub rate: u8,
     /// The buffer, or the reason why it can only be composited.
+    #[cfg_attr(feature = "serde", serde(with = "super::serial::content"))]
     pub content: Result<Scannable, Refusal>,
 }
 
@@ -99,6 +105,7 @@ impl Layer {
 
 /// The pointer's image in a buffer for a cursor plane ([`super::PlaneCaps::cursor_buffer`]): it lies over all layers.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Pointer {
     /// Where the buffer is shown; as large as the buffer.
     pub dst: Rect,
@@ -106,5 +113,6 @@ pub struct Pointer {
     /// drivers that have the host draw it.
     pub hotspot: (i32, i32),
     /// Its buffer, or why there is none.
+    #[cfg_attr(feature = "serde", serde(with = "super::serial::content"))]
     pub content: Result<Scannable, Refusal>,
 }

@@ -41,6 +41,8 @@ mod plan;
 mod plane;
 mod planner;
 mod refusal;
+#[cfg(feature = "serde")]
+mod serial;
 mod share;
 mod stack;
 #[cfg(test)]
@@ -67,12 +69,16 @@ pub use self::verdicts::MAX_VERDICTS;
 
 /// The buffers that composition draws into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Canvas {
     /// Format without alpha.
+    #[cfg_attr(feature = "serde", serde(with = "serial::format"))]
     pub opaque: DrmFourcc,
     /// Format with alpha, if the picture can have holes; needed for underlays.
+    #[cfg_attr(feature = "serde", serde(with = "serial::some_format"))]
     pub alpha: Option<DrmFourcc>,
     /// Their modifier.
+    #[cfg_attr(feature = "serde", serde(with = "serial::modifier"))]
     pub modifier: DrmModifier,
 }
 

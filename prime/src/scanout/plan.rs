@@ -12,6 +12,7 @@ const MAX_SCREENS: usize = 16;
 
 /// What the primary plane shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum PrimaryContent {
     /// A composited picture (or, without any composited layer, the background). Where [`Plan::underlays`] is not empty it
     /// has alpha, and holes.
@@ -22,6 +23,7 @@ pub enum PrimaryContent {
 
 /// What is set on a plane that is on, besides its buffer and place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct PlaneSetting {
     /// The plane.
     pub plane: NonZeroU32,

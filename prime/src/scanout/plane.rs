@@ -9,6 +9,7 @@ use drm_fourcc::{DrmFourcc, DrmModifier};
 
 /// The type of a KMS plane (its `type` property).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum PlaneType {
     /// Shows the composited picture, or one opaque layer.
     Primary,
@@ -20,6 +21,7 @@ pub enum PlaneType {
 
 /// Where a plane is in the blending order, higher is nearer to the viewer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Zpos {
     /// Neither a zpos property nor a table of the driver tells. Overlays are refused then, since drm_blend.c leaves their
     /// order undefined; a cursor plane is taken to be the topmost and a primary plane the lowest.
@@ -37,6 +39,7 @@ pub enum Zpos {
 
 /// How a plane turns what it shows, in the terms of the `rotation` property: reflected first, then rotated counter-clockwise.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Rotation(u8);
 
 impl Rotation {
@@ -114,6 +117,7 @@ fn write_bits(f: &mut fmt::Formatter<'_>, bits: u8, between: &str) -> fmt::Resul
 
 /// A set of the `rotation` property's bits: what a plane supports.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Rotations(u8);
 
 impl Rotations {
@@ -143,6 +147,7 @@ impl fmt::Display for Rotations {
 
 /// How a plane's pixels are mixed with those below (`pixel blend mode`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum BlendMode {
     /// The pixels' alpha is not looked at.
     None,
@@ -152,6 +157,7 @@ pub enum BlendMode {
 
 /// The blend modes of a plane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct BlendModes {
     /// "Pre-multiplied".
     pub premultiplied: bool,
@@ -168,6 +174,7 @@ impl BlendModes {
 
 /// The matrix of a YUV picture (`COLOR_ENCODING`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum ColorEncoding {
     /// ITU-R BT.601.
     #[default]
@@ -190,6 +197,7 @@ impl fmt::Display for ColorEncoding {
 
 /// The range of a YUV picture's samples (`COLOR_RANGE`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum ColorRange {
     /// 16 to 235 of 255.
     #[default]
@@ -209,6 +217,7 @@ impl fmt::Display for ColorRange {
 
 /// What a plane makes of YUV pictures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct YuvCaps {
     /// Of each [`ColorEncoding`], in the order of the enum.
     pub encodings: [bool; 3],
@@ -225,6 +234,7 @@ impl YuvCaps {
 
 /// What a plane makes of a source rectangle that has another size than its destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Scaling {
     /// It is not known: the driver is asked.
     Unknown,
@@ -241,6 +251,7 @@ pub enum Scaling {
 
 /// What one plane can do, as the planner needs it.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct PlaneCaps {
     /// KMS object id (or an id of the backend's own for planes that are not KMS).
     pub id: NonZeroU32,
@@ -249,6 +260,7 @@ pub struct PlaneCaps {
     /// `possible_crtcs`: a bit for each CRTC's index. See [`super::share`].
     pub crtcs: u32,
     /// The (fourcc, modifier) pairs of IN_FORMATS.
+    #[cfg_attr(feature = "serde", serde(with = "super::serial::formats"))]
     pub formats: Arc<HashSet<(DrmFourcc, DrmModifier)>>,
     /// Its place in the blending order.
     pub zpos: Zpos,

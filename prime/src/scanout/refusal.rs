@@ -212,6 +212,12 @@ pub enum Refusal {
     /// The buffer's transform is not one that planes are asked for.
     #[error("the buffer transform is not supported on planes")]
     Transform,
+    /// In a recording: what was said when it was made.
+    #[error("{reason}")]
+    Recorded {
+        /// The text of another refusal.
+        reason: String,
+    },
     /// The plane is kept for the pointer.
     #[error("the plane is kept for the cursor")]
     CursorPlane,

@@ -15,7 +15,8 @@ use crate::run::Options;
 use crate::{initramfs, layout, progress};
 
 /// The modules that process 1 loads, with what they depend on: the host's files, the overlay over them, the devices.
-const MODULES: &[&str] = &["9p", "9pnet_virtio", "overlay", "configfs", "virtio_gpu", "vgem", "uinput"];
+const MODULES: &[&str] =
+    &["9p", "9pnet_virtio", "overlay", "configfs", "virtio_gpu", "vgem", "uinput", "evdev"];
 
 /// Files of a usable cache entry.
 const FILES: &[&str] = &["vmlinuz", "modules.cpio"];

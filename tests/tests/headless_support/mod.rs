@@ -10,6 +10,7 @@ pub mod neighbour;
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -170,7 +171,16 @@ impl Server {
     ///
     /// When it does not start.
     pub fn start_kms(model: &Model, vrr: Vrr) -> Result<Server> {
-        let cli = Cli { vrr, backend: BackendKind::Kms, ..cli((0, 0), &[])? };
+        Server::start_recorded(model, vrr, None)
+    }
+
+    /// The same with a recording.
+    ///
+    /// # Errors
+    ///
+    /// When it does not start.
+    pub fn start_recorded(model: &Model, vrr: Vrr, record: Option<PathBuf>) -> Result<Server> {
+        let cli = Cli { vrr, record, backend: BackendKind::Kms, ..cli((0, 0), &[])? };
         let model = model.clone();
         Server::start_prepared(move || primeway::run::prepare_kms(&cli, || Ok(Kms::on_model(&model)?)))
     }
@@ -373,6 +383,7 @@ fn cli(size: (u32, u32), limits: &[&str]) -> Result<Cli> {
         limits: limits.map_err(|err| anyhow!("{err}"))?,
         program: Vec::new(),
         vrr: Vrr::Auto,
+        record: None,
     })
 }
 

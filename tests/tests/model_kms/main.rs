@@ -11,6 +11,7 @@ mod flips;
 mod headless_support;
 mod planes;
 mod rates;
+mod recording;
 mod rows;
 
 use std::path::{Path, PathBuf};

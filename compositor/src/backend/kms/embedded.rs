@@ -15,35 +15,42 @@ use rustix::io::Errno;
 
 use super::Kms;
 use super::device::model::{FramebufferFacts, Model};
-use super::device::{CardError, check, enable_writeback};
+use super::device::{CardError, Device, KmsDevice as _, check, enable_writeback};
 use crate::backend::buffers::Buffers;
 
 /// Widest and highest framebuffer in pixels, as in Pixman's images.
 const LARGEST: u32 = 32767;
 
+/// The memory of a model's display: buffers in memfds, whose framebuffers the model knows from now on.
+///
+/// # Errors
+/// When the embedded device does not open.
+pub fn buffers_of_model(model: &Model) -> Result<Buffers, CardError> {
+    let failed = |what| move |errno: Errno| CardError::io(what)(errno.into());
+    let machine = Machine::new(Profile::MODERN);
+    machine.accept_foreign(true);
+    let memory = machine.add_device(Driver {
+        name: model.driver(),
+        width: (1, LARGEST),
+        height: (1, LARGEST),
+        rdev: 0,
+        ..Driver::vkms()
+    });
+    let open = || memory.open(Node::Primary).map_err(failed("opening the embedded device"));
+    let (display, file) = (open()?, open()?);
+    model.set_framebuffers(move |id| facts(&display, id));
+    Ok(Buffers::new(Arc::new(file), "embedded"))
+}
+
 impl Kms {
-    /// Drives the display of a model, with buffers in memfds. There is no session; whoever has the model flips its pages.
+    /// Drives the display of a model. There is no session; whoever has the model flips its pages.
     ///
     /// # Errors
     /// What the device lacks.
     pub fn on_model(model: &Model) -> Result<Self, CardError> {
-        let failed = |what| move |errno: Errno| CardError::io(what)(errno.into());
         check(model)?;
-        let machine = Machine::new(Profile::MODERN);
-        machine.accept_foreign(true);
-        let device: Rc<dyn super::device::KmsDevice> = Rc::new(model.clone());
-        let memory = machine.add_device(Driver {
-            name: device.driver(),
-            width: (1, LARGEST),
-            height: (1, LARGEST),
-            rdev: 0,
-            ..Driver::vkms()
-        });
-        let open = || memory.open(Node::Primary).map_err(failed("opening the embedded device"));
-        let (display, file) = (open()?, open()?);
-        model.set_framebuffers(move |id| facts(&display, id));
-        let buffers = Buffers::new(Arc::new(file), "embedded");
-        let mut kms = Self::assemble(None, device, PathBuf::from("model"), 0, buffers);
+        let device: Device = Rc::new(model.clone());
+        let mut kms = Self::assemble(None, device, PathBuf::from("model"), 0, buffers_of_model(model)?);
         if let Err(err) = enable_writeback(&*kms.device) {
             tracing::debug!(err = &err as &dyn std::error::Error, "no writeback");
         }

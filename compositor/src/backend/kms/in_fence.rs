@@ -6,6 +6,11 @@
 //! drm_gem_plane_helper_prepare_fb). What clients' pictures wait for was waited for before they were latched
 //! ([`crate::fences`]).
 //!
+//! OUT_FENCE_PTR, the fence of a commit's end, is asked for once at most, to get that fence where the kernel gives none of an
+//! idle buffer. Nothing else needs it: when a commit is on the screen the flip event says, with the time, for the system call
+//! that reads it anyway; release points of clients are signalled then, by us. A fence a frame would be two system calls and a
+//! descriptor more. What a capture waits for is its own, WRITEBACK_OUT_FENCE_PTR ([`super::writeback`]).
+//!
 //! It owns one sync file for the device's life, so that no frame costs a system call more. Drivers that read the picture
 //! with the CPU while they commit (udl, gud: drm_gem_fb_begin_cpu_access) wait for such fences all the same.
 #![allow(unsafe_code)]

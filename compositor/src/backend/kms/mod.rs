@@ -35,6 +35,7 @@ use smithay::backend::session::Session;
 use smithay::backend::session::libseat::LibSeatSession;
 use smithay::backend::udev;
 
+pub use self::embedded::buffers_of_model;
 pub use self::session::{insert_sources, watch_card};
 
 use self::device::kernel::Card;
@@ -519,8 +520,8 @@ impl Kms {
             let id = u32::from(event.crtc);
             let Some(output) = self.output_mut(id) else { continue };
             // An older event is that of a commit that a session change has already written off, or that was given up.
-            // The first one of a CRTC may have no time yet (vkms gives 0).
-            if event.time < output.watched.ignore_until {
+            // The first one of a CRTC that is lit may have no time yet (vkms gives 0), and counts.
+            if !event.time.is_zero() && event.time < output.watched.ignore_until {
                 continue;
             }
             if output.shown.flipped() {
@@ -546,6 +547,14 @@ impl Kms {
         let request = output.request_same(self.fence.value());
         writeback.capture(&*self.device, &self.buffers, output.pipe.crtc, size, request)
     }
+}
+
+/// What the planes of a device can do.
+///
+/// # Errors
+/// When a plane lacks the properties of atomic commits.
+pub fn planes_of(device: &dyn device::KmsDevice) -> Result<Vec<PlaneCaps>, CardError> {
+    Ok(plane::read_planes(device)?.into_iter().map(|(_, caps)| caps).collect())
 }
 
 /// Tells whether a path names a DRM node at all.

@@ -76,6 +76,8 @@ enum Recovered {
 
 impl State {
     fn look_at_flips(&mut self) {
+        // Where everything stood still for a while, as in a suspended machine, the event is there and was not read.
+        self.card_readable();
         let Some(kms) = self.backend.kms() else { return };
         let (flips, off) = kms.look_at_flips();
         if flips.is_empty() && off.is_empty() {

@@ -6,7 +6,7 @@
 //! # Format
 //!
 //! JSON. What every atomic driver has is not in it: the properties that place a plane, a CRTC's mode, a connector's CRTC
-//! (their names are in [`STANDARD`]).
+//! (their names are in [`STANDARD`]); nor what a connector tells of the display on it.
 //!
 //! | member | meaning |
 //! |---|---|
@@ -56,7 +56,7 @@ pub const STANDARD: [&[&str]; 3] = [
         "SIZE_HINTS",
     ],
     &["ACTIVE", "MODE_ID", "OUT_FENCE_PTR", "VRR_ENABLED"],
-    &["CRTC_ID"],
+    &["CRTC_ID", "DPMS", "EDID", "TILE", "link-status", "non-desktop"],
 ];
 
 /// Why a file is no capability file.
@@ -293,6 +293,19 @@ impl Capabilities {
             }
         }
         Ok(())
+    }
+
+    /// The same without what a device does not tell: the source, and the rules of what it refuses.
+    #[must_use]
+    pub fn without_rules(mut self) -> Self {
+        self.source.clear();
+        for crtc in &mut self.crtcs {
+            (crtc.planes_at_once, crtc.scaled_planes, crtc.needs_primary) = (None, None, false);
+        }
+        for plane in &mut self.planes {
+            (plane.scaling, plane.covers_part, plane.async_flips) = (None, false, false);
+        }
+        self
     }
 
     /// The file of a device that is there. The rules of what it refuses are not known and left out.

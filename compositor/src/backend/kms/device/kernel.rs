@@ -39,6 +39,11 @@ impl BasicDevice for Card {}
 impl ControlDevice for Card {}
 
 impl Card {
+    /// A node that is looked at and not driven: its file need not be master.
+    pub fn beside(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+
     /// Takes a node that the session opened.
     ///
     /// # Errors

@@ -306,7 +306,7 @@ pub enum CardError {
 }
 
 impl CardError {
-    pub(super) fn io(what: &'static str) -> impl FnOnce(io::Error) -> Self {
+    pub(crate) fn io(what: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { what, source }
     }
 }

@@ -63,16 +63,17 @@ pub(super) fn commit(inner: &mut Inner, flags: AtomicCommitFlags, request: &Requ
     if test {
         return Ok(());
     }
-    if flags.contains(AtomicCommitFlags::NONBLOCK) && inner.pending.iter().any(|f| touched.contains(&f.crtc))
-    {
+    let now = monotonic();
+    // What is done and was not read yet keeps nobody waiting.
+    let busy = |f: &PendingFlip| touched.contains(&f.crtc) && f.due.is_none_or(|due| due > now);
+    if flags.contains(AtomicCommitFlags::NONBLOCK) && inner.pending.iter().any(busy) {
         return Err(Errno::BUSY);
     }
     // A commit that blocks waits for those before it.
-    let now = monotonic();
     if inner.flips == Flips::Never {
         inner.pending.retain(|f| !touched.contains(&f.crtc));
     }
-    inner.pending.iter_mut().filter(|f| touched.contains(&f.crtc)).for_each(|f| f.due = Some(now));
+    inner.pending.iter_mut().filter(|f| busy(f)).for_each(|f| f.due = Some(now));
     inner.objects = next;
     if flags.contains(AtomicCommitFlags::PAGE_FLIP_EVENT) {
         let due = match inner.flips {
