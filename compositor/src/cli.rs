@@ -180,7 +180,7 @@ pub struct ProbeArgs {
     pub json: bool,
     /// A text file with a SPEC in each line; # begins a comment.
     pub file: Option<PathBuf>,
-    /// WIDTHxHEIGHT:FORMAT[:MODIFIER], such as 1920x1080:NV12:LINEAR [default: all that the planes list].
+    /// WIDTHxHEIGHT:FORMAT or WIDTHxHEIGHT:FORMAT:MODIFIER, such as 1920x1080:NV12:LINEAR [default: all that the planes list].
     #[arg(last = true, value_name = "SPEC")]
     pub specs: Vec<String>,
 }
