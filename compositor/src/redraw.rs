@@ -97,7 +97,7 @@ impl State {
         }
         let began = monotonic();
         let area = output.geometry();
-        let Scene { layers, covers, backdrop } = self.shell.scene(area);
+        let Scene { layers, covers, backdrop } = self.shell.scene(area, output.take_memory());
         let at = self.input.position().filter(|at| area.to_f64().contains(*at));
         let cursor = at.and_then(|at| {
             let at = (at - area.loc.to_f64()).to_physical(1.0);
@@ -136,6 +136,7 @@ impl State {
             Drawn::Failed => {}
         }
         output.run_cycle(now, |surface| self.runtime.clients.told(surface));
+        output.keep_memory(layers);
         if planned {
             self.runtime.clients.set_visible(self.outputs.iter().flat_map(|o| o.state.seen()));
             self.bisect_later(id);

@@ -243,7 +243,7 @@ pub fn stats(state: &mut State) -> Stats {
     let mut outputs = Vec::new();
     for index in 0..state.outputs.len() {
         let area = state.outputs[index].state.geometry();
-        let layers = state.shell.scene(area).layers;
+        let layers = state.shell.scene(area, Vec::new()).layers;
         for layer in &layers {
             let Some(client) = layer.surface.client() else { continue };
             let Some(credentials) = ClientState::of(&client).and_then(|data| data.credentials) else {

@@ -154,7 +154,7 @@ impl State {
     /// Asks the next question about a layer. Returns false if there is none to ask with the plan that there is.
     fn ask_once(&mut self, index: usize, layer: usize, subject: Subject) -> bool {
         let output = &mut self.outputs[index].state;
-        let layers = self.shell.scene(output.geometry()).layers;
+        let layers = self.shell.scene(output.geometry(), Vec::new()).layers;
         if !layers.iter().map(|l| &l.surface).eq(&output.entered) {
             return false;
         }
@@ -173,7 +173,8 @@ impl State {
             }
         };
         let mut requests = Vec::new();
-        let buffers = make_requests(&layers, true, &mut self.backend, monotonic(), &mut requests);
+        let mut buffers = Vec::new();
+        make_requests(&layers, true, &mut self.backend, monotonic(), &mut requests, &mut buffers);
         let backend = &mut self.backend;
         let Some(taken) = output.try_out(&trial, &subject, layer, &layers, &buffers, backend) else {
             return false;

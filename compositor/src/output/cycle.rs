@@ -16,12 +16,11 @@
 
 use std::time::Duration;
 
-use smithay::backend::renderer::utils::Buffer;
 use smithay::reexports::wayland_server::Resource as _;
 use smithay::reexports::wayland_server::protocol::wl_surface::WlSurface;
 
 use super::clock::FrameClock;
-use super::{OutputState, Shown, present, rhythm, stats};
+use super::{Frame, OutputState, present, rhythm, stats};
 
 /// Where an output is in its cycle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,11 +44,11 @@ pub enum Redraw {
 /// What a frame on screen brings to tell.
 #[derive(Debug)]
 struct News {
-    shown: Vec<Shown>,
+    /// The frame before: its surfaces are those of the frame on screen, its buffers are off the screen, and
+    /// dropped, and so released, with the news.
+    frame: Frame,
     time: Duration,
     sequence: u32,
-    /// Buffers that are off the screen: dropped, and so released, with the news.
-    buffers: Vec<(WlSurface, Buffer)>,
 }
 
 /// What an output keeps for its cycle.
@@ -202,19 +201,20 @@ impl OutputState {
 
     /// The pending frame is on screen since the vertical blank at `time`. `told` is asked to send what is said of it.
     pub fn frame_shown(&mut self, time: Duration, sequence: u32, mut told: impl FnMut(&WlSurface)) {
-        let Some(mut frame) = self.pending.take() else { return };
+        let Some(frame) = self.pending.take() else { return };
         self.deliver(&mut told);
-        let shown = std::mem::take(&mut frame.shown);
-        shown.iter().filter(|shown| shown.surface.is_alive()).for_each(stats::record_shown);
+        frame.shown.iter().filter(|shown| shown.surface.is_alive()).for_each(stats::record_shown);
         self.trace.shown(&frame.spec, time, self.refresh);
-        let before = std::mem::replace(&mut self.current, frame);
+        let mut before = std::mem::replace(&mut self.current, frame);
+        before.spec.planes.clear();
+        before._releases.clear();
+        std::mem::swap(&mut before.shown, &mut self.current.shown);
         self.frames += 1;
         self.cycle.clock.shown(time);
-        let news = News { shown, time, sequence, buffers: before.buffers };
         let cycle = &self.cycle;
-        let concerned = news.shown.iter().filter(|s| !s.feedback.is_empty()).map(|s| &s.surface);
-        let hold = concerned.chain(news.buffers.iter().map(|(s, _)| s)).all(|surface| cycle.calls(surface));
-        self.cycle.news = Some(news);
+        let concerned = before.shown.iter().filter(|s| !s.feedback.is_empty()).map(|s| &s.surface);
+        let hold = concerned.chain(before.buffers.iter().map(|(s, _)| s)).all(|surface| cycle.calls(surface));
+        self.cycle.news = Some(News { frame: before, time, sequence });
         if !hold {
             self.deliver(&mut told);
         }
@@ -224,16 +224,17 @@ impl OutputState {
 
     /// Tells what there is to tell of the frame on screen.
     fn deliver(&mut self, told: &mut impl FnMut(&WlSurface)) {
-        let Some(news) = self.cycle.news.take() else { return };
-        for shown in news.shown {
+        let Some(News { mut frame, time, sequence }) = self.cycle.news.take() else { return };
+        for shown in frame.shown.drain(..) {
             if !shown.feedback.is_empty() {
                 told(&shown.surface);
             }
-            present::presented(&self.output, shown, news.time, self.refresh, news.sequence);
+            present::presented(&self.output, shown, time, self.refresh, sequence);
         }
-        for (surface, buffer) in news.buffers {
+        for (surface, buffer) in frame.buffers.drain(..) {
             told(&surface);
             drop(buffer);
         }
+        self.spare.push(frame.emptied());
     }
 }

@@ -6,6 +6,7 @@ use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash as _, Hasher as _};
 use std::sync::Mutex;
 
+use smallvec::SmallVec;
 use smithay::backend::allocator::Buffer as _;
 use smithay::backend::allocator::dmabuf::Dmabuf;
 use smithay::backend::renderer::element::Id;
@@ -59,7 +60,7 @@ pub struct SurfaceLayer {
     /// The first row in memory is the bottom row of the picture.
     pub y_invert: bool,
     /// Opaque parts, relative to `dst`.
-    pub opaque_regions: Vec<Rectangle<i32, Physical>>,
+    pub opaque_regions: SmallVec<[Rectangle<i32, Physical>; 4]>,
     /// The opaque parts cover all of it.
     pub opaque: bool,
     /// Its client would rather have it shown at once than whole.
@@ -218,10 +219,14 @@ fn layer(
         src.loc.y = f64::from(dmabuf.size().h) - src.loc.y - src.size.h;
     }
     let dst = Rectangle::new(location, view.dst.to_physical(1));
-    let opaque_regions: Vec<_> =
+    let opaque_regions: SmallVec<[_; 4]> =
         state.opaque_regions().unwrap_or_default().iter().map(|r| r.to_physical(1)).collect();
     let whole = Rectangle::from_size(dst.size);
-    let opaque = whole.subtract_rects(opaque_regions.iter().copied()).is_empty();
+    let opaque = match &*opaque_regions {
+        [] => false,
+        [one] => one.contains_rect(whole),
+        several => whole.subtract_rects(several.iter().copied()).is_empty(),
+    };
     let color = color::of(states, dmabuf.as_ref());
     let alpha = alpha(states);
     Some(SurfaceLayer {

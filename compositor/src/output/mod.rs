@@ -80,6 +80,17 @@ struct Frame {
     _releases: Vec<Release>,
 }
 
+impl Frame {
+    /// Lets go of everything but its memory.
+    fn emptied(mut self) -> Self {
+        self.spec.planes.clear();
+        self.shown.clear();
+        self.buffers.clear();
+        self._releases.clear();
+        self
+    }
+}
+
 /// An output.
 #[derive(Debug)]
 pub struct OutputState {
@@ -127,6 +138,12 @@ pub struct OutputState {
     undrawn: bool,
     trace: Trace,
     searches: bisect::Searches,
+    /// The last layers, emptied.
+    layers: Vec<SurfaceLayer>,
+    /// The buffers that planes would show for them, emptied.
+    framebuffers: Vec<Option<SharedFramebuffer>>,
+    /// Frames that are over, emptied.
+    spare: Vec<Frame>,
 }
 
 /// What came of a redraw.
@@ -200,6 +217,9 @@ impl OutputState {
             undrawn: false,
             trace: Trace::default(),
             searches: bisect::Searches::default(),
+            layers: Vec::new(),
+            framebuffers: Vec::new(),
+            spare: Vec::new(),
         }
     }
 
@@ -257,6 +277,17 @@ impl OutputState {
         client.is_some() && self.entered.iter().any(|s| s.client().map(|c| c.id()).as_ref() == client)
     }
 
+    /// Memory for layers; [`OutputState::keep_memory`] gives it back.
+    pub(crate) fn take_memory(&mut self) -> Vec<SurfaceLayer> {
+        std::mem::take(&mut self.layers)
+    }
+
+    /// Lets go of layers that were drawn, but not of their memory.
+    pub(crate) fn keep_memory(&mut self, mut layers: Vec<SurfaceLayer>) {
+        layers.clear();
+        self.layers = layers;
+    }
+
     /// Tells clients which of their surfaces are on this output now.
     fn update_entered(&mut self, layers: &[SurfaceLayer]) {
         let now: Vec<WlSurface> = layers.iter().map(|l| l.surface.clone()).collect();
@@ -287,7 +318,23 @@ impl OutputState {
         parts: &mut RedrawParts<'_>,
     ) -> Drawn {
         self.trace.begun(now);
-        let buffers = make_requests(layers, parts.direct_scanout, parts.backend, now, requests);
+        let mut buffers = std::mem::take(&mut self.framebuffers);
+        make_requests(layers, parts.direct_scanout, parts.backend, now, requests, &mut buffers);
+        let drawn = self.draw_buffers(layers, &buffers, now, planner, requests, parts);
+        buffers.clear();
+        self.framebuffers = buffers;
+        drawn
+    }
+
+    fn draw_buffers(
+        &mut self,
+        layers: &[SurfaceLayer],
+        buffers: &[Option<SharedFramebuffer>],
+        now: Duration,
+        planner: &mut Planner,
+        requests: &mut Vec<Layer>,
+        parts: &mut RedrawParts<'_>,
+    ) -> Drawn {
         let pointer = self.draw_pointer(parts);
         let (output, canvas) = (self.picture(), parts.backend.canvas());
         let backdrop_is_black = parts.backdrop == Color32F::BLACK;
@@ -304,9 +351,9 @@ impl OutputState {
         if stale {
             let planes = parts.backend.planes(self.id).to_vec();
             let scene = Scene { planes: &planes, ..scene };
-            self.plan(planner, &scene, now, layers, &buffers, pointer.as_ref(), parts);
+            self.plan(planner, &scene, now, layers, buffers, pointer.as_ref(), parts);
             if let Some(plan) = planner.last() {
-                self.try_stand_ins(&scene, layers, &buffers, plan, parts);
+                self.try_stand_ins(&scene, layers, buffers, plan, parts);
                 self.pointer.planned(plan, &planes);
             }
         }
@@ -320,7 +367,7 @@ impl OutputState {
         let copying = parts.copy_on_purpose.then(|| Plan::composite_all(requests, self.picture()));
         let plan = copying.as_ref().unwrap_or(claimed);
         let uses_planes = plan.pointer.is_some() || plan.planes.iter().any(Option::is_some);
-        match self.show(layers, &buffers, pointer.as_ref(), plan, claimed, parts) {
+        match self.show(layers, buffers, pointer.as_ref(), plan, claimed, parts) {
             // A mode may need what the overlays take: it is tried without them first.
             Err(_) if uses_planes && !self.without_overlays && parts.backend.sets_mode(self.id) => {
                 self.without_overlays = true;
@@ -337,7 +384,7 @@ impl OutputState {
                     recorder.refused(&self.output.name(), now, errno, plan);
                 }
                 self.record(now, layers, plan, parts.backend);
-                self.show(layers, &buffers, pointer.as_ref(), plan, plan, parts).unwrap_or(Drawn::Failed)
+                self.show(layers, buffers, pointer.as_ref(), plan, plan, parts).unwrap_or(Drawn::Failed)
             }
             Err(_) => Drawn::Failed,
             Ok(drawn) => drawn,
@@ -373,30 +420,43 @@ impl OutputState {
                 }
             }
         }
-        let spec = self.spec(plan, layers, buffers, self.composed.as_ref(), pointer, parts.backend);
-        let Some(spec) = spec else { return Ok(Drawn::Failed) };
-        self.submit(spec, layers, plan, claimed, parts)
+        let mut frame = self.spare.pop().unwrap_or_default();
+        let composed = self.composed.as_ref();
+        let drawn = match self.fill(&mut frame.spec, plan, layers, buffers, composed, pointer, parts.backend)
+        {
+            Some(()) => self.submit(&mut frame, layers, plan, claimed, parts),
+            None => Ok(Drawn::Failed),
+        };
+        self.pending = match drawn {
+            Ok(Drawn::Submitted) => Some(frame),
+            _ => {
+                self.spare.push(frame.emptied());
+                None
+            }
+        };
+        drawn
     }
 
     fn submit(
         &mut self,
-        spec: FrameSpec,
+        Frame { spec, shown, buffers, _releases: held }: &mut Frame,
         layers: &[SurfaceLayer],
         plan: &Plan,
         claimed: &Plan,
         parts: &mut RedrawParts<'_>,
     ) -> Result<Drawn, rustix::io::Errno> {
-        let mut spec = self.paced(spec, layers, plan);
+        self.pace(spec, layers, plan);
         let wants_event = layers.iter().take(plan.visible).any(|l| present::has_feedback(&l.surface));
         // A display that somebody else has had meanwhile is set anew, whatever is to be shown.
-        let shown = self.frames > 0 && !parts.backend.sets_mode(self.id);
-        if spec == self.current.spec && !wants_event && shown {
+        let stands = self.frames > 0 && !parts.backend.sets_mode(self.id);
+        if *spec == self.current.spec && !wants_event && stands {
             // The same pictures, but their clients may have committed them anew, with other release points.
-            self.current._releases = releases(layers, plan);
+            self.current._releases.clear();
+            self.current._releases.extend(releases(layers, plan));
             return Ok(Drawn::Unchanged);
         }
-        self.tell_damage(&mut spec, layers, plan, parts);
-        match parts.backend.submit(self.id, &spec, &self.current.spec) {
+        self.tell_damage(spec, layers, plan, parts);
+        match parts.backend.submit(self.id, spec, &self.current.spec) {
             Ok(()) => {}
             Err(SubmitError::Inactive | SubmitError::Busy) => {
                 self.told.clear();
@@ -408,8 +468,6 @@ impl OutputState {
                 return Err(errno);
             }
         }
-        let mut shown = Vec::with_capacity(plan.visible);
-        let mut buffers = Vec::new();
         for (index, layer) in layers.iter().enumerate().take(plan.visible) {
             let zero_copy = claimed.planes[index].is_some();
             shown.push(Shown {
@@ -423,8 +481,7 @@ impl OutputState {
                 buffers.push((layer.surface.clone(), layer.buffer.clone()));
             }
         }
-        let releases = releases(layers, plan);
-        self.pending = Some(Frame { spec, shown, buffers, _releases: releases });
+        held.extend(releases(layers, plan));
         self.redraw = Redraw::Waiting { again: false };
         Ok(Drawn::Submitted)
     }
@@ -473,6 +530,22 @@ impl OutputState {
         backend: &Backend,
     ) -> Option<FrameSpec> {
         let mut spec = FrameSpec::default();
+        self.fill(&mut spec, plan, layers, buffers, composed, pointer, backend)?;
+        Some(spec)
+    }
+
+    /// Fills an empty frame with what a plan puts on planes; nothing if a buffer is missing.
+    #[allow(clippy::too_many_arguments, reason = "what was planned, of what, and with what")]
+    fn fill(
+        &self,
+        spec: &mut FrameSpec,
+        plan: &Plan,
+        layers: &[SurfaceLayer],
+        buffers: &[Option<SharedFramebuffer>],
+        composed: Option<&SharedFramebuffer>,
+        pointer: Option<&PointerUpdate>,
+        backend: &Backend,
+    ) -> Option<()> {
         let mut show = |update: PlaneUpdate| {
             let setting = plan.setting(update.plane);
             spec.planes.push(update.set(setting));
@@ -493,7 +566,7 @@ impl OutputState {
         if let Some(plane) = plan.pointer {
             show(pointer?.on(plane)?);
         }
-        Some(spec)
+        Some(())
     }
 
     fn compose(
@@ -548,12 +621,9 @@ impl OutputState {
 }
 
 /// The promises of what planes scan out.
-fn releases(layers: &[SurfaceLayer], plan: &Plan) -> Vec<Release> {
+fn releases(layers: &[SurfaceLayer], plan: &Plan) -> impl Iterator<Item = Release> {
     let visible = layers.iter().zip(&plan.planes).take(plan.visible);
-    visible
-        .filter(|(_, plane)| plane.is_some())
-        .filter_map(|(l, _)| Some(l.release.as_ref()?.for_frame()))
-        .collect()
+    visible.filter(|(_, plane)| plane.is_some()).filter_map(|(l, _)| Some(l.release.as_ref()?.for_frame()))
 }
 
 /// What the composited picture of a plan is drawn into.
@@ -561,16 +631,17 @@ fn canvas(plan: &Plan) -> Canvas {
     if plan.underlays.is_empty() { Canvas::Primary } else { Canvas::Holes }
 }
 
-/// Fills what each layer asks of the planner, and returns the buffers that planes would show for them.
+/// Fills in what each layer asks of the planner, and the buffers that planes would show for them.
 fn make_requests(
     layers: &[SurfaceLayer],
     direct_scanout: bool,
     backend: &mut Backend,
     now: Duration,
     requests: &mut Vec<Layer>,
-) -> Vec<Option<SharedFramebuffer>> {
+    buffers: &mut Vec<Option<SharedFramebuffer>>,
+) {
     requests.clear();
-    let mut buffers = Vec::with_capacity(layers.len());
+    buffers.clear();
     for layer in layers {
         let buffer = match &layer.dmabuf {
             None => Err(Refusal::NotDmabuf),
@@ -583,5 +654,4 @@ fn make_requests(
         requests.push(layer.request(content, pace::rate(layer, now)));
         buffers.push(buffer.ok());
     }
-    buffers
 }

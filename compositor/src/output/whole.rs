@@ -23,13 +23,12 @@ pub(super) struct Told {
 }
 
 impl OutputState {
-    /// The same frame with what it is as a whole.
-    pub(super) fn paced(&self, mut spec: FrameSpec, layers: &[SurfaceLayer], plan: &Plan) -> FrameSpec {
+    /// Fills in what a frame is as a whole.
+    pub(super) fn pace(&self, spec: &mut FrameSpec, layers: &[SurfaceLayer], plan: &Plan) {
         let full =
             layers.first().filter(|layer| plan.visible == 1 && layer.dst_rect().contains(&self.picture()));
         spec.alone = full.is_some();
         spec.tearing = full.is_some_and(|layer| layer.tearing) && plan.primary == PrimaryContent::Layer(0);
-        spec
     }
 
     /// Fills in what has changed on planes that gain from being told, since the frame that is on the screen.

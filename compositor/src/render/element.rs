@@ -60,7 +60,7 @@ impl LayerElement {
             src: resampled.map_or(layer.src, |size| Rectangle::from_size(size.to_f64())),
             dst: layer.dst,
             transform: layer.memory_transform(),
-            opaque: if layer.alpha == u16::MAX { layer.opaque_regions.clone() } else { Vec::new() },
+            opaque: if layer.alpha == u16::MAX { layer.opaque_regions.to_vec() } else { Vec::new() },
             alpha: f32::from(layer.alpha) / f32::from(u16::MAX),
             texture,
         }

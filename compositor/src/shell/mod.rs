@@ -271,9 +271,10 @@ impl Shell {
         })
     }
 
-    /// What an output shows. Below a full-screen window there is nothing but black (xdg_toplevel.set_fullscreen).
-    pub fn scene(&self, area: Rectangle<i32, Logical>) -> Scene {
-        let mut scene = Scene { layers: Vec::new(), covers: false, backdrop: BACKGROUND };
+    /// What an output shows, in `memory`. Below a full-screen window there is nothing but black (xdg_toplevel.set_fullscreen).
+    pub fn scene(&self, area: Rectangle<i32, Logical>, mut memory: Vec<SurfaceLayer>) -> Scene {
+        memory.clear();
+        let mut scene = Scene { layers: memory, covers: false, backdrop: BACKGROUND };
         let size: Size<i32, Physical> = area.size.to_physical(1);
         let mut windows = self.shown_windows();
         for entry in windows.by_ref() {

@@ -185,6 +185,16 @@ impl Server {
         Server::start_prepared(move || primeway::run::prepare_kms(&cli, || Ok(Kms::on_model(&model)?)))
     }
 
+    /// Starts a compositor on a display of one's own making, at a fixed rate.
+    ///
+    /// # Errors
+    ///
+    /// When it does not start.
+    pub fn start_kms_with(open: impl FnOnce() -> Result<Kms> + Send + 'static) -> Result<Server> {
+        let cli = Cli { vrr: Vrr::Never, backend: BackendKind::Kms, ..cli((0, 0), &[])? };
+        Server::start_prepared(move || primeway::run::prepare_kms(&cli, open))
+    }
+
     fn start_prepared(prepare: impl FnOnce() -> Result<(Reactor, State)> + Send + 'static) -> Result<Server> {
         let (questions, asked) = channel();
         let thread =

@@ -48,8 +48,15 @@ impl Kms {
     /// # Errors
     /// What the device lacks.
     pub fn on_model(model: &Model) -> Result<Self, CardError> {
-        check(model)?;
-        let device: Device = Rc::new(model.clone());
+        Self::on_device(Rc::new(model.clone()), model)
+    }
+
+    /// The same through a device that passes on what it is asked to the model.
+    ///
+    /// # Errors
+    /// What the device lacks.
+    pub fn on_device(device: Device, model: &Model) -> Result<Self, CardError> {
+        check(&*device)?;
         let mut kms = Self::assemble(None, device, PathBuf::from("model"), 0, buffers_of_model(model)?);
         if let Err(err) = enable_writeback(&*kms.device) {
             tracing::debug!(err = &err as &dyn std::error::Error, "no writeback");

@@ -31,6 +31,7 @@ use drm_fourcc::{DrmFourcc, DrmModifier};
 use drm_prime::SharedFramebuffer;
 use drm_prime::scanout::{Claim, PlaneCaps, share};
 use rustix::io::Errno;
+use smallvec::SmallVec;
 use smithay::backend::session::Session;
 use smithay::backend::session::libseat::LibSeatSession;
 use smithay::backend::udev;
@@ -512,10 +513,10 @@ impl Kms {
     ///
     /// # Errors
     /// When the device is gone.
-    pub fn read_flips(&mut self) -> std::io::Result<Vec<Flip>> {
+    pub fn read_flips(&mut self) -> std::io::Result<SmallVec<[Flip; 4]>> {
         let mut events = std::mem::take(&mut self.events);
         let read = self.device.read_events(&mut events);
-        let mut flips = Vec::new();
+        let mut flips = SmallVec::new();
         for event in events.drain(..) {
             let id = u32::from(event.crtc);
             let Some(output) = self.output_mut(id) else { continue };
