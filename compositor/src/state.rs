@@ -1,4 +1,4 @@
-//! The compositor's state: eight parts, each with a module of its own. What joins them in a frame is in [`crate::redraw`].
+//! The compositor's state: eight parts, each with a module of its own. What joins them in a frame is in `redraw.rs`.
 
 use std::time::Duration;
 

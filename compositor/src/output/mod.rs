@@ -1,4 +1,4 @@
-//! What an output shows and when: the cycle ([`cycle`]), the plan, and the frames in flight.
+//! What an output shows and when: the cycle (`cycle`), the plan, and the frames in flight.
 //!
 //! It owns the frames: the one on screen and the one that is pending each hold their client buffers and
 //! framebuffers, and `wl_buffer.release` goes out, or a release point signals, when the last of them is dropped. It does not
