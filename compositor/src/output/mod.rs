@@ -33,11 +33,12 @@ use smithay::reexports::wayland_server::Resource;
 use smithay::reexports::wayland_server::backend::ClientId;
 use smithay::reexports::wayland_server::protocol::wl_surface::WlSurface;
 use smithay::utils::{Logical, Physical, Point, Rectangle, Size, Transform};
+use smithay::wayland::dmabuf::get_dmabuf;
 use smithay::wayland::presentation::PresentationFeedbackCallback;
 
 use crate::backend::{Backend, Canvas, FrameSpec, OutputId, PlaneUpdate, SubmitError};
 use crate::cursor::CursorLayer;
-use crate::fences::Release;
+use crate::fences::{Release, pending_planes};
 use crate::record::{Ask, Assigned, Recorder};
 use crate::render::{LayerElement, Painter};
 
@@ -255,6 +256,14 @@ impl OutputState {
         self.cycle.clock.forget_phase();
         self.planner.forget();
         self.forgot = true;
+    }
+
+    /// Tells whether somebody is still writing to a buffer of the pending frame.
+    pub fn awaits_fence(&self) -> bool {
+        let buffers = self.pending.iter().flat_map(|frame| &frame.buffers);
+        buffers
+            .filter_map(|(_, buffer)| get_dmabuf(buffer).ok())
+            .any(|dmabuf| pending_planes(dmabuf.handles()) != 0)
     }
 
     /// What the planes show now: plane, framebuffer, and whether it is the client's own buffer.

@@ -264,11 +264,14 @@ impl Wire {
         let popup = xdg_surface.get_popup(Some(&window.xdg_surface), &positioner, &handle, ());
         window.popups.push((popup, xdg_surface, surface.clone()));
         positioner.destroy();
-        self.events.configured = false;
+        self.events.popup = None;
         surface.commit();
-        if !self.wait(Instant::now() + Duration::from_secs(10), |events| events.configured)? {
-            bail!("no xdg_surface.configure for the popup in 10 s");
+        // The window's own configure may come first.
+        if !self.wait(Instant::now() + Duration::from_secs(10), |events| events.popup.is_some())? {
+            bail!("no xdg_popup.configure in 10 s");
         }
+        // It is acknowledged with the xdg_surface.configure that follows.
+        self.roundtrip()?;
         let wanted = Some([place.0, place.1, width, height]);
         if self.events.popup != wanted {
             bail!("the popup is at {:?}, not at {wanted:?}", self.events.popup);

@@ -136,6 +136,22 @@ pub fn requests(interface: &str) -> &'static [Request] {
         ],
         "zxdg_output_manager_v1" => &[(0, &[]), (1, &[New("zxdg_output_v1"), Object("wl_output")])],
         "zxdg_output_v1" => &[(1, &[])],
+        "wp_alpha_modifier_v1" => {
+            &[(0, &[]), (3, &[New("wp_alpha_modifier_surface_v1"), Object("wl_surface")])]
+        }
+        "wp_alpha_modifier_surface_v1" => &[(2, &[]), (4, &[Uint])],
+        "wp_content_type_manager_v1" => &[(0, &[]), (3, &[New("wp_content_type_v1"), Object("wl_surface")])],
+        "wp_content_type_v1" => &[(2, &[]), (4, &[Enum(5)])],
+        "wp_tearing_control_manager_v1" => {
+            &[(0, &[]), (3, &[New("wp_tearing_control_v1"), Object("wl_surface")])]
+        }
+        "wp_tearing_control_v1" => &[(4, &[Enum(3)]), (2, &[])],
+        "wp_color_representation_manager_v1" => {
+            &[(0, &[]), (3, &[New("wp_color_representation_surface_v1"), Object("wl_surface")])]
+        }
+        "wp_color_representation_surface_v1" => {
+            &[(2, &[]), (2, &[Enum(4)]), (6, &[Enum(10), Enum(4)]), (4, &[Enum(8)])]
+        }
         _ => &[],
     }
 }
@@ -153,4 +169,8 @@ pub const GLOBALS: &[(&str, u32)] = &[
     ("wp_presentation", 1),
     ("wl_data_device_manager", 3),
     ("zxdg_output_manager_v1", 3),
+    ("wp_alpha_modifier_v1", 1),
+    ("wp_content_type_manager_v1", 1),
+    ("wp_tearing_control_manager_v1", 1),
+    ("wp_color_representation_manager_v1", 1),
 ];

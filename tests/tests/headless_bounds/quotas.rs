@@ -470,7 +470,11 @@ fn damage_without_end_is_damage_everywhere() {
 /// handler, or in `clients` if the library handles it.
 #[test]
 fn every_request_that_takes_a_file_is_known() {
+    use smithay::reexports::wayland_protocols::wp::alpha_modifier::v1::server::wp_alpha_modifier_v1::WpAlphaModifierV1;
+    use smithay::reexports::wayland_protocols::wp::color_representation::v1::server::wp_color_representation_manager_v1::WpColorRepresentationManagerV1;
+    use smithay::reexports::wayland_protocols::wp::content_type::v1::server::wp_content_type_manager_v1::WpContentTypeManagerV1;
     use smithay::reexports::wayland_protocols::wp::linux_dmabuf::zv1::server::zwp_linux_dmabuf_v1::ZwpLinuxDmabufV1;
+    use smithay::reexports::wayland_protocols::wp::tearing_control::v1::server::wp_tearing_control_manager_v1::WpTearingControlManagerV1;
     use smithay::reexports::wayland_protocols::wp::presentation_time::server::wp_presentation::WpPresentation;
     use smithay::reexports::wayland_protocols::wp::viewporter::server::wp_viewporter::WpViewporter;
     use smithay::reexports::wayland_protocols::xdg::shell::server::xdg_wm_base::XdgWmBase;
@@ -490,6 +494,10 @@ fn every_request_that_takes_a_file_is_known() {
         WpViewporter::interface(),
         XdgWmBase::interface(),
         ZxdgOutputManagerV1::interface(),
+        WpAlphaModifierV1::interface(),
+        WpColorRepresentationManagerV1::interface(),
+        WpContentTypeManagerV1::interface(),
+        WpTearingControlManagerV1::interface(),
     ];
     let _alone = alone();
     let server = Server::start(OUTPUT).unwrap();

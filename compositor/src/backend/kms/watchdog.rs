@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!  submit ── nobody looks? ── timer ──(1 s)──> a commit outstanding that was outstanding the last time, too?
-//!                                                │ no: look again while any is outstanding
+//!                                                │ no, or a client is still writing to one of its buffers: look again
+//!                                                │ while any is outstanding
 //!                                                │ yes
 //!                     its frame once more, in a commit that blocks and sets the mode: the kernel carries out, or gives
 //!                     up, what is before it, and then this is on the screen
@@ -79,7 +80,8 @@ impl State {
         // Where everything stood still for a while, as in a suspended machine, the event is there and was not read.
         self.card_readable();
         let Some(kms) = self.backend.kms() else { return };
-        let (flips, off) = kms.look_at_flips();
+        let fenced = |id| self.outputs.iter().any(|entry| entry.state.id == id && entry.state.awaits_fence());
+        let (flips, off) = kms.look_at_flips(fenced);
         if flips.is_empty() && off.is_empty() {
             return;
         }
@@ -101,8 +103,9 @@ impl Kms {
         self.output(output).map_or(0, |o| o.watched.lost)
     }
 
-    /// Looks for late flips. Returns those that were made up for, and the outputs that are off now.
-    fn look_at_flips(&mut self) -> (Vec<Flip>, Vec<OutputId>) {
+    /// Looks for late flips, but for those that wait for a fence. Returns those that were made up for, and the outputs that
+    /// are off now.
+    fn look_at_flips(&mut self, fenced: impl Fn(OutputId) -> bool) -> (Vec<Flip>, Vec<OutputId>) {
         let (mut flips, mut off) = (Vec::new(), Vec::new());
         self.watchdog.running = false;
         // Whoever is master now decides; with the session's return everything is set anew.
@@ -111,10 +114,15 @@ impl Kms {
             return (flips, off);
         }
         for index in 0..self.outputs.len() {
+            let id = u32::from(self.outputs[index].pipe.crtc);
+            if self.outputs[index].shown.outstanding() > 0 && fenced(id) {
+                // The kernel waits for whoever writes to a buffer, and so would the commit that makes up for the flip.
+                self.outputs[index].watched.waiting = None;
+                continue;
+            }
             if !self.outputs[index].is_late() {
                 continue;
             }
-            let id = u32::from(self.outputs[index].pipe.crtc);
             match self.recover(index) {
                 Recovered::Shown => flips.push(Flip { output: id, time: monotonic(), sequence: 0 }),
                 Recovered::Off => off.extend(self.outputs.iter().map(|o| u32::from(o.pipe.crtc))),
