@@ -46,16 +46,17 @@
 //! | already_constructed | `get_surface` of a surface that has an object already | `a_surface_has_one_alpha_object_at_a_time` |
 //! | no_surface | `set_multiplier` after the wl_surface was destroyed | `no_factor_is_set_on_a_surface_that_is_gone` |
 
-use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use wayland_protocols::wp::alpha_modifier::v1::server::{
     wp_alpha_modifier_surface_v1::{self, WpAlphaModifierSurfaceV1},
     wp_alpha_modifier_v1::{self, WpAlphaModifierV1},
 };
-use wayland_server::backend::{ClientId, GlobalId, ObjectId};
+use wayland_server::backend::{ClientId, GlobalId};
 use wayland_server::protocol::wl_surface::WlSurface;
 use wayland_server::{Client, DataInit, Dispatch, DisplayHandle, GlobalDispatch, New, Resource, Weak};
+
+use crate::surface_objects::SurfaceObjects;
 
 /// Version of the global.
 const VERSION: u32 = 1;
@@ -65,7 +66,7 @@ const VERSION: u32 = 1;
 pub struct AlphaModifierState {
     global: GlobalId,
     /// The live object of each surface that has one.
-    surfaces: HashMap<ObjectId, WpAlphaModifierSurfaceV1>,
+    surfaces: SurfaceObjects<WpAlphaModifierSurfaceV1>,
 }
 
 impl AlphaModifierState {
@@ -77,7 +78,7 @@ impl AlphaModifierState {
     {
         let data = AlphaModifierGlobalData(());
         let global = display.create_global::<D, WpAlphaModifierV1, _>(VERSION, data);
-        Self { global, surfaces: HashMap::new() }
+        Self { global, surfaces: SurfaceObjects::default() }
     }
 
     /// The global's id, to disable or remove it.
@@ -93,7 +94,7 @@ impl AlphaModifierState {
     /// How much of `surface` is seen from the commit on that it is about to make: all at `u32::MAX`. `None` if nothing is
     /// said of that.
     pub fn commit(&self, surface: &WlSurface) -> Option<u32> {
-        let data = self.surfaces.get(&surface.id())?.data::<AlphaModifierSurfaceData>()?;
+        let data = self.surfaces.get(surface)?.data::<AlphaModifierSurfaceData>()?;
         *data.factor.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -152,14 +153,14 @@ where
         match request {
             Request::GetSurface { id, surface } => {
                 // The id may stay without an object only because the error ends the client.
-                if state.alpha_modifier_state().surfaces.contains_key(&surface.id()) {
+                if state.alpha_modifier_state().surfaces.has(&surface) {
                     manager.post_error(Error::AlreadyConstructed, "the surface has an alpha object already");
                     return;
                 }
                 let data =
                     AlphaModifierSurfaceData { surface: surface.downgrade(), factor: Mutex::default() };
                 let object = data_init.init(id, data);
-                state.alpha_modifier_state().surfaces.insert(surface.id(), object);
+                state.alpha_modifier_state().surfaces.add(surface.id(), object);
             }
             // Other objects outlive the factory.
             Request::Destroy => {}
@@ -201,10 +202,7 @@ where
         object: &WpAlphaModifierSurfaceV1,
         data: &AlphaModifierSurfaceData,
     ) {
-        let surfaces = &mut state.alpha_modifier_state().surfaces;
-        if surfaces.get(&data.surface.id()).is_some_and(|known| known == object) {
-            surfaces.remove(&data.surface.id());
-        }
+        state.alpha_modifier_state().surfaces.remove(&data.surface.id(), object);
     }
 }
 

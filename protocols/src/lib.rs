@@ -17,6 +17,7 @@ pub mod alpha_modifier;
 pub mod color_representation;
 pub mod drm_syncobj;
 pub mod linux_dmabuf;
+mod surface_objects;
 pub mod tearing_control;
 
 #[doc(hidden)]

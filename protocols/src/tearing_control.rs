@@ -36,15 +36,15 @@
 //! |---|---|---|
 //! | tearing_control_exists | `get_tearing_control` of a surface that has an object already | `a_surface_has_one_tearing_object_at_a_time` |
 
-use std::collections::HashMap;
-
 use wayland_protocols::wp::tearing_control::v1::server::{
     wp_tearing_control_manager_v1::{self, WpTearingControlManagerV1},
     wp_tearing_control_v1::{self, WpTearingControlV1},
 };
-use wayland_server::backend::{ClientId, GlobalId, ObjectId};
+use wayland_server::backend::{ClientId, GlobalId};
 use wayland_server::protocol::wl_surface::WlSurface;
 use wayland_server::{Client, DataInit, Dispatch, DisplayHandle, GlobalDispatch, New, Resource, WEnum, Weak};
+
+use crate::surface_objects::SurfaceObjects;
 
 pub use wp_tearing_control_v1::PresentationHint;
 
@@ -56,7 +56,7 @@ const VERSION: u32 = 1;
 pub struct TearingControlState {
     global: GlobalId,
     /// The live object of each surface that has one.
-    surfaces: HashMap<ObjectId, WpTearingControlV1>,
+    surfaces: SurfaceObjects<WpTearingControlV1>,
 }
 
 impl TearingControlState {
@@ -68,7 +68,7 @@ impl TearingControlState {
     {
         let data = TearingControlGlobalData(());
         let global = display.create_global::<D, WpTearingControlManagerV1, _>(VERSION, data);
-        Self { global, surfaces: HashMap::new() }
+        Self { global, surfaces: SurfaceObjects::default() }
     }
 
     /// The global's id, to disable or remove it.
@@ -136,13 +136,13 @@ where
         match request {
             Request::GetTearingControl { id, surface } => {
                 // The id may stay without an object only because the error ends the client.
-                if state.tearing_control_state().surfaces.contains_key(&surface.id()) {
+                if state.tearing_control_state().surfaces.has(&surface) {
                     manager
                         .post_error(Error::TearingControlExists, "the surface has a tearing object already");
                     return;
                 }
                 let object = data_init.init(id, TearingControlSurfaceData(surface.downgrade()));
-                state.tearing_control_state().surfaces.insert(surface.id(), object);
+                state.tearing_control_state().surfaces.add(surface.id(), object);
             }
             // Other objects outlive the factory.
             Request::Destroy => {}
@@ -182,10 +182,7 @@ where
         object: &WpTearingControlV1,
         data: &TearingControlSurfaceData,
     ) {
-        let surfaces = &mut state.tearing_control_state().surfaces;
-        if surfaces.get(&data.0.id()).is_some_and(|known| known == object) {
-            surfaces.remove(&data.0.id());
-        }
+        state.tearing_control_state().surfaces.remove(&data.0.id(), object);
     }
 }
 

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 #[allow(dead_code, reason = "the other harnesses use the rest")]
+#[macro_use]
 mod wire;
 
 use primeway_protocols::alpha_modifier::{AlphaModifierHandler, AlphaModifierState};
@@ -11,8 +12,8 @@ use wayland_protocols::wp::alpha_modifier::v1::client::wp_alpha_modifier_surface
     Error as SurfaceError, WpAlphaModifierSurfaceV1,
 };
 use wayland_protocols::wp::alpha_modifier::v1::client::wp_alpha_modifier_v1::{Error, WpAlphaModifierV1};
+use wayland_server::Display;
 use wayland_server::protocol as server;
-use wayland_server::{Client, DataInit, Dispatch, Display, DisplayHandle, GlobalDispatch, New};
 
 use wire::{Answered, Globals, Server, Wire};
 
@@ -30,49 +31,12 @@ impl AlphaModifierHandler for State {
 
 primeway_protocols::delegate_alpha_modifier!(State);
 
-impl GlobalDispatch<server::wl_compositor::WlCompositor, ()> for State {
-    fn bind(
-        _: &mut Self,
-        _: &DisplayHandle,
-        _: &Client,
-        resource: New<server::wl_compositor::WlCompositor>,
-        (): &(),
-        data_init: &mut DataInit<'_, Self>,
-    ) {
-        data_init.init(resource, ());
-    }
-}
-
-impl Dispatch<server::wl_compositor::WlCompositor, ()> for State {
-    fn request(
-        _: &mut Self,
-        _: &Client,
-        _: &server::wl_compositor::WlCompositor,
-        request: server::wl_compositor::Request,
-        (): &(),
-        _: &DisplayHandle,
-        data_init: &mut DataInit<'_, Self>,
-    ) {
-        if let server::wl_compositor::Request::CreateSurface { id } = request {
-            data_init.init(id, ());
-        }
-    }
-}
-
-impl Dispatch<server::wl_surface::WlSurface, ()> for State {
-    fn request(
-        state: &mut Self,
-        _: &Client,
-        surface: &server::wl_surface::WlSurface,
-        request: server::wl_surface::Request,
-        (): &(),
-        _: &DisplayHandle,
-        _: &mut DataInit<'_, Self>,
-    ) {
-        if let server::wl_surface::Request::Commit = request {
-            state.commits.push(state.alpha.commit(surface));
-        }
-    }
+global!(State: server::wl_compositor::WlCompositor);
+requests! { State:
+    wl_compositor::WlCompositor, () => |_state, _compositor, init|
+        Request::CreateSurface { id } => init.init(id, ());
+    wl_surface::WlSurface, () => |state, surface, _init|
+        Request::Commit => state.commits.push(state.alpha.commit(surface));
 }
 
 struct Log;

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 #[allow(dead_code, reason = "the other harnesses use the rest")]
+#[macro_use]
 mod wire;
 
 use primeway_protocols::tearing_control::{PresentationHint, TearingControlHandler, TearingControlState};
@@ -14,9 +15,7 @@ use wayland_protocols::wp::tearing_control::v1::client::wp_tearing_control_v1::{
     PresentationHint as ClientHint, WpTearingControlV1,
 };
 use wayland_server::protocol as server;
-use wayland_server::{
-    Client, DataInit, Dispatch, Display, DisplayHandle, GlobalDispatch, New, Resource as _,
-};
+use wayland_server::{Display, Resource as _};
 
 use wire::{Answered, Globals, Server, Wire};
 
@@ -38,46 +37,11 @@ impl TearingControlHandler for State {
 
 primeway_protocols::delegate_tearing_control!(State);
 
-impl GlobalDispatch<server::wl_compositor::WlCompositor, ()> for State {
-    fn bind(
-        _: &mut Self,
-        _: &DisplayHandle,
-        _: &Client,
-        resource: New<server::wl_compositor::WlCompositor>,
-        (): &(),
-        data_init: &mut DataInit<'_, Self>,
-    ) {
-        data_init.init(resource, ());
-    }
-}
-
-impl Dispatch<server::wl_compositor::WlCompositor, ()> for State {
-    fn request(
-        _: &mut Self,
-        _: &Client,
-        _: &server::wl_compositor::WlCompositor,
-        request: server::wl_compositor::Request,
-        (): &(),
-        _: &DisplayHandle,
-        data_init: &mut DataInit<'_, Self>,
-    ) {
-        if let server::wl_compositor::Request::CreateSurface { id } = request {
-            data_init.init(id, ());
-        }
-    }
-}
-
-impl Dispatch<server::wl_surface::WlSurface, ()> for State {
-    fn request(
-        _: &mut Self,
-        _: &Client,
-        _: &server::wl_surface::WlSurface,
-        _: server::wl_surface::Request,
-        (): &(),
-        _: &DisplayHandle,
-        _: &mut DataInit<'_, Self>,
-    ) {
-    }
+global!(State: server::wl_compositor::WlCompositor);
+requests! { State:
+    wl_compositor::WlCompositor, () => |_state, _compositor, init|
+        Request::CreateSurface { id } => init.init(id, ());
+    wl_surface::WlSurface, () => |_state, _surface, _init| ;
 }
 
 struct Log;

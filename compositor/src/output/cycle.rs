@@ -137,7 +137,8 @@ impl OutputState {
         cycle.awaited.clear();
     }
 
-    /// The frame that was begun at `began` was submitted by `now`, and is shown when the display is ready if `free`: when do the surfaces in it hear that they may draw the next one?
+    /// The frame that was begun at `began` was submitted by `now`, and is shown when the display is ready if `free`: when do
+    /// the surfaces in it hear that they may draw the next one?
     pub(crate) fn call_after_frame(
         &mut self,
         surfaces: impl Iterator<Item = WlSurface>,

@@ -2,8 +2,6 @@
 //!
 //! Owns: [`ColorRepresentationState`]. Does not own: requests (`dispatch`), the rules of a commit (`representation`).
 
-use std::collections::HashMap;
-
 use wayland_protocols::wp::color_representation::v1::server::{
     wp_color_representation_manager_v1::WpColorRepresentationManagerV1,
     wp_color_representation_surface_v1::{Error, WpColorRepresentationSurfaceV1},
@@ -16,6 +14,7 @@ use super::{
     ColorRepresentationGlobalData, ColorRepresentationSurfaceData, CommitFault, Contents, Representation,
     Supported,
 };
+use crate::surface_objects::SurfaceObjects;
 
 /// Version of the global.
 const VERSION: u32 = 1;
@@ -26,7 +25,7 @@ pub struct ColorRepresentationState {
     global: GlobalId,
     supported: Supported,
     /// The live object of each surface that has one.
-    surfaces: HashMap<ObjectId, WpColorRepresentationSurfaceV1>,
+    surfaces: SurfaceObjects<WpColorRepresentationSurfaceV1>,
 }
 
 impl ColorRepresentationState {
@@ -37,7 +36,7 @@ impl ColorRepresentationState {
     {
         let data = ColorRepresentationGlobalData::new();
         let global = display.create_global::<D, WpColorRepresentationManagerV1, _>(VERSION, data);
-        Self { global, supported, surfaces: HashMap::new() }
+        Self { global, supported, surfaces: SurfaceObjects::default() }
     }
 
     /// The global's id, to disable or remove it.
@@ -57,7 +56,7 @@ impl ColorRepresentationState {
 
     /// Whether `surface` has an object.
     pub fn has_object(&self, surface: &WlSurface) -> bool {
-        self.surfaces.contains_key(&surface.id())
+        self.surfaces.has(surface)
     }
 
     /// What a commit of `surface` sets, to be called once for each `wl_surface.commit`. `contents` is what the surface
@@ -67,7 +66,7 @@ impl ColorRepresentationState {
     ///
     /// The client's fault. It was posted already: the client ends, and its commit counts for nothing.
     pub fn commit(&self, surface: &WlSurface, contents: Contents) -> Result<Representation, CommitFault> {
-        let Some(object) = self.surfaces.get(&surface.id()) else { return Ok(Representation::default()) };
+        let Some(object) = self.surfaces.get(surface) else { return Ok(Representation::default()) };
         let Some(data) = object.data::<ColorRepresentationSurfaceData>() else {
             return Ok(Representation::default());
         };
@@ -82,13 +81,11 @@ impl ColorRepresentationState {
 
     /// Registers the object of a surface that has none.
     pub(crate) fn add_surface(&mut self, surface: ObjectId, object: WpColorRepresentationSurfaceV1) {
-        self.surfaces.insert(surface, object);
+        self.surfaces.add(surface, object);
     }
 
     /// Forgets a destroyed object.
     pub(crate) fn remove_surface(&mut self, surface: &ObjectId, object: &WpColorRepresentationSurfaceV1) {
-        if self.surfaces.get(surface).is_some_and(|known| known == object) {
-            self.surfaces.remove(surface);
-        }
+        self.surfaces.remove(surface, object);
     }
 }

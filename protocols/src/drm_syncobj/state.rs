@@ -2,8 +2,6 @@
 //!
 //! Owns: [`DrmSyncobjState`]. Does not own: requests (`dispatch`), the rules of a commit (`points`).
 
-use std::collections::HashMap;
-
 use wayland_protocols::wp::linux_drm_syncobj::v1::server::{
     wp_linux_drm_syncobj_manager_v1::WpLinuxDrmSyncobjManagerV1,
     wp_linux_drm_syncobj_surface_v1::WpLinuxDrmSyncobjSurfaceV1,
@@ -13,6 +11,7 @@ use wayland_server::protocol::wl_surface::WlSurface;
 use wayland_server::{DisplayHandle, GlobalDispatch, Resource};
 
 use super::{Attachment, CommitFault, DrmSyncobjGlobalData, DrmSyncobjSurfaceData, SyncPoints};
+use crate::surface_objects::SurfaceObjects;
 
 /// Version of the global.
 const VERSION: u32 = 1;
@@ -23,13 +22,13 @@ const VERSION: u32 = 1;
 pub struct DrmSyncobjState<T> {
     global: Option<GlobalId>,
     /// The live synchronisation object of each surface that has one.
-    surfaces: HashMap<ObjectId, WpLinuxDrmSyncobjSurfaceV1>,
+    surfaces: SurfaceObjects<WpLinuxDrmSyncobjSurfaceV1>,
     timelines: std::marker::PhantomData<T>,
 }
 
 impl<T> Default for DrmSyncobjState<T> {
     fn default() -> Self {
-        Self { global: None, surfaces: HashMap::new(), timelines: std::marker::PhantomData }
+        Self { global: None, surfaces: SurfaceObjects::default(), timelines: std::marker::PhantomData }
     }
 }
 
@@ -62,7 +61,7 @@ impl<T: Send + Sync + 'static> DrmSyncobjState<T> {
 
     /// Whether the buffers of `surface` are synchronised explicitly.
     pub fn is_explicit(&self, surface: &WlSurface) -> bool {
-        self.surfaces.contains_key(&surface.id())
+        self.surfaces.has(surface)
     }
 
     /// Takes the points that belong to a commit of `surface`, to be called once for each `wl_surface.commit`.
@@ -77,7 +76,7 @@ impl<T: Send + Sync + 'static> DrmSyncobjState<T> {
         surface: &WlSurface,
         attachment: Attachment,
     ) -> Result<Option<SyncPoints<T>>, CommitFault> {
-        let Some(object) = self.surfaces.get(&surface.id()) else { return Ok(None) };
+        let Some(object) = self.surfaces.get(surface) else { return Ok(None) };
         let Some(data) = object.data::<DrmSyncobjSurfaceData<T>>() else { return Ok(None) };
         let taken = data.points().take(attachment);
         if let Err(fault) = &taken {
@@ -89,13 +88,11 @@ impl<T: Send + Sync + 'static> DrmSyncobjState<T> {
 
     /// Registers the object of a surface that has none.
     pub(crate) fn add_surface(&mut self, surface: ObjectId, object: WpLinuxDrmSyncobjSurfaceV1) {
-        self.surfaces.insert(surface, object);
+        self.surfaces.add(surface, object);
     }
 
     /// Forgets a destroyed object.
     pub(crate) fn remove_surface(&mut self, surface: &ObjectId, object: &WpLinuxDrmSyncobjSurfaceV1) {
-        if self.surfaces.get(surface).is_some_and(|known| known == object) {
-            self.surfaces.remove(surface);
-        }
+        self.surfaces.remove(surface, object);
     }
 }

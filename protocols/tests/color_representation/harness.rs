@@ -2,6 +2,7 @@
 //!
 //! Owns: the server's handler, contents of three kinds. Does not own: the connection (`wire`), what is right (the cases).
 
+#[macro_use]
 #[path = "../wire/mod.rs"]
 mod wire;
 
@@ -21,9 +22,7 @@ use wayland_protocols::wp::color_representation::v1::client::{
     wp_color_representation_surface_v1::{self as wire_enum, WpColorRepresentationSurfaceV1},
 };
 use wayland_server::protocol as server;
-use wayland_server::{
-    Client, DataInit, Dispatch, Display, DisplayHandle, GlobalDispatch, New, Resource, WEnum,
-};
+use wayland_server::{Display, Resource, WEnum};
 
 use wire::{Answered, Globals, Wire, memfd};
 
@@ -55,39 +54,9 @@ impl ColorRepresentationHandler for State {
 
 primeway_protocols::delegate_color_representation!(State);
 
-macro_rules! global {
-    ($($interface:ty),+) => {$(
-        impl GlobalDispatch<$interface, ()> for State {
-            fn bind(
-                _: &mut Self, _: &DisplayHandle, _: &Client, resource: New<$interface>, _: &(),
-                data_init: &mut DataInit<'_, Self>,
-            ) {
-                data_init.init(resource, ());
-            }
-        }
-    )+};
-}
-global!(server::wl_compositor::WlCompositor, server::wl_shm::WlShm);
+global!(State: server::wl_compositor::WlCompositor, server::wl_shm::WlShm);
 
-macro_rules! requests {
-    ($($interface:ident::$object:ident, $data:ty => |$state:ident, $surface:ident, $init:ident| $($pattern:pat => $action:expr),*;)+) => {$(
-        impl Dispatch<server::$interface::$object, $data> for State {
-            fn request(
-                $state: &mut Self, _: &Client, $surface: &server::$interface::$object,
-                request: server::$interface::Request, _: &$data, _: &DisplayHandle,
-                $init: &mut DataInit<'_, Self>,
-            ) {
-                #[allow(unused_imports, reason = "buffers have no request of interest")]
-                use server::$interface::Request;
-                match request {
-                    $($pattern => { $action; })*
-                    _ => {}
-                }
-            }
-        }
-    )+};
-}
-requests! {
+requests! { State:
     wl_compositor::WlCompositor, () => |_state, _compositor, init|
         Request::CreateSurface { id } => init.init(id, ());
     wl_shm::WlShm, () => |_state, _shm, init|

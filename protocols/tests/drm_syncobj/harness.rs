@@ -2,6 +2,7 @@
 //!
 //! Owns: the server's handler, buffers of two kinds. Does not own: the connection (`wire`), what is right (the cases).
 
+#[macro_use]
 #[path = "../wire/mod.rs"]
 mod wire;
 
@@ -24,9 +25,7 @@ use wayland_protocols::wp::linux_drm_syncobj::v1::client::{
     wp_linux_drm_syncobj_timeline_v1::WpLinuxDrmSyncobjTimelineV1,
 };
 use wayland_server::protocol as server;
-use wayland_server::{
-    Client, DataInit, Dispatch, Display, DisplayHandle, GlobalDispatch, New, Resource, WEnum,
-};
+use wayland_server::{Client, Display, Resource, WEnum};
 
 pub use wire::memfd;
 use wire::{Answered, Globals, Wire};
@@ -82,39 +81,9 @@ primeway_protocols::delegate_drm_syncobj!(State);
 /// User data of a buffer: whether it can be synchronised explicitly.
 struct Explicit(bool);
 
-macro_rules! global {
-    ($($interface:ty),+) => {$(
-        impl GlobalDispatch<$interface, ()> for State {
-            fn bind(
-                _: &mut Self, _: &DisplayHandle, _: &Client, resource: New<$interface>, _: &(),
-                data_init: &mut DataInit<'_, Self>,
-            ) {
-                data_init.init(resource, ());
-            }
-        }
-    )+};
-}
-global!(server::wl_compositor::WlCompositor, server::wl_shm::WlShm);
+global!(State: server::wl_compositor::WlCompositor, server::wl_shm::WlShm);
 
-macro_rules! requests {
-    ($($interface:ident::$object:ident, $data:ty => |$state:ident, $surface:ident, $init:ident| $($pattern:pat => $action:expr),*;)+) => {$(
-        impl Dispatch<server::$interface::$object, $data> for State {
-            fn request(
-                $state: &mut Self, _: &Client, $surface: &server::$interface::$object,
-                request: server::$interface::Request, _: &$data, _: &DisplayHandle,
-                $init: &mut DataInit<'_, Self>,
-            ) {
-                #[allow(unused_imports, reason = "buffers have no request of interest")]
-                use server::$interface::Request;
-                match request {
-                    $($pattern => { $action; })*
-                    _ => {}
-                }
-            }
-        }
-    )+};
-}
-requests! {
+requests! { State:
     wl_compositor::WlCompositor, () => |_state, _compositor, init|
         Request::CreateSurface { id } => init.init(id, ());
     wl_shm::WlShm, () => |_state, _shm, init|

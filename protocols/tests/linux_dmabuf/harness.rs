@@ -3,6 +3,7 @@
 //! Owns: the server's handler, the client's event log. Does not own: the connection (`wire`), what is right (the cases).
 #![allow(dead_code)]
 
+#[macro_use]
 #[path = "../wire/mod.rs"]
 mod wire;
 
@@ -23,7 +24,7 @@ use wayland_protocols::wp::linux_dmabuf::zv1::client::{
     zwp_linux_dmabuf_v1::{self, ZwpLinuxDmabufV1},
 };
 use wayland_server::protocol as server;
-use wayland_server::{Client, DataInit, Dispatch, Display, DisplayHandle, GlobalDispatch, New};
+use wayland_server::{Client, DataInit, Dispatch, Display, DisplayHandle};
 
 pub use wire::memfd;
 use wire::{Answered, Globals, Wire};
@@ -151,46 +152,11 @@ impl Dispatch<server::wl_buffer::WlBuffer, Buffer> for State {
 
 primeway_protocols::delegate_linux_dmabuf!(State);
 
-impl GlobalDispatch<server::wl_compositor::WlCompositor, ()> for State {
-    fn bind(
-        _: &mut Self,
-        _: &DisplayHandle,
-        _: &Client,
-        resource: New<server::wl_compositor::WlCompositor>,
-        _: &(),
-        data_init: &mut DataInit<'_, Self>,
-    ) {
-        data_init.init(resource, ());
-    }
-}
-
-impl Dispatch<server::wl_compositor::WlCompositor, ()> for State {
-    fn request(
-        state: &mut Self,
-        _: &Client,
-        _: &server::wl_compositor::WlCompositor,
-        request: server::wl_compositor::Request,
-        _: &(),
-        _: &DisplayHandle,
-        data_init: &mut DataInit<'_, Self>,
-    ) {
-        if let server::wl_compositor::Request::CreateSurface { id } = request {
-            state.surfaces.push(data_init.init(id, ()));
-        }
-    }
-}
-
-impl Dispatch<server::wl_surface::WlSurface, ()> for State {
-    fn request(
-        _: &mut Self,
-        _: &Client,
-        _: &server::wl_surface::WlSurface,
-        _: server::wl_surface::Request,
-        _: &(),
-        _: &DisplayHandle,
-        _: &mut DataInit<'_, Self>,
-    ) {
-    }
+global!(State: server::wl_compositor::WlCompositor);
+requests! { State:
+    wl_compositor::WlCompositor, () => |state, _compositor, init|
+        Request::CreateSurface { id } => state.surfaces.push(init.init(id, ()));
+    wl_surface::WlSurface, () => |_state, _surface, _init| ;
 }
 
 /// The compositor.

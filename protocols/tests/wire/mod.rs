@@ -15,6 +15,42 @@ use wayland_client::protocol::wl_registry::{self, WlRegistry};
 use wayland_client::{Connection, Dispatch, DispatchError, EventQueue, Proxy, QueueHandle};
 use wayland_server::Display;
 
+/// Globals of the core protocol that are bound and do nothing else.
+#[allow(unused_macros, reason = "not every harness has some")]
+macro_rules! global {
+    ($state:ty: $($interface:ty),+) => {$(
+        impl wayland_server::GlobalDispatch<$interface, ()> for $state {
+            fn bind(
+                _: &mut Self, _: &wayland_server::DisplayHandle, _: &wayland_server::Client, resource: wayland_server::New<$interface>, _: &(),
+                data_init: &mut wayland_server::DataInit<'_, Self>,
+            ) {
+                data_init.init(resource, ());
+            }
+        }
+    )+};
+}
+
+/// What a compositor does with requests of the core protocol; all others do nothing.
+#[allow(unused_macros, reason = "not every harness has some")]
+macro_rules! requests {
+    ($all:ty: $($interface:ident::$object:ident, $data:ty => |$state:ident, $surface:ident, $init:ident| $($pattern:pat => $action:expr),*;)+) => {$(
+        impl wayland_server::Dispatch<wayland_server::protocol::$interface::$object, $data> for $all {
+            fn request(
+                $state: &mut Self, _: &wayland_server::Client, $surface: &wayland_server::protocol::$interface::$object,
+                request: wayland_server::protocol::$interface::Request, _: &$data, _: &wayland_server::DisplayHandle,
+                $init: &mut wayland_server::DataInit<'_, Self>,
+            ) {
+                #[allow(unused_imports, reason = "buffers have no request of interest")]
+                use wayland_server::protocol::$interface::Request;
+                match request {
+                    $($pattern => { $action; })*
+                    _ => {}
+                }
+            }
+        }
+    )+};
+}
+
 /// A compositor with its state.
 pub struct Server<S: 'static> {
     pub display: Display<S>,
