@@ -26,7 +26,7 @@ pub struct Cli {
     #[arg(long, value_name = "NAME", value_parser = parse_socket)]
     pub socket: Option<String>,
 
-    /// Display device to drive [default: the seat's first one with a display].
+    /// The one display device to drive [default: all of the seat that have displays, also those that come later].
     #[arg(long, value_name = "NODE")]
     pub device: Option<PathBuf>,
 

@@ -8,6 +8,7 @@
 //!
 //! The library exists for the binary and for the tests; embedders want `drm-prime` and `primeway-protocols`.
 
+pub mod arrangement;
 pub mod backend;
 pub mod cli;
 pub mod clients;

@@ -114,7 +114,7 @@ impl State {
         let plans = output.plans;
         let drawn = output.draw(&layers, began, &mut parts);
         let planned = output.plans != plans;
-        if planned && let Some(device) = self.backend.kms().map(|kms| kms.device_id()) {
+        if planned && let Some(device) = self.backend.device_of(id) {
             let planes = self.backend.planes(id);
             self.dmabuf.feedback.planned(&self.runtime.timers, device, planes, output, &layers);
         }

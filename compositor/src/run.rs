@@ -16,7 +16,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use smithay::backend::session::libseat::{LibSeatSession, LibSeatSessionNotifier};
 use smithay::reexports::wayland_server::{Display, DisplayHandle, ListeningSocket};
 
-use crate::backend::kms::{Kms, StartError, insert_sources, watch_card};
+use crate::backend::kms::{Kms, StartError, insert_sources};
 use crate::backend::{Backend, OutputId, headless};
 use crate::cli::{BackendKind, Cli};
 use crate::clients::{Clients, Limits};
@@ -208,7 +208,7 @@ fn start(
     states.into_iter().for_each(|output| state.add_output(output));
     match (notifier, state.backend.kms()) {
         (Some(notifier), Some(kms)) => insert_sources(&handle, reactor.watch(), kms, notifier)?,
-        (None, Some(kms)) => watch_card(reactor.watch(), kms)?,
+        (None, Some(kms)) => kms.watch_cards(reactor.watch())?,
         (_, None) => {}
     }
     Ok(state)
@@ -227,7 +227,7 @@ fn dmabuf_part(
     painter: &mut Painter,
 ) -> anyhow::Result<DmabufPart> {
     let formats = probe::run(backend, painter);
-    let displays = backend.kms().map(|kms| kms.device_id()).into_iter().collect();
+    let displays = backend.kms().map(|kms| kms.device_ids().collect()).unwrap_or_default();
     let devices = Devices { renderer: painter.device(), displays };
     let (global, feedback) =
         Feedback::start(display, &formats, &devices).context("no memory for the format table")?;

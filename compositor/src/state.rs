@@ -9,12 +9,9 @@ use primeway_protocols::linux_dmabuf::LinuxDmabufState;
 use primeway_protocols::tearing_control::TearingControlState;
 use smithay::backend::allocator::dmabuf::WeakDmabuf;
 use smithay::input::SeatState;
-use smithay::output::Output;
 use smithay::reexports::wayland_server::backend::GlobalId;
-use smithay::reexports::wayland_server::protocol::wl_output::WlOutput;
 use smithay::reexports::wayland_server::protocol::wl_surface::WlSurface;
 use smithay::reexports::wayland_server::{DisplayHandle, Resource as _};
-use smithay::utils::{Logical, Rectangle};
 use smithay::wayland::compositor::CompositorState;
 use smithay::wayland::content_type::ContentTypeState;
 use smithay::wayland::output::OutputManagerState;
@@ -29,7 +26,7 @@ use crate::clients::Clients;
 use crate::ctl::watch::Watchers;
 use crate::feedback::Feedback;
 use crate::fences::Fences;
-use crate::import::{Imports, Worker, probe};
+use crate::import::{Imports, Worker};
 use crate::input::Input;
 use crate::output::{OutputState, color};
 use crate::reactor::Timers;
@@ -128,7 +125,7 @@ impl Runtime {
 pub struct OutputEntry {
     /// Its state.
     pub state: OutputState,
-    global: GlobalId,
+    pub(crate) global: GlobalId,
 }
 
 /// Everything.
@@ -159,54 +156,6 @@ pub(crate) fn monotonic() -> Duration {
 }
 
 impl State {
-    /// Adds an output to the right of the others.
-    pub fn add_output(&mut self, mut output: OutputState) {
-        output.position.x = self.space().size.w;
-        output.recorder.clone_from(&self.runtime.recorder);
-        let position = Some(output.position);
-        output.output.change_current_state(None, None, None, position);
-        let global = output.output.create_global::<Self>(&self.runtime.display);
-        self.outputs.push(OutputEntry { state: output, global });
-        // What the new one's planes were seen to refuse holds for planes that it shares.
-        self.dmabuf.feedback.planes_changed();
-        self.queue_redraw_all();
-    }
-
-    fn remove_output(&mut self, id: OutputId) {
-        if let Some(index) = self.outputs.iter().position(|o| o.state.id == id) {
-            let entry = self.outputs.remove(index);
-            self.runtime.display.remove_global::<Self>(entry.global);
-        }
-        if let Some(device) = self.backend.kms().map(|kms| kms.device_id()) {
-            self.dmabuf.feedback.output_gone(&self.runtime.timers, device, id);
-        }
-        let mut x = 0;
-        for entry in &mut self.outputs {
-            entry.state.position.x = x;
-            x += entry.state.size.w;
-            let position = Some(entry.state.position);
-            entry.state.output.change_current_state(None, None, None, position);
-        }
-        self.queue_redraw_all();
-    }
-
-    /// The rectangle that holds all outputs.
-    pub fn space(&self) -> Rectangle<i32, Logical> {
-        self.outputs.iter().map(|o| o.state.geometry()).reduce(|a, b| a.merge(b)).unwrap_or_default()
-    }
-
-    /// The output that new windows go to.
-    pub fn work_area(&self) -> Rectangle<i32, Logical> {
-        self.outputs.first().map(|o| o.state.geometry()).unwrap_or_default()
-    }
-
-    /// The area of the output that a client names.
-    pub fn area_of(&self, output: Option<&WlOutput>) -> Rectangle<i32, Logical> {
-        let named = output.and_then(Output::from_resource);
-        let entry = self.outputs.iter().find(|o| Some(&o.state.output) == named.as_ref());
-        entry.map_or_else(|| self.work_area(), |o| o.state.geometry())
-    }
-
     /// Handles a commit of a surface tree.
     pub fn root_committed(&mut self, root: &WlSurface) {
         self.send_initial_configure(root);
@@ -215,7 +164,9 @@ impl State {
             // The client has been sent its error.
             return;
         }
-        let area = self.work_area();
+        // One that fills an output is laid out there, a new one goes where new windows go.
+        let filled = self.shell.anchor(root).and_then(|at| self.area_at(at));
+        let area = filled.unwrap_or_else(|| self.work_area());
         match self.shell.commit(root, mapped, area) {
             Some(Mapping::Mapped) => {
                 self.focus(Some(root.clone()), smithay::utils::SERIAL_COUNTER.next_serial());
@@ -237,7 +188,7 @@ impl State {
 
     /// Forgets a buffer that is gone.
     pub(crate) fn forget_buffer(&mut self, dmabuf: &WeakDmabuf) {
-        self.backend.buffers_mut().forget(dmabuf);
+        self.backend.forget_buffer(dmabuf);
         self.painter.forget(dmabuf);
         self.dmabuf.imports.forget(dmabuf);
     }
@@ -255,17 +206,23 @@ impl State {
         self.dmabuf.dying = dying;
     }
 
-    /// Events are waiting on the card.
-    pub fn card_readable(&mut self) {
+    /// Events are waiting on the card of a slot.
+    pub fn card_readable(&mut self, slot: u32) {
         let Some(kms) = self.backend.kms() else { return };
-        match kms.read_flips() {
+        match kms.read_flips(slot) {
             Ok(flips) => flips.into_iter().for_each(|flip| self.frame_shown(flip)),
             Err(err) if err.kind() == std::io::ErrorKind::WouldBlock => {}
             Err(err) => {
-                tracing::error!(%err, "the display device is gone");
-                self.runtime.stop(1);
+                tracing::error!(%err, "a display device cannot be read any more");
+                self.device_gone(slot);
             }
         }
+    }
+
+    /// Events may be waiting on any card.
+    pub fn cards_readable(&mut self) {
+        let slots = self.backend.kms().map(|kms| kms.slots()).unwrap_or_default();
+        slots.into_iter().for_each(|slot| self.card_readable(slot));
     }
 
     /// The headless backend's vertical blank.
@@ -300,30 +257,9 @@ impl State {
         for entry in &mut self.outputs {
             entry.state.reset();
         }
+        // What came or went meanwhile could not be opened.
+        self.devices_changed();
+        self.connectors_changed(None);
         self.queue_redraw_all();
-    }
-
-    /// A DRM device came or went.
-    pub fn exporters_changed(&mut self) {
-        if let Some(kms) = self.backend.kms() {
-            kms.buffers.look_at_exporters();
-        }
-    }
-
-    /// Connectors may have changed.
-    pub fn device_changed(&mut self, device: u64) {
-        let Some(kms) = self.backend.kms().filter(|kms| kms.device_id() == device) else { return };
-        match kms.scan() {
-            Ok((added, removed)) => {
-                let states: Vec<_> =
-                    added.iter().filter_map(|id| crate::run::output_state(kms, *id)).collect();
-                if !added.is_empty() {
-                    probe::added(&mut self.backend, &added);
-                }
-                removed.into_iter().for_each(|id| self.remove_output(id));
-                states.into_iter().for_each(|state| self.add_output(state));
-            }
-            Err(err) => tracing::warn!(%err, "cannot read the connectors"),
-        }
     }
 }

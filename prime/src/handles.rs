@@ -576,7 +576,9 @@ impl GemHandle {
         name
     }
 
-    pub(crate) fn shares_table_with(&self, table: &HandleTable) -> bool {
+    /// It is a handle of this table's file, not of another device.
+    #[must_use]
+    pub fn shares_table_with(&self, table: &HandleTable) -> bool {
         Arc::ptr_eq(&self.inner.table, &table.shared)
     }
 }

@@ -109,6 +109,9 @@ pub struct Output {
     /// Atomic commits so far.
     #[serde(default)]
     pub commits: u64,
+    /// Frames that were on the screen.
+    #[serde(default)]
+    pub frames: u64,
     /// The stack.
     #[serde(default)]
     pub planes: Vec<Plane>,
@@ -281,6 +284,17 @@ impl Ctl {
     /// When the compositor refuses or does not answer.
     pub fn capture_writeback(&self, file: &Path) -> Result<()> {
         self.request(&json!({"request": "capture", "file": file, "source": "writeback"}))?;
+        Ok(())
+    }
+
+    /// The same of an output by its name.
+    ///
+    /// # Errors
+    ///
+    /// When the compositor refuses.
+    pub fn capture_output(&self, output: &str, file: &Path) -> Result<()> {
+        let request = json!({"request": "capture", "file": file, "source": "writeback", "output": output});
+        self.request(&request)?;
         Ok(())
     }
 }

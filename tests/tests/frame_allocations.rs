@@ -143,7 +143,7 @@ fn allocations(sizes: &[(u32, u32)], more: fn()) -> Vec<u64> {
                 display.flip();
                 let before = state.outputs[0].state.frames;
                 let info = allocation_counter::measure(|| {
-                    state.card_readable();
+                    state.card_readable(0);
                     state.redraw_queued();
                     more();
                 });

@@ -57,9 +57,16 @@ impl Buffers {
     /// The buffers of a file that nobody else imports on. `acquisition` says, for people, how it was got.
     pub fn new(device: Arc<dyn GemDevice>, acquisition: &'static str) -> Self {
         tracing::info!(acquisition, "prime file opened");
+        let mut buffers = Self::unacquainted(device, acquisition);
+        buffers.look_at_exporters();
+        buffers
+    }
+
+    /// The same, without a look at the machine's exporters.
+    pub fn unacquainted(device: Arc<dyn GemDevice>, acquisition: &'static str) -> Self {
         let table = HandleTable::new(device);
         let framebuffers = FramebufferCache::new(table.clone());
-        let mut buffers = Self {
+        Self {
             table,
             acquisition,
             imported: HashMap::new(),
@@ -68,9 +75,7 @@ impl Buffers {
             exporters: LinearExporters::default(),
             share_targets: false,
             timelines: None,
-        };
-        buffers.look_at_exporters();
-        buffers
+        }
     }
 
     /// How the PRIME file was got, for people.
@@ -133,6 +138,10 @@ impl Buffers {
 
     /// Keeps the handles of a buffer's planes open until it is forgotten.
     pub fn keep(&mut self, dmabuf: &Dmabuf, handles: Vec<GemHandle>) {
+        // Imported by a device that went away meanwhile: this one imports the buffer at first use.
+        if handles.iter().any(|handle| !handle.shares_table_with(&self.table)) {
+            return;
+        }
         self.imported.insert(dmabuf.weak(), handles);
     }
 

@@ -23,9 +23,10 @@ use std::time::Duration;
 use drm_fourcc::{DrmFourcc, DrmModifier};
 use drm_prime::SharedFramebuffer;
 use drm_prime::scanout::{
-    self, BlendMode, ColorEncoding, ColorRange, PlaneCaps, PlaneSetting, PlaneType, Rect, Rotation,
+    self, BlendMode, ColorEncoding, ColorRange, PlaneCaps, PlaneSetting, PlaneType, Rect, Refusal, Rotation,
     SourceRect,
 };
+use smithay::backend::allocator::dmabuf::{Dmabuf, WeakDmabuf};
 use smithay::backend::renderer::utils::CommitCounter;
 
 use self::buffers::Buffers;
@@ -34,7 +35,8 @@ use crate::render::Target;
 /// Pixels of the buffer with which sharing is tried.
 const SHARE_EXAMPLE: (u32, u32) = (64, 64);
 
-/// Names an output for its whole life: the CRTC's object id, or a number of the backend's own.
+/// Names an output for its whole life: the CRTC's object id with the number of its device above it ([`kms::crtc_of`]), or a
+/// number of the backend's own.
 pub type OutputId = u32;
 
 /// What one plane shows.
@@ -220,10 +222,59 @@ impl Backend {
         all.filter(|plane| plane.kind != PlaneType::Cursor)
     }
 
-    /// The buffers of its device, which take a client's buffer in when the client creates it.
+    /// The framebuffer of a client's buffer on the device of an output, made at first use there; see [`Buffers::framebuffer`].
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn framebuffer(
+        &mut self,
+        output: OutputId,
+        dmabuf: &Dmabuf,
+        opaque: bool,
+    ) -> Result<SharedFramebuffer, Refusal> {
+        let buffers = match self {
+            Self::Kms(kms) => kms.buffers_of_mut(output).ok_or(Refusal::Disabled)?,
+            Self::Headless(headless) => &mut headless.buffers,
+        };
+        buffers.framebuffer(dmabuf, opaque)
+    }
+
+    /// Forgets a client's buffer that is gone, on all devices.
+    pub fn forget_buffer(&mut self, dmabuf: &WeakDmabuf) {
+        match self {
+            Self::Kms(kms) => kms.all_buffers().for_each(|buffers| buffers.forget(dmabuf)),
+            Self::Headless(headless) => headless.buffers.forget(dmabuf),
+        }
+    }
+
+    /// Live GEM handles, and framebuffers of clients' buffers, of all devices.
+    pub fn resources(&self) -> (usize, usize) {
+        match self {
+            Self::Kms(kms) => kms.resources(),
+            Self::Headless(headless) => headless.buffers.resources(),
+        }
+    }
+
+    /// The number of the device that shows an output; none of one in memory.
+    pub fn device_of(&self, output: OutputId) -> Option<u64> {
+        match self {
+            Self::Kms(kms) => kms.device_of(output),
+            Self::Headless(_) => None,
+        }
+    }
+
+    /// The buffers of the device that shows an output.
+    pub fn buffers_of(&self, output: OutputId) -> Option<&Buffers> {
+        match self {
+            Self::Kms(kms) => kms.buffers_of(output),
+            Self::Headless(headless) => Some(&headless.buffers),
+        }
+    }
+
+    /// The buffers of its first device, which take a client's buffer in when the client creates it.
     pub fn buffers(&self) -> &Buffers {
         match self {
-            Self::Kms(kms) => &kms.buffers,
+            Self::Kms(kms) => kms.buffers(),
             Self::Headless(headless) => &headless.buffers,
         }
     }
@@ -231,7 +282,7 @@ impl Backend {
     /// See [`Backend::buffers`].
     pub fn buffers_mut(&mut self) -> &mut Buffers {
         match self {
-            Self::Kms(kms) => &mut kms.buffers,
+            Self::Kms(kms) => kms.buffers_mut(),
             Self::Headless(headless) => &mut headless.buffers,
         }
     }
@@ -239,10 +290,11 @@ impl Backend {
     /// Shares what is drawn into with a GPU, as far as there is memory to share, if `works` says so of one example.
     pub fn share_targets(&mut self, works: impl FnOnce(&mut Target) -> bool) {
         if let Self::Kms(kms) = self {
-            kms.buffers.share_targets(true);
-            let example = canvas::DumbCanvas::new(&kms.buffers, SHARE_EXAMPLE, DrmFourcc::Xrgb8888);
+            let buffers = kms.buffers_mut();
+            buffers.share_targets(true);
+            let example = canvas::DumbCanvas::new(buffers, SHARE_EXAMPLE, DrmFourcc::Xrgb8888);
             let shared = example.is_ok_and(|mut canvas| works(&mut canvas.target));
-            kms.buffers.share_targets(shared);
+            buffers.share_targets(shared);
         }
     }
 

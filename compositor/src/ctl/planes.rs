@@ -161,7 +161,7 @@ fn of_output(state: &State, output: &OutputState, moment: Moment) -> OutputPlane
     };
     OutputPlanes {
         output: output.output.name(),
-        crtc: output.id,
+        crtc: crate::backend::kms::crtc_of(output.id),
         size: (output.size.w, output.size.h),
         planes: rows,
     }

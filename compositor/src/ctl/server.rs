@@ -22,6 +22,7 @@ use super::{
     RefusedBuffer, RendererStats, Request, ResourceStats, Stats, SurfaceReport, buffers, explain, planes,
     timeline,
 };
+use crate::backend::kms::crtc_of;
 use crate::backend::{Backend, headless};
 use crate::clients::{self, ClientState};
 use crate::fences::{Awaited, Waiter, Waiting};
@@ -234,7 +235,7 @@ fn save(file: &Path, picture: &Picture) -> anyhow::Result<()> {
 /// Collects the figures.
 pub fn stats(state: &mut State) -> Stats {
     let (node, driver, active) = match &state.backend {
-        Backend::Kms(kms) => (Some(kms.node().to_path_buf()), kms.driver(), kms.is_active()),
+        Backend::Kms(kms) => (kms.node().map(Path::to_path_buf), kms.driver(), kms.is_active()),
         Backend::Headless(_) => (None, headless::DRIVER, true),
     };
     let acquisition = state.backend.buffers().acquisition().to_owned();
@@ -261,7 +262,7 @@ pub fn stats(state: &mut State) -> Stats {
         }
         outputs.push(output_stats(state, index, &layers));
     }
-    let (gem_handles, framebuffers) = state.backend.buffers().resources();
+    let (gem_handles, framebuffers) = state.backend.resources();
     let fds = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
     let mapped = state.painter.mapped();
     let renderer = renderer(&state.painter);
@@ -368,7 +369,7 @@ fn output_stats(state: &mut State, index: usize, layers: &[SurfaceLayer]) -> Out
     let planes = planes.collect();
     let (name, id, size, frames) = (output.output.name(), output.id, output.size, output.frames);
     let commits = state.backend.kms().map_or(frames, |kms| kms.commits(id));
-    OutputStats { name, crtc: id, width: size.w, height: size.h, commits, frames, planes }
+    OutputStats { name, crtc: crtc_of(id), width: size.w, height: size.h, commits, frames, planes }
 }
 
 fn report(layer: &SurfaceLayer, state: &State) -> SurfaceReport {

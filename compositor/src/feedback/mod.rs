@@ -128,9 +128,12 @@ impl Feedback {
     }
 
     /// An output is gone.
-    pub fn output_gone(&mut self, timers: &Timers, device: u64, output: OutputId) {
+    pub fn output_gone(&mut self, timers: &Timers, output: OutputId) {
         let now = monotonic();
-        self.policy.output_gone(now, (device, output));
+        // Its device may be gone, too.
+        for key in self.policy.outputs().into_iter().filter(|(_, id)| *id == output) {
+            self.policy.output_gone(now, key);
+        }
         self.arm(timers, now);
     }
 

@@ -136,6 +136,17 @@ where
         self.planned(now, output, [], |_, _| None);
     }
 
+    /// The outputs on which something is shown.
+    pub fn outputs(&self) -> Vec<O> {
+        let mut all: Vec<O> = Vec::new();
+        for view in self.surfaces.values().flat_map(|told| &told.views) {
+            if !all.contains(&view.output) {
+                all.push(view.output);
+            }
+        }
+        all
+    }
+
     /// A surface is gone.
     pub fn surface_gone(&mut self, surface: &S) {
         self.surfaces.remove(surface);

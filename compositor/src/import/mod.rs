@@ -216,7 +216,7 @@ impl Imported {
         let ways = Ways { plane, gpu, cpu };
         if !ways.any() {
             // What was tried with it is forgotten with the buffer.
-            backend.buffers_mut().forget(&key);
+            backend.forget_buffer(&key);
             painter.forget(&key);
             return Err(asked.refused(Refused::NoWay(Box::new(ways))));
         }

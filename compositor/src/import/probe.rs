@@ -23,7 +23,7 @@ use std::time::Instant;
 use drm_fourcc::{DrmFourcc, DrmModifier};
 use drm_prime::format::{self, FormatInfo};
 use drm_prime::scanout::{PlaneCaps, PlaneType, Rect, SourceRect};
-use drm_prime::{DumbBuffer, Fault, Framebuffer, FramebufferError, Layout, SharedFramebuffer};
+use drm_prime::{DumbBuffer, Fault, Framebuffer, FramebufferError, HandleTable, Layout, SharedFramebuffer};
 use rustix::io::Errno;
 use smithay::backend::allocator::dmabuf::{Dmabuf, DmabufFlags};
 
@@ -121,26 +121,58 @@ impl Findings {
 /// the renderer can do.
 pub fn run(backend: &mut Backend, painter: &mut Painter) -> Vec<Pair> {
     let mut pairs = painter.formats();
-    try_with(backend, |backend, scratch, findings| {
-        let outputs = backend.outputs();
-        planes(backend, outputs, scratch, findings);
-        renderer(painter, scratch, &mut pairs, findings);
-    });
+    let all = backend.outputs();
+    let mut first = true;
+    for outputs in by_device(backend, all) {
+        try_with(backend, &outputs, |backend, scratch, findings| {
+            planes(backend, outputs.clone(), scratch, findings);
+            if std::mem::take(&mut first) {
+                renderer(painter, scratch, &mut pairs, findings);
+            }
+        });
+    }
+    if first {
+        try_with(backend, &Vec::new(), |_, scratch, findings| {
+            renderer(painter, scratch, &mut pairs, findings)
+        });
+    }
     pairs
+}
+
+/// Outputs with their sizes.
+type Outputs = Vec<(OutputId, (u32, u32))>;
+
+/// Those of each device: a framebuffer of one is none of another.
+fn by_device(backend: &Backend, all: Outputs) -> Vec<Outputs> {
+    let mut groups: Vec<(Option<u64>, Outputs)> = Vec::new();
+    for output in all {
+        let device = backend.device_of(output.0);
+        match groups.iter_mut().find(|(known, _)| *known == device) {
+            Some((_, group)) => group.push(output),
+            None => groups.push((device, vec![output])),
+        }
+    }
+    groups.into_iter().map(|(_, outputs)| outputs).collect()
 }
 
 /// Tries what the planes of outputs say they take that came later.
 pub fn added(backend: &mut Backend, added: &[OutputId]) {
-    try_with(backend, |backend, scratch, findings| {
-        let outputs = backend.outputs().into_iter().filter(|(output, _)| added.contains(output)).collect();
-        planes(backend, outputs, scratch, findings);
-    });
+    let all = backend.outputs().into_iter().filter(|(output, _)| added.contains(output)).collect();
+    for outputs in by_device(backend, all) {
+        try_with(backend, &outputs, |backend, scratch, findings| {
+            planes(backend, outputs.clone(), scratch, findings);
+        });
+    }
 }
 
 /// Has something tried and logs what comes of it.
-fn try_with(backend: &mut Backend, attempt: impl FnOnce(&mut Backend, &Scratch, &mut Findings)) {
+fn try_with(
+    backend: &mut Backend,
+    outputs: &Outputs,
+    attempt: impl FnOnce(&mut Backend, &Scratch, &mut Findings),
+) {
     let (started, mut findings) = (Instant::now(), Findings::default());
-    match Scratch::new(backend) {
+    match Scratch::new(backend, outputs) {
         Ok(scratch) => attempt(backend, &scratch, &mut findings),
         Err(err) => tracing::info!(err = &err as &dyn std::error::Error, "no memory to try formats with"),
     }
@@ -156,36 +188,42 @@ fn try_with(backend: &mut Backend, attempt: impl FnOnce(&mut Backend, &Scratch, 
 
 /// One dumb buffer for every format.
 struct Scratch {
+    /// Of the device whose memory it is.
+    table: HandleTable,
     memory: DumbBuffer,
     /// Pixels of the framebuffers: as many as the largest output, and even.
     size: (u32, u32),
 }
 
 impl Scratch {
-    fn new(backend: &mut Backend) -> Result<Self, drm_prime::DumbError> {
-        let outputs = backend.outputs();
+    /// Memory of the device that shows `outputs`.
+    fn new(backend: &Backend, outputs: &Outputs) -> Result<Self, drm_prime::DumbError> {
         let largest =
             outputs.iter().fold((OVERLAY, OVERLAY), |(w, h), (_, size)| (w.max(size.0), h.max(size.1)));
         let size = (largest.0.next_multiple_of(2), largest.1.next_multiple_of(2));
-        let linear = backend.every_plane().flat_map(|plane| plane.formats.iter()).filter(is_linear);
+        let planes = outputs.iter().flat_map(|(output, _)| backend.planes(*output));
+        let planes = planes.filter(|plane| plane.kind != PlaneType::Cursor);
+        let linear = planes.flat_map(|plane| plane.formats.iter()).filter(is_linear);
         let bytes = linear.filter_map(|(code, _)| Some(layout(format::info(*code)?, size).1)).max();
         let bytes = bytes.unwrap_or(0).max(u64::from(ROW) * u64::from(SAMPLE) * 4);
         let width = size.0.next_multiple_of(ROW / 4);
         let rows = bytes.div_ceil(u64::from(width) * 4);
         let rows = u32::try_from(rows).unwrap_or(u32::MAX);
-        let mut memory = backend.buffers().table().owned_by("probe").create_dumb(width, rows, 32)?;
+        let buffers = outputs.first().and_then(|(output, _)| backend.buffers_of(*output));
+        let table = buffers.unwrap_or(backend.buffers()).table().owned_by("probe");
+        let mut memory = table.create_dumb(width, rows, 32)?;
         let sample = (ROW * SAMPLE * 4) as usize;
         if !memory.mapping_mut().fill(0, sample, FILL) {
             tracing::error!("a dumb buffer is smaller than it was asked to be");
         }
-        Ok(Self { memory, size })
+        Ok(Self { table, memory, size })
     }
 
-    fn framebuffer(&self, backend: &Backend, code: DrmFourcc) -> Result<SharedFramebuffer, FramebufferError> {
+    fn framebuffer(&self, code: DrmFourcc) -> Result<SharedFramebuffer, FramebufferError> {
         let info = format::info(code).ok_or(FramebufferError::UnknownFormat { format: code })?;
         let (layout, _) = layout(info, self.size);
-        let (table, (width, height)) = (backend.buffers().table(), self.size);
-        Framebuffer::for_dumb_planes(table, &self.memory, code, width, height, &layout)
+        let (width, height) = self.size;
+        Framebuffer::for_dumb_planes(&self.table, &self.memory, code, width, height, &layout)
             .map(SharedFramebuffer::new)
     }
 
@@ -284,7 +322,7 @@ fn planes(
     for code in formats.into_iter().filter_map(|code| DrmFourcc::try_from(code).ok()) {
         let pair = (code, DrmModifier::Linear);
         let lists = |plane: &&PlaneCaps| plane.formats.contains(&pair);
-        let framebuffer = match scratch.framebuffer(backend, code) {
+        let framebuffer = match scratch.framebuffer(code) {
             Ok(framebuffer) => framebuffer,
             Err(err) => {
                 // The same for every plane, so that one of them says why.

@@ -173,6 +173,13 @@ impl Worker {
     }
 }
 
+impl Worker {
+    /// Has a new thread see to what comes from now on; the one there is finishes what it has, on the device that it has.
+    pub(crate) fn start_anew(&mut self) {
+        self.shared = None;
+    }
+}
+
 impl Drop for Worker {
     fn drop(&mut self) {
         if let Some(shared) = &self.shared {

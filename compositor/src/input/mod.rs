@@ -24,7 +24,7 @@ use smithay::reexports::wayland_server::protocol::wl_surface::WlSurface;
 use smithay::utils::{Logical, Point, SERIAL_COUNTER, Serial};
 
 use crate::cursor::Cursor;
-use crate::state::State;
+use crate::state::{State, monotonic};
 
 /// Milliseconds before a key repeats, and repeats per second.
 const REPEAT: (i32, i32) = (400, 30);
@@ -161,6 +161,16 @@ impl State {
         let serial = serial.unwrap_or_else(|| SERIAL_COUNTER.next_serial());
         pointer.motion(self, under, &MotionEvent { location, serial, time });
         self.queue_redraw_all();
+    }
+
+    /// The outputs are others: the pointer stays inside of them, and is over what is there now.
+    pub(crate) fn pointer_stays(&mut self) {
+        let Some(at) = self.input.position() else { return };
+        let now = monotonic().as_millis() as u32;
+        self.pointer_to(at, now, None);
+        if let Some(pointer) = self.input.seat.get_pointer() {
+            pointer.frame(self);
+        }
     }
 
     fn button<B: InputBackend>(&mut self, event: &impl PointerButtonEvent<B>) {

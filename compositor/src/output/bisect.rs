@@ -174,7 +174,7 @@ impl State {
         };
         let mut requests = Vec::new();
         let mut buffers = Vec::new();
-        make_requests(&layers, true, &mut self.backend, monotonic(), &mut requests, &mut buffers);
+        make_requests(&layers, Some(output.id), &mut self.backend, monotonic(), &mut requests, &mut buffers);
         let backend = &mut self.backend;
         let Some(taken) = output.try_out(&trial, &subject, layer, &layers, &buffers, backend) else {
             return false;

@@ -223,6 +223,13 @@ impl OutputState {
         self.redraw = if again { Redraw::Queued } else { Redraw::Idle };
     }
 
+    /// Calls nobody any more, and tells what there is to tell.
+    pub(super) fn end_cycle(&mut self, mut told: impl FnMut(&WlSurface)) {
+        self.deliver(&mut told);
+        self.cycle.calls.clear();
+        self.cycle.awaited.clear();
+    }
+
     /// Tells what there is to tell of the frame on screen.
     fn deliver(&mut self, told: &mut impl FnMut(&WlSurface)) {
         let Some(News { mut frame, time, sequence }) = self.cycle.news.take() else { return };

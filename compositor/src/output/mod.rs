@@ -186,8 +186,7 @@ impl OutputState {
             model: name.clone(),
         };
         let output = Output::new(name, physical);
-        let millihertz = 1_000_000_000_000u128.checked_div(refresh.as_nanos()).unwrap_or(60_000);
-        let mode = WlMode { size, refresh: i32::try_from(millihertz).unwrap_or(60_000) };
+        let mode = wl_mode(size, refresh);
         output.change_current_state(Some(mode), Some(Transform::Normal), None, Some((0, 0).into()));
         output.set_preferred(mode);
         let trackers = [(); 2].map(|()| OutputDamageTracker::from_output(&output));
@@ -222,6 +221,23 @@ impl OutputState {
             framebuffers: Vec::new(),
             spare: Vec::new(),
         }
+    }
+
+    /// Takes another mode: the next frame has its size, and nothing of the last ones counts.
+    pub(crate) fn set_mode(&mut self, size: (u32, u32), refresh: Duration) {
+        self.reset();
+        let (old, size) = (self.output.current_mode(), Size::from((size.0 as i32, size.1 as i32)));
+        (self.size, self.refresh) = (size, refresh);
+        let mode = wl_mode(size, refresh);
+        self.output.change_current_state(Some(mode), None, None, None);
+        if let Some(old) = old.filter(|old| *old != mode) {
+            self.output.delete_mode(old);
+        }
+        self.output.set_preferred(mode);
+        self.trackers = [(); 2].map(|()| OutputDamageTracker::from_output(&self.output));
+        self.cycle = Cycle::new(refresh);
+        self.composed = None;
+        self.told.clear();
     }
 
     /// The part of the space of all outputs that it shows.
@@ -309,6 +325,20 @@ impl OutputState {
         self.entered = now;
     }
 
+    /// The end of the output, or of its picture: no surface is on it any more, its frames let go of what they hold. `told` is
+    /// asked to send what the surfaces' clients are told.
+    pub(crate) fn leave_all(&mut self, mut told: impl FnMut(&WlSurface)) {
+        for surface in self.entered.drain(..) {
+            self.output.leave(&surface);
+            told(&surface);
+        }
+        self.reset();
+        self.current = Frame::default();
+        self.composed = None;
+        self.told.clear();
+        self.end_cycle(told);
+    }
+
     /// Draws and submits a frame of `layers` (topmost first); `now` is the time in CLOCK_MONOTONIC.
     pub fn draw(&mut self, layers: &[SurfaceLayer], now: Duration, parts: &mut RedrawParts<'_>) -> Drawn {
         let mut planner = std::mem::take(&mut self.planner);
@@ -328,7 +358,8 @@ impl OutputState {
     ) -> Drawn {
         self.trace.begun(now);
         let mut buffers = std::mem::take(&mut self.framebuffers);
-        make_requests(layers, parts.direct_scanout, parts.backend, now, requests, &mut buffers);
+        let direct = parts.direct_scanout.then_some(self.id);
+        make_requests(layers, direct, parts.backend, now, requests, &mut buffers);
         let drawn = self.draw_buffers(layers, &buffers, now, planner, requests, parts);
         buffers.clear();
         self.framebuffers = buffers;
@@ -629,6 +660,11 @@ impl OutputState {
     }
 }
 
+fn wl_mode(size: Size<i32, Physical>, refresh: Duration) -> WlMode {
+    let millihertz = 1_000_000_000_000u128.checked_div(refresh.as_nanos()).unwrap_or(60_000);
+    WlMode { size, refresh: i32::try_from(millihertz).unwrap_or(60_000) }
+}
+
 /// The promises of what planes scan out.
 fn releases(layers: &[SurfaceLayer], plan: &Plan) -> impl Iterator<Item = Release> {
     let visible = layers.iter().zip(&plan.planes).take(plan.visible);
@@ -640,10 +676,10 @@ fn canvas(plan: &Plan) -> Canvas {
     if plan.underlays.is_empty() { Canvas::Primary } else { Canvas::Holes }
 }
 
-/// Fills in what each layer asks of the planner, and the buffers that planes would show for them.
+/// Fills in what each layer asks of the planner, and the buffers that planes of the output would show for them.
 fn make_requests(
     layers: &[SurfaceLayer],
-    direct_scanout: bool,
+    direct_scanout: Option<OutputId>,
     backend: &mut Backend,
     now: Duration,
     requests: &mut Vec<Layer>,
@@ -652,10 +688,10 @@ fn make_requests(
     requests.clear();
     buffers.clear();
     for layer in layers {
-        let buffer = match &layer.dmabuf {
-            None => Err(Refusal::NotDmabuf),
-            Some(_) if !direct_scanout => Err(Refusal::Disabled),
-            Some(dmabuf) => backend.buffers_mut().framebuffer(dmabuf, layer.opaque),
+        let buffer = match (&layer.dmabuf, direct_scanout) {
+            (None, _) => Err(Refusal::NotDmabuf),
+            (Some(_), None) => Err(Refusal::Disabled),
+            (Some(dmabuf), Some(output)) => backend.framebuffer(output, dmabuf, layer.opaque),
         };
         let content = buffer.as_ref().map_err(Clone::clone);
         let color = layer.color.unwrap_or_default();

@@ -48,8 +48,8 @@ const KIND_BITS: u32 = 3;
 pub enum Source {
     /// Everything that calloop watches.
     Calloop,
-    /// The display device has events.
-    Card,
+    /// The display device of a slot has events.
+    Card(u32),
     /// A client's socket.
     Client(Key),
     /// Our end of the socket pair that a client's requests go to the library through.
@@ -60,7 +60,7 @@ impl Source {
     fn pack(self) -> EventData {
         let (kind, key) = match self {
             Self::Calloop => (0, 0),
-            Self::Card => (1, 0),
+            Self::Card(slot) => (1, slot.into()),
             Self::Client(key) => (2, key),
             Self::Library(key) => (3, key),
         };
@@ -71,7 +71,7 @@ impl Source {
         let (kind, key) = (data.u64() & ((1 << KIND_BITS) - 1), data.u64() >> KIND_BITS);
         Some(match kind {
             0 => Self::Calloop,
-            1 => Self::Card,
+            1 => Self::Card(u32::try_from(key).ok()?),
             2 => Self::Client(key),
             3 => Self::Library(key),
             _ => return None,
@@ -188,7 +188,7 @@ impl Reactor {
         // What keeps the display busy comes first, whatever else there is: the next vertical blank should not be missed.
         for (source, flags) in sources() {
             match source {
-                Source::Card => state.card_readable(),
+                Source::Card(slot) => state.card_readable(slot),
                 Source::Client(key) if state.runtime.clients.is_visible(key) => {
                     state.client_ready(key, flags)
                 }
@@ -198,7 +198,7 @@ impl Reactor {
         state.show_changes(now);
         for (source, flags) in sources() {
             match source {
-                Source::Card => {}
+                Source::Card(_) => {}
                 Source::Client(key) if state.runtime.clients.is_visible(key) => {}
                 Source::Client(key) => state.client_ready(key, flags),
                 Source::Library(key) => state.pump_client_unless_late(key),
@@ -218,7 +218,7 @@ mod tests {
     fn a_source_comes_back_as_it_was() {
         let keys = [0, 1, 77, u64::MAX >> KIND_BITS];
         let of_clients = keys.iter().flat_map(|key| [Source::Client(*key), Source::Library(*key)]);
-        for source in of_clients.chain([Source::Calloop, Source::Card]) {
+        for source in of_clients.chain([Source::Calloop, Source::Card(0), Source::Card(255)]) {
             assert_eq!(Source::unpack(source.pack()), Some(source));
         }
         assert_eq!(Source::unpack(EventData::new_u64(7)), None);

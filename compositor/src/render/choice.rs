@@ -69,7 +69,7 @@ pub fn choose(asked: Renderer, node: Option<&Path>, backend: &mut Backend) -> Re
 fn on_gpu(node: Option<&Path>, backend: &mut Backend) -> Option<Gles> {
     let nodes = match node {
         Some(node) => vec![node.to_owned()],
-        None => Gles::gpus(backend.kms().map(|kms| kms.device_id())),
+        None => Gles::gpus(backend.kms().and_then(|kms| kms.device_ids().next())),
     };
     for node in nodes {
         match Gles::open(Some(&node)) {
@@ -94,7 +94,7 @@ fn on_anything(node: Option<&Path>, backend: &mut Backend) -> Result<Gles, Start
     if let Some(gles) = on_gpu(None, backend) {
         return Ok(gles);
     }
-    let card = backend.kms().map(|kms| kms.node().to_owned());
+    let card = backend.kms().and_then(|kms| Some(kms.node()?.to_owned()));
     if let Some(card) = card {
         match Gles::open(Some(&card)) {
             Ok(gles) => return Ok(gles),

@@ -3,6 +3,7 @@
 //! It owns the order and position of windows in the space of all outputs (logical pixels, which are also pixels of
 //! the output: the scale is 1). It draws nothing and talks to clients only through configure events.
 
+pub mod layout;
 mod place;
 
 use std::collections::HashMap;
@@ -57,6 +58,8 @@ pub struct WindowEntry {
     anchor: Point<i32, Logical>,
     /// Where it returns to after being maximized or full screen.
     restore: Option<(Point<i32, Logical>, Size<i32, Logical>)>,
+    /// Where it returns to when an output that is gone comes back.
+    home: Option<layout::Home>,
 }
 
 impl WindowEntry {
@@ -71,6 +74,15 @@ impl WindowEntry {
 
     fn toplevel_surface(&self) -> Option<&WlSurface> {
         self.window.toplevel().map(ToplevelSurface::wl_surface)
+    }
+
+    /// Has a window that fills an output be as large as it is now.
+    fn fill(&self, size: Size<i32, Logical>) {
+        let Some(toplevel) = self.window.toplevel() else { return };
+        toplevel.with_pending_state(|state| state.size = Some(size));
+        if toplevel.is_initial_configure_sent() {
+            toplevel.send_configure();
+        }
     }
 
     /// Nothing below it is shown on an output with this area.
@@ -129,6 +141,7 @@ impl Shell {
             sizing: Sizing::default(),
             anchor: (0, 0).into(),
             restore: None,
+            home: None,
         });
     }
 
@@ -218,6 +231,7 @@ impl Shell {
         let before = entry.sizing;
         change(&mut entry.sizing);
         let sizing = entry.sizing;
+        entry.home = None;
         // A window that was never shown has no size to return to.
         let known = |size: Size<i32, Logical>| Some(size).filter(|s| s.w > 0 && s.h > 0);
         let mut size = known(entry.window.geometry().size);
@@ -255,6 +269,7 @@ impl Shell {
     pub fn move_to(&mut self, surface: &WlSurface, position: Point<i32, Logical>) {
         if let Some(entry) = self.find_mut(surface).filter(|e| e.sizing.is_floating()) {
             entry.position = position;
+            entry.home = None;
         }
     }
 

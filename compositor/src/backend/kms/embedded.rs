@@ -6,7 +6,7 @@
 //!  drm-prime's model ── display file, PRIME file ──> handles, framebuffers      [super::buffers]
 //! ```
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -16,6 +16,7 @@ use rustix::io::Errno;
 use super::Kms;
 use super::device::model::{FramebufferFacts, Model};
 use super::device::{CardError, Device, KmsDevice as _, check, enable_writeback};
+use super::display::{Changes, DisplayDevice};
 use crate::backend::buffers::Buffers;
 
 /// Widest and highest framebuffer in pixels, as in Pixman's images.
@@ -26,20 +27,41 @@ const LARGEST: u32 = 32767;
 /// # Errors
 /// When the embedded device does not open.
 pub fn buffers_of_model(model: &Model) -> Result<Buffers, CardError> {
-    let failed = |what| move |errno: Errno| CardError::io(what)(errno.into());
-    let machine = Machine::new(Profile::MODERN);
-    machine.accept_foreign(true);
-    let memory = machine.add_device(Driver {
-        name: model.driver(),
-        width: (1, LARGEST),
-        height: (1, LARGEST),
-        rdev: 0,
-        ..Driver::vkms()
-    });
-    let open = || memory.open(Node::Primary).map_err(failed("opening the embedded device"));
-    let (display, file) = (open()?, open()?);
+    buffers_of_model_on(model, driver(model.driver()))
+}
+
+/// The same where the memory's driver is another, such as one that imports nothing.
+///
+/// # Errors
+/// When the embedded device does not open.
+pub fn buffers_of_model_on(model: &Model, driver: Driver) -> Result<Buffers, CardError> {
+    let [display, file] = open(driver)?;
     model.set_framebuffers(move |id| facts(&display, id));
     Ok(Buffers::new(Arc::new(file), "embedded"))
+}
+
+/// Takes in what clients bring while there is no device at all.
+///
+/// # Errors
+/// When the embedded device does not open.
+pub(super) fn buffers_of_nothing() -> Result<Buffers, CardError> {
+    let [_, file] = open(driver("none".to_owned()))?;
+    Ok(Buffers::unacquainted(Arc::new(file), "embedded"))
+}
+
+/// A driver of memory, by the name of a display's.
+fn driver(name: String) -> Driver {
+    Driver { name, width: (1, LARGEST), height: (1, LARGEST), rdev: 0, ..Driver::vkms() }
+}
+
+/// Two files of a device of its own.
+fn open(driver: Driver) -> Result<[File; 2], CardError> {
+    let failed = |errno: Errno| CardError::io("opening the embedded device")(errno.into());
+    let machine = Machine::new(Profile::MODERN);
+    machine.accept_foreign(true);
+    let memory = machine.add_device(driver);
+    let open = || memory.open(Node::Primary).map_err(failed);
+    Ok([open()?, open()?])
 }
 
 impl Kms {
@@ -56,13 +78,26 @@ impl Kms {
     /// # Errors
     /// What the device lacks.
     pub fn on_device(device: Device, model: &Model) -> Result<Self, CardError> {
+        let nothing = |err: super::StartError| CardError::io("no buffers")(std::io::Error::other(err));
+        let mut kms = Self::without_device(None, false).map_err(nothing)?;
+        kms.add_model(device, buffers_of_model(model)?)?;
+        Ok(kms)
+    }
+
+    /// Drives one more display that is not there, with its memory.
+    ///
+    /// # Errors
+    /// What the device lacks, or no room for it.
+    pub fn add_model(&mut self, device: Device, buffers: Buffers) -> Result<Changes, CardError> {
         check(&*device)?;
-        let mut kms = Self::assemble(None, device, PathBuf::from("model"), 0, buffers_of_model(model)?);
-        if let Err(err) = enable_writeback(&*kms.device) {
+        let Some(slot) = self.free_slot() else { return Err(CardError::NoOutputs) };
+        let mut added = DisplayDevice::new(slot, device, Path::new("model"), slot.into(), buffers);
+        if let Err(err) = enable_writeback(&*added.device) {
             tracing::debug!(err = &err as &dyn std::error::Error, "no writeback");
         }
-        kms.scan()?;
-        Ok(kms)
+        let changes = added.scan(self.active)?;
+        self.add(added).map_err(CardError::io("watching it"))?;
+        Ok(changes)
     }
 }
 

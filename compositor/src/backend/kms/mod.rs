@@ -1,15 +1,19 @@
-//! The KMS backend: a card from the session, its outputs, and the PRIME file beside it.
+//! The KMS backend: the cards of the session with their outputs, and a PRIME file beside each.
 //!
 //! ```text
-//!  libseat ── card fd (master) ──> atomic commits, events            [device::kernel, output]
-//!                    │ empty lease, or a second open
-//!                    └─ PRIME file ──> handles, framebuffers         [super::buffers]  used by id in the commits above
+//!  libseat ──┬─ card fd (master) ──> atomic commits, events          [device::kernel, output]     one [display] device
+//!            │        │ empty lease, or a second open
+//!            │        └─ PRIME file ──> handles, framebuffers        [super::buffers]  used by id in the commits above
+//!            └─ the next card, and its PRIME file: a client's buffer is imported there too, when it is to be shown there
 //! ```
 //!
-//! It owns the session and the devices that came from it. When the session is inactive nothing is committed; buffers
-//! are still imported, since the PRIME file needs no mastership.
+//! It owns the session and the devices that came from it, which may come and go. Clients' buffers are taken in by the first
+//! device; on the others they are imported at first use, and where the kernel does not, that is the planes' refusal and the
+//! picture is composited. Without any device an embedded one takes them in, until one comes. When the session is inactive
+//! nothing is committed; buffers are still imported, since the PRIME file needs no mastership.
 
 pub mod device;
+pub mod display;
 mod embedded;
 mod in_fence;
 pub mod output;
@@ -26,30 +30,31 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
-use drm::control::{connector, crtc};
 use drm_fourcc::{DrmFourcc, DrmModifier};
 use drm_prime::SharedFramebuffer;
-use drm_prime::scanout::{Claim, PlaneCaps, share};
+use drm_prime::scanout::PlaneCaps;
+use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use smallvec::SmallVec;
 use smithay::backend::session::Session;
 use smithay::backend::session::libseat::LibSeatSession;
 use smithay::backend::udev;
 
-pub use self::embedded::buffers_of_model;
-pub use self::session::{insert_sources, watch_card};
+use self::embedded::buffers_of_nothing;
+pub use self::embedded::{buffers_of_model, buffers_of_model_on};
+pub use self::session::insert_sources;
 
 use self::device::kernel::Card;
-use self::device::{CardError, ConnectorInfo, Device, FlipEvent, enable_writeback, turn_everything_off};
-use self::in_fence::InFence;
+use self::device::{CardError, Mode, enable_writeback};
+pub use self::display::{Changes, crtc_of};
+use self::display::{DisplayDevice, SLOTS, slot_of};
 use self::output::KmsOutput;
 use self::pacing::{TearingRefusal, Vrr};
-use self::plane::KmsPlane;
 use self::watchdog::Watchdog;
-use self::writeback::{CaptureError, Writeback};
+use self::writeback::CaptureError;
 use crate::backend::buffers::Buffers;
 use crate::backend::{Canvas, Flip, FrameSpec, OutputId, SubmitError};
-use crate::reactor::Timers;
+use crate::reactor::{Source, Timers, Watch};
 use crate::render::Target;
 use crate::render::image::Picture;
 
@@ -136,49 +141,95 @@ pub struct OutputInfo {
 pub struct Kms {
     /// None of a device that is not there.
     session: Option<LibSeatSession>,
-    device: Device,
-    node: PathBuf,
-    driver: String,
-    device_id: u64,
+    /// In the order in which they came.
+    devices: Vec<DisplayDevice>,
+    /// Takes clients' buffers in while there is no device.
+    nowhere: Buffers,
+    /// The one device that was asked for.
+    asked: Option<PathBuf>,
+    /// Devices that were looked at and are not driven, by number.
+    passed_over: HashSet<u64>,
     active: bool,
     writeback: bool,
-    outputs: Vec<KmsOutput>,
-    /// Events as they are read; kept for its memory.
-    events: Vec<FlipEvent>,
+    /// Hears of flips, once there is an event loop.
+    watch: Option<Watch>,
     /// Notices flips that do not complete.
     watchdog: Watchdog,
     vrr: Vrr,
-    /// What planes wait for.
-    fence: InFence,
-    /// What planes list and do not take, as far as it was tried.
-    forbidden: HashSet<(NonZeroU32, (DrmFourcc, DrmModifier))>,
-    /// Client buffers and their framebuffers.
-    pub buffers: Buffers,
 }
 
 impl Kms {
-    /// Opens `node`, or the first device of the seat that drives a display.
+    /// Opens `node`, or the devices of the seat that drive displays.
     ///
     /// # Errors
-    /// See [`StartError`].
+    /// See [`StartError`]; without `node`, when there is none at all.
     pub fn open(session: LibSeatSession, node: Option<&Path>, writeback: bool) -> Result<Self, StartError> {
         let seat = session.seat();
+        let mut kms = Self::without_device(Some(session), writeback)?;
         if let Some(node) = node {
             let asked = |reason| StartError::Asked { node: node.to_path_buf(), reason };
-            return Self::start(session, node.to_path_buf(), writeback).map_err(|err| match err {
-                StartError::Card { source: source @ CardError::NoOutputs, .. } => asked(source.to_string()),
-                StartError::Open { reason, .. } if !node_exists(node) => asked(reason),
-                err => err,
-            });
+            kms.asked = Some(node.to_path_buf());
+            return match kms.start(node) {
+                Ok(_) => Ok(kms),
+                Err(StartError::Card { source: source @ CardError::NoOutputs, .. }) => {
+                    Err(asked(source.to_string()))
+                }
+                Err(StartError::Open { reason, .. }) if !node_exists(node) => Err(asked(reason)),
+                Err(err) => Err(err),
+            };
         }
-        let mut candidates = udev::all_gpus(&seat).unwrap_or_default();
-        candidates.sort();
-        let mut why_not = None;
-        for node in candidates {
-            match Self::start(session.clone(), node, writeback) {
-                Ok(kms) => return Ok(kms),
+        let (_, why_not) = kms.take_in_new();
+        if kms.devices.is_empty() {
+            return Err(why_not.unwrap_or(StartError::NoDevice { seat }));
+        }
+        Ok(kms)
+    }
+
+    fn without_device(session: Option<LibSeatSession>, writeback: bool) -> Result<Self, StartError> {
+        let nowhere = buffers_of_nothing();
+        Ok(Self {
+            session,
+            devices: Vec::new(),
+            nowhere: nowhere
+                .map_err(|err| StartError::Source { what: "a device in memory", reason: err.to_string() })?,
+            asked: None,
+            passed_over: HashSet::new(),
+            active: true,
+            writeback,
+            watch: None,
+            watchdog: Watchdog::default(),
+            vrr: Vrr::default(),
+        })
+    }
+
+    /// The nodes of the devices that may be driven, with their numbers.
+    fn candidates(&self) -> Vec<(PathBuf, u64)> {
+        let nodes = match (&self.asked, &self.session) {
+            (Some(node), _) => vec![node.clone()],
+            (None, Some(session)) => udev::all_gpus(session.seat()).unwrap_or_default(),
+            (None, None) => Vec::new(),
+        };
+        let mut all: Vec<_> = nodes
+            .into_iter()
+            .filter_map(|node| Some((device_of(&node)?, node)))
+            .map(|(id, node)| (node, id))
+            .collect();
+        all.sort();
+        all
+    }
+
+    /// Drives the devices that are there and are not driven yet. Also says what was in the way of one that has outputs.
+    pub(crate) fn take_in_new(&mut self) -> (Changes, Option<StartError>) {
+        let (mut changes, mut why_not) = (Changes::default(), None);
+        for (node, id) in self.candidates() {
+            if self.devices.iter().any(|device| device.id == id) || self.passed_over.contains(&id) {
+                continue;
+            }
+            match self.start(&node) {
+                Ok(found) => changes.extend(found),
                 Err(err) => {
                     tracing::info!(err = &err as &dyn std::error::Error, "device passed over");
+                    self.passed_over.insert(id);
                     // A device without outputs (a render-only GPU, vgem) is no news if another one explains more.
                     let dull = matches!(err, StartError::Card { source: CardError::NoOutputs, .. });
                     if !dull && why_not.is_none() {
@@ -187,164 +238,177 @@ impl Kms {
                 }
             }
         }
-        Err(why_not.unwrap_or(StartError::NoDevice { seat }))
+        (changes, why_not)
     }
 
-    fn start(mut session: LibSeatSession, node: PathBuf, writeback: bool) -> Result<Self, StartError> {
-        open_card(&mut session, &node).and_then(|(card, device_id)| {
-            let buffers = Buffers::of_card(&*card, &node)
-                .map_err(|source| StartError::Prime { node: node.clone(), source })?;
-            let device: Device = card;
-            let mut kms = Self::assemble(Some(session), device, node.clone(), device_id, buffers);
-            kms.writeback = writeback;
-            // Also without --writeback: one that was left attached must be seen to be detached.
-            let seen = enable_writeback(&*kms.device);
-            let ready = if writeback { seen } else { Ok(()) };
-            let scanned = ready.and_then(|()| kms.scan());
-            scanned.map_err(|source| StartError::Card { node, source })?;
-            Ok(kms)
-        })
+    /// Lets go of the devices that are gone; returns their outputs.
+    pub(crate) fn drop_gone(&mut self) -> Changes {
+        let there: Vec<u64> = self.candidates().into_iter().map(|(_, id)| id).collect();
+        self.passed_over.retain(|id| there.contains(id));
+        let is_there = |device: &DisplayDevice| self.session.is_none() || there.contains(&device.id);
+        let gone: Vec<u32> = self.devices.iter().filter(|d| !is_there(d)).map(|d| d.slot).collect();
+        let mut changes = Changes::default();
+        gone.into_iter().for_each(|slot| changes.extend(self.drop_device(slot)));
+        changes
     }
 
-    /// What drives no output yet.
-    fn assemble(
-        session: Option<LibSeatSession>,
-        device: Device,
-        node: PathBuf,
-        device_id: u64,
-        buffers: Buffers,
-    ) -> Self {
-        Self {
-            session,
-            driver: device.driver(),
-            device,
-            node,
-            device_id,
-            active: true,
-            writeback: false,
-            outputs: Vec::new(),
-            events: Vec::new(),
-            watchdog: Watchdog::default(),
-            vrr: Vrr::default(),
-            fence: InFence::new(&buffers),
-            forbidden: HashSet::new(),
-            buffers,
+    /// Lets go of a device; returns its outputs. Nothing is committed: it may be gone.
+    pub fn drop_device(&mut self, slot: u32) -> Changes {
+        let mut changes = Changes::default();
+        let Some(index) = self.devices.iter().position(|device| device.slot == slot) else { return changes };
+        let device = self.devices.remove(index);
+        tracing::info!(node = %device.node.display(), "display device gone");
+        if self.devices.is_empty() {
+            // Clients may go on bringing buffers.
+            self.nowhere.look_at_exporters();
         }
+        changes.removed.extend(device.ids());
+        if let Some(watch) = &self.watch {
+            watch.remove(device.device.event_fd());
+        }
+        let card = device.into_card().map(Rc::try_unwrap);
+        if let (Some(Ok(card)), Some(session)) = (card, &mut self.session)
+            && let Err(err) = session.close(card.into_fd())
+        {
+            tracing::debug!(%err, "device not given back");
+        }
+        changes
     }
 
-    /// Leaves nothing of ours on the screen, where the next master could read it: while active by turning the outputs
-    /// off, otherwise by removing the framebuffers that they show or are about to show.
-    pub fn leave(&mut self) {
-        if self.active {
-            match turn_everything_off(&*self.device) {
-                Ok(()) => return,
-                Err(err) => tracing::warn!(%err, "outputs not turned off"),
+    fn start(&mut self, node: &Path) -> Result<Changes, StartError> {
+        let full =
+            || StartError::Open { node: node.to_path_buf(), reason: "there are too many devices".to_owned() };
+        let slot = self.free_slot().ok_or_else(full)?;
+        let Some(session) = &mut self.session else { return Ok(Changes::default()) };
+        let (card, id) = open_card(session, node)?;
+        let buffers = match Buffers::of_card(&*card, node) {
+            Ok(buffers) => buffers,
+            Err(source) => {
+                give_back(session, card, node);
+                return Err(StartError::Prime { node: node.to_path_buf(), source });
+            }
+        };
+        let mut device = DisplayDevice::of_card(slot, card, node, id, buffers, self.writeback);
+        // Also without --writeback: one that was left attached must be seen to be detached.
+        let seen = enable_writeback(&*device.device);
+        let ready = if self.writeback { seen } else { Ok(()) };
+        match ready.and_then(|()| device.scan(self.active)) {
+            Ok(changes) => {
+                let watched = self.add(device);
+                watched.map_err(|err| StartError::Source { what: "the card", reason: err.to_string() })?;
+                Ok(changes)
+            }
+            Err(source) => {
+                if let (Some(card), Some(session)) = (device.into_card(), &mut self.session) {
+                    give_back(session, card, node);
+                }
+                Err(StartError::Card { node: node.to_path_buf(), source })
             }
         }
-        for output in &mut self.outputs {
-            if let Err(err) = output.shown.turn_off() {
-                tracing::warn!(%err, output = output.name, "framebuffers not removed");
-            }
-        }
     }
 
-    /// Looks at the connectors again: keeps what is driven and still connected, drops the rest, adds the new.
-    /// Returns the outputs that were added and those that were removed.
+    fn free_slot(&self) -> Option<u32> {
+        (0..SLOTS).find(|slot| self.devices.iter().all(|device| device.slot != *slot))
+    }
+
+    /// Drives one more device, whose outputs have been looked at.
+    fn add(&mut self, device: DisplayDevice) -> std::io::Result<()> {
+        if let Some(watch) = &self.watch {
+            watch.add(device.device.event_fd(), Source::Card(device.slot), EventFlags::IN)?;
+        }
+        self.devices.push(device);
+        // What was taken in without a device is imported by this one at first use.
+        if let Ok(unused) = buffers_of_nothing() {
+            self.nowhere = unused;
+        }
+        Ok(())
+    }
+
+    /// Has an event loop hear of the flips of all devices, also those to come.
     ///
     /// # Errors
-    /// When the device does not answer.
-    pub fn scan(&mut self) -> Result<(Vec<OutputId>, Vec<OutputId>), CardError> {
-        let resources = self.device.resources().map_err(CardError::io("reading resources"))?;
-        let mut connected = Vec::new();
-        for &handle in &resources.connectors {
-            let Ok(info) = self.device.connector(handle, true) else { continue };
-            let is_display = info.interface != connector::Interface::Writeback;
-            if info.connected && is_display && !info.modes.is_empty() {
-                connected.push(info);
-            }
+    /// When a descriptor cannot be watched.
+    pub fn watch_cards(&mut self, watch: &Watch) -> Result<(), StartError> {
+        for device in &self.devices {
+            watch
+                .add(device.device.event_fd(), Source::Card(device.slot), EventFlags::IN)
+                .map_err(|err| StartError::Source { what: "the card", reason: err.to_string() })?;
         }
-        let still: HashSet<_> = connected.iter().map(|info| info.handle).collect();
-        let removed: Vec<OutputId> = self
-            .outputs
-            .iter()
-            .filter(|o| !still.contains(&o.pipe.connector))
-            .map(|o| o.pipe.crtc.into())
-            .collect();
-        for output in self.outputs.iter().filter(|o| !still.contains(&o.pipe.connector)) {
-            tracing::info!(output = output.name, "output gone");
-            if self.active {
-                output.disable(&*self.device);
-            }
-        }
-        self.outputs.retain(|o| still.contains(&o.pipe.connector));
-        let mut found: Vec<(ConnectorInfo, crtc::Handle)> = Vec::new();
-        for info in connected {
-            if self.outputs.iter().any(|o| o.pipe.connector == info.handle) {
-                continue;
-            }
-            let driven = self.outputs.iter().map(|o| o.pipe.crtc);
-            let used: HashSet<crtc::Handle> = driven.chain(found.iter().map(|(_, crtc)| *crtc)).collect();
-            let crtc = resources.crtcs_of(info.crtcs).find(|c| !used.contains(c));
-            let Some(crtc) = crtc else {
-                tracing::warn!(connector = %info.interface.as_str(), "no free crtc for a connector");
-                continue;
-            };
-            found.push((info, crtc));
-        }
-        let mut shares = self.share_planes(&resources.crtcs, &found)?.into_iter();
-        for (output, planes) in self.outputs.iter_mut().zip(&mut shares) {
-            output.set_planes(planes);
-        }
-        let mut added = Vec::new();
-        for ((info, crtc), planes) in found.into_iter().zip(shares) {
-            let mut output = KmsOutput::new(&*self.device, &info, crtc, planes)?;
-            if self.writeback {
-                output.pipe.writeback = Some(Writeback::find(&*self.device, crtc)?);
-            }
-            tracing::info!(output = output.name, mode = ?output.mode.size(), "output found");
-            added.push(crtc.into());
-            self.outputs.push(output);
-        }
-        Ok((added, removed))
+        self.watch = Some(watch.clone());
+        Ok(())
     }
 
-    /// Gives each plane to one output: first those that are driven, then those that were found. What an output shows
-    /// something on it keeps.
-    fn share_planes(
-        &self,
-        crtcs: &[crtc::Handle],
-        found: &[(ConnectorInfo, crtc::Handle)],
-    ) -> Result<Vec<Vec<(KmsPlane, PlaneCaps)>>, CardError> {
-        let (planes, mut caps): (Vec<_>, Vec<_>) = plane::read_planes(&*self.device)?.into_iter().unzip();
-        for caps in &mut caps {
-            let id = caps.id;
-            for (_, pair) in self.forbidden.iter().filter(|(plane, _)| *plane == id) {
-                caps.forbid(*pair);
-            }
-        }
-        let claim = |crtc: crtc::Handle, lit: &[NonZeroU32]| {
-            let index = crtcs.iter().zip(0..).find(|(c, _)| **c == crtc).map_or(u32::MAX, |(_, index)| index);
-            Claim { crtc: index, overlays: caps.len(), lit: lit.to_vec() }
-        };
-        let driven = self.outputs.iter().map(|output| claim(output.pipe.crtc, output.lit()));
-        let claims: Vec<Claim> = driven.chain(found.iter().map(|(_, crtc)| claim(*crtc, &[]))).collect();
-        let mut all: Vec<Option<(KmsPlane, PlaneCaps)>> = Vec::new();
-        let shares = share(&caps, &claims);
-        all.extend(planes.into_iter().zip(caps).map(Some));
-        let take = |shared: Vec<usize>| shared.into_iter().filter_map(|plane| all[plane].take()).collect();
-        Ok(shares.into_iter().map(take).collect())
+    /// Leaves nothing of ours on the screens; see [`DisplayDevice::leave`].
+    pub fn leave(&mut self) {
+        let active = self.active;
+        self.devices.iter_mut().for_each(|device| device.leave(active));
     }
 
-    /// See [`crate::backend::Backend::forbid`]. It holds for the plane on every output, also on those to come.
+    /// Looks at the connectors of a device again, of all without a number.
+    ///
+    /// # Errors
+    /// When a device does not answer.
+    pub fn scan(&mut self, device: Option<u64>) -> Result<Changes, CardError> {
+        let (mut changes, active) = (Changes::default(), self.active);
+        for one in self.devices.iter_mut().filter(|one| device.is_none_or(|id| id == one.id)) {
+            changes.extend(one.scan(active)?);
+        }
+        Ok(changes)
+    }
+
+    fn device(&self, output: OutputId) -> Option<&DisplayDevice> {
+        self.devices.iter().find(|device| device.slot == slot_of(output))
+    }
+
+    fn device_mut(&mut self, output: OutputId) -> Option<&mut DisplayDevice> {
+        self.devices.iter_mut().find(|device| device.slot == slot_of(output))
+    }
+
+    fn output(&self, id: OutputId) -> Option<&KmsOutput> {
+        self.device(id)?.output(id)
+    }
+
+    /// The buffers of the first device, or those of nobody's.
+    pub fn buffers(&self) -> &Buffers {
+        self.devices.first().map_or(&self.nowhere, |device| &device.buffers)
+    }
+
+    /// See [`Kms::buffers`].
+    pub fn buffers_mut(&mut self) -> &mut Buffers {
+        self.devices.first_mut().map_or(&mut self.nowhere, |device| &mut device.buffers)
+    }
+
+    /// The buffers of an output's device.
+    pub fn buffers_of(&self, output: OutputId) -> Option<&Buffers> {
+        Some(&self.device(output)?.buffers)
+    }
+
+    /// See [`Kms::buffers_of`].
+    pub fn buffers_of_mut(&mut self, output: OutputId) -> Option<&mut Buffers> {
+        Some(&mut self.device_mut(output)?.buffers)
+    }
+
+    /// Live GEM handles, and framebuffers of clients' buffers, of all devices.
+    pub fn resources(&self) -> (usize, usize) {
+        let all = self.devices.iter().map(|device| &device.buffers).chain([&self.nowhere]);
+        all.map(Buffers::resources).fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
+    }
+
+    /// The buffers of every device.
+    pub fn all_buffers(&mut self) -> impl Iterator<Item = &mut Buffers> {
+        self.devices.iter_mut().map(|device| &mut device.buffers).chain([&mut self.nowhere])
+    }
+
+    /// See [`crate::backend::Backend::forbid`].
     pub fn forbid(&mut self, output: OutputId, plane: NonZeroU32, pair: (DrmFourcc, DrmModifier)) {
-        self.forbidden.insert((plane, pair));
-        let caps = self.output_mut(output).into_iter().flat_map(|o| &mut o.caps);
-        caps.filter(|caps| caps.id == plane).for_each(|caps| caps.forbid(pair));
+        if let Some(device) = self.device_mut(output) {
+            device.forbid(output, plane, pair);
+        }
     }
 
     /// Ids of the outputs that are driven.
     pub fn output_ids(&self) -> impl Iterator<Item = OutputId> + '_ {
-        self.outputs.iter().map(|o| o.pipe.crtc.into())
+        self.devices.iter().flat_map(DisplayDevice::ids)
     }
 
     /// What the Wayland side of an output needs to know.
@@ -358,17 +422,40 @@ impl Kms {
         })
     }
 
+    /// The modes of an output's display.
+    pub fn modes(&self, id: OutputId) -> Vec<Mode> {
+        self.device(id).map(|device| device.modes(id)).unwrap_or_default()
+    }
+
+    /// The mode that an output is driven with.
+    pub fn mode(&self, id: OutputId) -> Option<Mode> {
+        Some(self.output(id)?.mode)
+    }
+
+    /// Displays that are connected and not driven, since all CRTCs that could are in use.
+    pub fn unlit(&self) -> Vec<String> {
+        self.devices.iter().flat_map(DisplayDevice::unlit).collect()
+    }
+
+    /// Has an output driven with another mode from the next frame on.
+    ///
+    /// # Errors
+    /// The errno with which the driver refuses it; nothing has changed then.
+    pub fn set_mode(&mut self, id: OutputId, mode: Mode) -> Result<(), Errno> {
+        self.device_mut(id).ok_or(Errno::NODEV)?.set_mode(id, mode)
+    }
+
+    /// Turns an output's CRTC off; the next frame turns it on.
+    ///
+    /// # Errors
+    /// The commit's errno.
+    pub fn turn_off(&mut self, id: OutputId) -> Result<(), Errno> {
+        self.device_mut(id).ok_or(Errno::NODEV)?.turn_off(id)
+    }
+
     /// The planes of all outputs.
     pub(super) fn every_plane(&self) -> impl Iterator<Item = &PlaneCaps> {
-        self.outputs.iter().flat_map(|o| &o.caps)
-    }
-
-    fn output(&self, id: OutputId) -> Option<&KmsOutput> {
-        self.outputs.iter().find(|o| u32::from(o.pipe.crtc) == id)
-    }
-
-    fn output_mut(&mut self, id: OutputId) -> Option<&mut KmsOutput> {
-        self.outputs.iter_mut().find(|o| u32::from(o.pipe.crtc) == id)
+        self.devices.iter().flat_map(|device| &device.outputs).flat_map(|o| &o.caps)
     }
 
     /// See [`crate::backend::Backend::planes`].
@@ -381,9 +468,14 @@ impl Kms {
         self.output(output).map_or(0, |o| o.commits)
     }
 
-    /// The device's node.
-    pub fn node(&self) -> &Path {
-        &self.node
+    /// The first device's node.
+    pub fn node(&self) -> Option<&Path> {
+        Some(&self.devices.first()?.node)
+    }
+
+    /// The node of an output's device.
+    pub fn node_of(&self, output: OutputId) -> Option<&Path> {
+        Some(&self.device(output)?.node)
     }
 
     /// Has flips that do not complete noticed, and displays refreshed as `vrr` says.
@@ -411,14 +503,19 @@ impl Kms {
         self.output(output)?.vrr()
     }
 
-    /// The kernel driver's name.
+    /// The first device's kernel driver; empty without one.
     pub fn driver(&self) -> &str {
-        &self.driver
+        self.devices.first().map_or("", DisplayDevice::driver)
     }
 
-    /// The device's number (`st_rdev` of the node).
-    pub fn device_id(&self) -> u64 {
-        self.device_id
+    /// The devices' numbers (`st_rdev` of their nodes).
+    pub fn device_ids(&self) -> impl Iterator<Item = u64> + '_ {
+        self.devices.iter().map(|device| device.id)
+    }
+
+    /// The number of an output's device.
+    pub fn device_of(&self, output: OutputId) -> Option<u64> {
+        Some(self.device(output)?.id)
     }
 
     /// Tells whether the session is active.
@@ -434,7 +531,7 @@ impl Kms {
     /// The session is back: whoever was master meanwhile may have left anything, so every output is set anew.
     pub fn resume(&mut self) {
         self.active = true;
-        for output in &mut self.outputs {
+        for output in self.devices.iter_mut().flat_map(|device| &mut device.outputs) {
             output.pipe.needs_modeset = true;
         }
     }
@@ -451,8 +548,7 @@ impl Kms {
     /// # Errors
     /// The commit's errno.
     pub fn test(&mut self, output: OutputId, frame: &FrameSpec) -> Result<(), Errno> {
-        let output = self.outputs.iter_mut().find(|o| u32::from(o.pipe.crtc) == output);
-        output.ok_or(Errno::NODEV)?.test(&*self.device, frame)
+        self.device_mut(output).ok_or(Errno::NODEV)?.test(output, frame)
     }
 
     /// See [`crate::backend::Backend::any_target`].
@@ -460,8 +556,7 @@ impl Kms {
     /// # Errors
     /// When there is no memory.
     pub fn any_target(&mut self, id: OutputId, canvas: Canvas) -> Result<SharedFramebuffer, Errno> {
-        let output = self.outputs.iter_mut().find(|o| u32::from(o.pipe.crtc) == id);
-        output.ok_or(Errno::NODEV)?.any_target(&self.buffers, canvas)
+        self.device_mut(id).ok_or(Errno::NODEV)?.any_target(id, canvas)
     }
 
     /// See [`crate::backend::Backend::compose`].
@@ -474,9 +569,8 @@ impl Kms {
         canvas: Canvas,
         draw: &mut dyn FnMut(&mut Target, usize) -> bool,
     ) -> Result<SharedFramebuffer, SubmitError> {
-        let output = self.outputs.iter_mut().find(|o| u32::from(o.pipe.crtc) == id);
-        let output = output.ok_or(SubmitError::Failed(Errno::NODEV))?;
-        output.compose(&self.buffers, canvas, draw)
+        let device = self.device_mut(id).ok_or(SubmitError::Failed(Errno::NODEV))?;
+        device.compose(id, canvas, draw)
     }
 
     /// See [`crate::backend::Backend::submit`].
@@ -487,50 +581,27 @@ impl Kms {
         if !self.active {
             return Err(SubmitError::Inactive);
         }
-        let (device, vrr, fence) = (&*self.device, self.vrr, &mut self.fence);
-        let index = self.outputs.iter().position(|output| u32::from(output.pipe.crtc) == id);
-        let index = index.ok_or(SubmitError::Failed(Errno::NODEV))?;
-        let sent = match self.outputs[index].submit(device, frame, before, vrr, fence) {
-            // Whoever had the device before may have lit CRTCs and connectors in another combination.
-            Err(SubmitError::Failed(_)) if self.outputs[index].pipe.needs_modeset => {
-                tracing::info!(
-                    output = self.outputs[index].name,
-                    "mode refused: turning everything off first"
-                );
-                turn_everything_off(device).map_err(SubmitError::Failed)?;
-                self.outputs.iter_mut().for_each(KmsOutput::turned_off);
-                self.outputs[index].submit(device, frame, before, vrr, fence)
-            }
-            result => result,
-        };
+        let vrr = self.vrr;
+        let device = self.device_mut(id).ok_or(SubmitError::Failed(Errno::NODEV))?;
+        let sent = device.submit(id, frame, before, vrr);
         if sent.is_ok() {
             self.watchdog.wake();
         }
         sent
     }
 
-    /// Reads the events that are waiting on the card.
+    /// Reads the events that are waiting on a card.
     ///
     /// # Errors
     /// When the device is gone.
-    pub fn read_flips(&mut self) -> std::io::Result<SmallVec<[Flip; 4]>> {
-        let mut events = std::mem::take(&mut self.events);
-        let read = self.device.read_events(&mut events);
-        let mut flips = SmallVec::new();
-        for event in events.drain(..) {
-            let id = u32::from(event.crtc);
-            let Some(output) = self.output_mut(id) else { continue };
-            // An older event is that of a commit that a session change has already written off, or that was given up.
-            // The first one of a CRTC that is lit may have no time yet (vkms gives 0), and counts.
-            if !event.time.is_zero() && event.time < output.watched.ignore_until {
-                continue;
-            }
-            if output.shown.flipped() {
-                flips.push(Flip { output: id, time: event.time, sequence: event.sequence });
-            }
-        }
-        self.events = events;
-        read.map(|()| flips)
+    pub fn read_flips(&mut self, slot: u32) -> std::io::Result<SmallVec<[Flip; 4]>> {
+        let device = self.devices.iter_mut().find(|device| device.slot == slot);
+        device.map_or_else(|| Ok(SmallVec::new()), DisplayDevice::read_flips)
+    }
+
+    /// The slots of the devices, for [`Kms::read_flips`] and [`Kms::drop_device`].
+    pub fn slots(&self) -> SmallVec<[u32; 4]> {
+        self.devices.iter().map(|device| device.slot).collect()
     }
 
     /// Reads back what an output shows (the first one, without a name).
@@ -541,12 +612,9 @@ impl Kms {
         if !self.active {
             return Err(CaptureError::Inactive);
         }
-        let output = self.outputs.iter().find(|o| name.is_none_or(|n| n == o.name));
-        let output = output.ok_or(CaptureError::NoOutput)?;
-        let writeback = output.pipe.writeback.as_ref().ok_or(CaptureError::NoWriteback)?;
-        let size = output.mode.size();
-        let request = output.request_same(self.fence.value());
-        writeback.capture(&*self.device, &self.buffers, output.pipe.crtc, size, request)
+        let named = |id: &OutputId| name.is_none_or(|n| self.output(*id).is_some_and(|o| o.name == n));
+        let id = self.output_ids().find(named).ok_or(CaptureError::NoOutput)?;
+        self.device_mut(id).ok_or(CaptureError::NoOutput)?.capture(id)
     }
 }
 
@@ -558,9 +626,24 @@ pub fn planes_of(device: &dyn device::KmsDevice) -> Result<Vec<PlaneCaps>, CardE
     Ok(plane::read_planes(device)?.into_iter().map(|(_, caps)| caps).collect())
 }
 
+/// The number of a DRM node; none of something else.
+fn device_of(node: &Path) -> Option<u64> {
+    let number = rustix::fs::stat(node).ok()?.st_rdev;
+    (rustix::fs::major(number) == DRM_MAJOR).then_some(number)
+}
+
 /// Tells whether a path names a DRM node at all.
 fn node_exists(node: &Path) -> bool {
-    rustix::fs::stat(node).is_ok_and(|stat| rustix::fs::major(stat.st_rdev) == DRM_MAJOR)
+    device_of(node).is_some()
+}
+
+/// Gives a card that is not driven back to the session.
+fn give_back(session: &mut LibSeatSession, card: Rc<Card>, node: &Path) {
+    if let Ok(card) = Rc::try_unwrap(card)
+        && let Err(err) = session.close(card.into_fd())
+    {
+        tracing::debug!(%err, node = %node.display(), "device not given back");
+    }
 }
 
 fn open_card(session: &mut LibSeatSession, node: &Path) -> Result<(Rc<Card>, u64), StartError> {

@@ -8,7 +8,7 @@ use std::num::NonZeroU32;
 use drm::DriverCapability;
 use drm::control::{AtomicCommitFlags, RawResourceHandle, connector, crtc, property};
 use drm_fourcc::DrmFourcc;
-use drm_prime::scanout::{PlaneCaps, PlaneType};
+use drm_prime::scanout::{PlaneCaps, PlaneType, Rect, SourceRect};
 use drm_prime::{PlaneFramebuffers, SharedFramebuffer, Staging};
 use rustix::io::Errno;
 
@@ -30,6 +30,8 @@ pub struct KmsOutput {
     pub(super) pipe: Pipe,
     pub(super) name: String,
     pub(super) mode: Mode,
+    /// The mode is not the display's favourite, but somebody's choice.
+    chosen: bool,
     pub(super) physical_mm: (u32, u32),
     pub(super) caps: Vec<PlaneCaps>,
     primary: Swapchain<DumbCanvas>,
@@ -85,8 +87,7 @@ impl KmsOutput {
         if !caps.iter().any(|c| c.kind == PlaneType::Primary) {
             return Err(CardError::NoOutputs);
         }
-        let mode = info.modes.iter().find(|m| m.is_preferred()).or(info.modes.first());
-        let mode = *mode.ok_or(CardError::NoOutputs)?;
+        let mode = info.favourite().ok_or(CardError::NoOutputs)?;
         let blob = device.create_blob(&mode.bytes()).map_err(CardError::io("creating the mode blob"))?;
         let crtc_props = Properties::read(device, Object::Crtc(crtc))?;
         let connector_props = Properties::read(device, Object::Connector(info.handle))?;
@@ -109,8 +110,9 @@ impl KmsOutput {
         let asynchronous = device.capability(DriverCapability::AtomicASyncPageFlip);
         Ok(Self {
             pipe,
-            name: format!("{}-{}", info.interface.as_str(), info.interface_id),
+            name: info.name(),
             mode,
+            chosen: false,
             physical_mm: info.size_mm.unwrap_or_default(),
             caps,
             primary: Swapchain::default(),
@@ -304,8 +306,98 @@ impl KmsOutput {
         self.pipe.vrr = false;
     }
 
-    /// Turns the CRTC off and gives its mode blob back; the end of this output.
-    pub fn disable(&self, device: &dyn KmsDevice) {
+    /// Has the display driven with a mode that it has, if it has no longer the one that it is driven with, or if nobody chose
+    /// that and it likes another better now. Tells whether it is another.
+    pub(super) fn follow(&mut self, device: &dyn KmsDevice, info: &ConnectorInfo) -> bool {
+        self.physical_mm = info.size_mm.unwrap_or_default();
+        let wanted = info.favourite().filter(|mode| !mode.is_like(&self.mode));
+        let has = self.chosen && info.modes.iter().any(|mode| mode.is_like(&self.mode));
+        let Some(mode) = wanted.filter(|_| !has) else { return false };
+        match device.create_blob(&mode.bytes()) {
+            Ok(blob) => {
+                self.replace_mode(device, mode, blob);
+                self.chosen = false;
+                true
+            }
+            Err(err) => {
+                tracing::warn!(%err, output = self.name, "mode not changed");
+                false
+            }
+        }
+    }
+
+    /// Drives the display with another mode from the next frame on, if the driver takes it in a test.
+    ///
+    /// # Errors
+    /// The errno of the test, or of the memory for it; nothing has changed then.
+    pub(super) fn try_mode(
+        &mut self,
+        device: &dyn KmsDevice,
+        buffers: &Buffers,
+        mode: Mode,
+    ) -> Result<(), Errno> {
+        let failed = |err: std::io::Error| Errno::from_io_error(&err).unwrap_or(Errno::IO);
+        let (w, h) = mode.size();
+        let canvas = DumbCanvas::new(buffers, (w, h), DrmFourcc::Xrgb8888)?;
+        let primary = self.primary().ok_or(Errno::NODEV)?;
+        let whole = Rect::new(0, 0, w, h);
+        let picture = PlaneUpdate::new(primary, canvas.framebuffer.clone(), SourceRect::whole(w, h), whole);
+        let blob = device.create_blob(&mode.bytes()).map_err(failed)?;
+        let before = (std::mem::replace(&mut self.pipe.mode_blob, blob), self.pipe.needs_modeset);
+        self.pipe.needs_modeset = true;
+        let tested = self.test(device, &FrameSpec { planes: vec![picture], ..FrameSpec::default() });
+        let tried;
+        (self.pipe.mode_blob, tried) = (before.0, self.pipe.mode_blob);
+        self.pipe.needs_modeset = before.1;
+        if let Err(errno) = tested {
+            discard(device, tried);
+            return Err(errno);
+        }
+        self.replace_mode(device, mode, tried);
+        self.chosen = true;
+        Ok(())
+    }
+
+    fn replace_mode(&mut self, device: &dyn KmsDevice, mode: Mode, blob: u64) {
+        discard(device, std::mem::replace(&mut self.pipe.mode_blob, blob));
+        self.mode = mode;
+        self.pipe.needs_modeset = true;
+        (self.primary, self.holes) = (Swapchain::default(), Swapchain::default());
+    }
+
+    /// Turns the CRTC and its planes off, with a commit that waits for those before it; the mode stays. The next frame turns
+    /// it on.
+    ///
+    /// # Errors
+    /// The commit's errno.
+    pub(super) fn turn_off(&mut self, device: &dyn KmsDevice) -> Result<(), Errno> {
+        let (pipe, request) = (&self.pipe, &mut self.request);
+        self.shown.commit_now(|staging| {
+            request.clear();
+            for plane in &pipe.planes {
+                plane.turn_off(request);
+            }
+            staging.turn_all_off();
+            request.set(pipe.crtc.into(), pipe.crtc_active, 0);
+            if let Some(property) = pipe.crtc_vrr {
+                request.set(pipe.crtc.into(), property, 0);
+            }
+            device.commit(AtomicCommitFlags::ALLOW_MODESET, request)
+        })?;
+        self.turned_off();
+        self.give_up();
+        Ok(())
+    }
+
+    /// Turns the CRTC off, while `active`, and gives its mode blob back; the end of this output.
+    pub fn disable(&self, device: &dyn KmsDevice, active: bool) {
+        if active {
+            self.let_go(device);
+        }
+        discard(device, self.pipe.mode_blob);
+    }
+
+    fn let_go(&self, device: &dyn KmsDevice) {
         let mut req = Request::new();
         for plane in &self.pipe.planes {
             plane.turn_off(&mut req);
@@ -320,9 +412,6 @@ impl KmsOutput {
         }
         if let Err(err) = device.commit(AtomicCommitFlags::ALLOW_MODESET, &mut req) {
             tracing::warn!(%err, output = self.name, "crtc not turned off");
-        }
-        if let Err(err) = device.destroy_blob(self.pipe.mode_blob) {
-            tracing::debug!(%err, "mode blob not destroyed");
         }
     }
 
@@ -372,6 +461,12 @@ impl KmsOutput {
             |canvas, age| draw(&mut canvas.target, age),
         )?;
         Ok(drawn.framebuffer.clone())
+    }
+}
+
+fn discard(device: &dyn KmsDevice, blob: u64) {
+    if let Err(err) = device.destroy_blob(blob) {
+        tracing::debug!(%err, "mode blob not destroyed");
     }
 }
 

@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use calloop::{EventSource, LoopHandle, Poll, PostAction, Readiness, Token, TokenFactory};
-use rustix::event::epoll::EventFlags;
 use smithay::backend::libinput::{LibinputInputBackend, LibinputSessionInterface};
 use smithay::backend::session::Event as SessionEvent;
 use smithay::backend::session::Session;
@@ -12,7 +11,7 @@ use smithay::backend::udev::{UdevBackend, UdevEvent};
 use smithay::reexports::input::Libinput;
 
 use super::{Kms, StartError};
-use crate::reactor::{Source, Watch};
+use crate::reactor::Watch;
 use crate::state::State;
 
 fn source<S>(
@@ -30,16 +29,6 @@ where
         .map_err(|err| StartError::Source { what, reason: err.error.to_string() })
 }
 
-/// Has the event loop hear of flips.
-///
-/// # Errors
-/// When the descriptor cannot be watched.
-pub fn watch_card(watch: &Watch, kms: &Kms) -> Result<(), StartError> {
-    watch
-        .add(kms.device.event_fd(), Source::Card, EventFlags::IN)
-        .map_err(|err| StartError::Source { what: "the card", reason: err.to_string() })
-}
-
 /// Connects a started backend to the event loop.
 ///
 /// # Errors
@@ -47,7 +36,7 @@ pub fn watch_card(watch: &Watch, kms: &Kms) -> Result<(), StartError> {
 pub fn insert_sources(
     handle: &LoopHandle<'static, State>,
     watch: &Watch,
-    kms: &Kms,
+    kms: &mut Kms,
     notifier: LibSeatSessionNotifier,
 ) -> Result<(), StartError> {
     let failed =
@@ -75,15 +64,12 @@ pub fn insert_sources(
         }
     })?;
 
-    watch_card(watch, kms)?;
+    kms.watch_cards(watch)?;
 
     let monitor = UdevBackend::new(&seat).map_err(|err| failed("udev")(&err))?;
     source(handle, "udev", monitor, |event, (), state| match event {
-        UdevEvent::Changed { device_id } => state.device_changed(device_id),
-        UdevEvent::Added { .. } | UdevEvent::Removed { .. } => {
-            tracing::debug!("a display device came or went");
-            state.exporters_changed();
-        }
+        UdevEvent::Changed { device_id } => state.connectors_changed(Some(device_id)),
+        UdevEvent::Added { .. } | UdevEvent::Removed { .. } => state.devices_changed(),
     })
 }
 

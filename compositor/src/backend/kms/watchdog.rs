@@ -17,6 +17,8 @@
 use std::time::Duration;
 
 use super::Kms;
+use super::device::turn_everything_off;
+use super::display::DisplayDevice;
 use crate::backend::{Flip, OutputId};
 use crate::reactor::Timers;
 use crate::state::{State, monotonic};
@@ -78,7 +80,7 @@ enum Recovered {
 impl State {
     fn look_at_flips(&mut self) {
         // Where everything stood still for a while, as in a suspended machine, the event is there and was not read.
-        self.card_readable();
+        self.cards_readable();
         let Some(kms) = self.backend.kms() else { return };
         let fenced = |id| self.outputs.iter().any(|entry| entry.state.id == id && entry.state.awaits_fence());
         let (flips, off) = kms.look_at_flips(fenced);
@@ -110,11 +112,28 @@ impl Kms {
         self.watchdog.running = false;
         // Whoever is master now decides; with the session's return everything is set anew.
         if !self.active {
-            self.outputs.iter_mut().for_each(|o| o.watched.waiting = None);
+            self.devices.iter_mut().flat_map(|d| &mut d.outputs).for_each(|o| o.watched.waiting = None);
             return (flips, off);
         }
+        for device in &mut self.devices {
+            device.look_at_flips(&fenced, &mut flips, &mut off);
+        }
+        if self.devices.iter().flat_map(|d| &d.outputs).any(|o| o.shown.outstanding() > 0) {
+            self.watchdog.wake();
+        }
+        (flips, off)
+    }
+}
+
+impl DisplayDevice {
+    fn look_at_flips(
+        &mut self,
+        fenced: &impl Fn(OutputId) -> bool,
+        flips: &mut Vec<Flip>,
+        off: &mut Vec<OutputId>,
+    ) {
         for index in 0..self.outputs.len() {
-            let id = u32::from(self.outputs[index].pipe.crtc);
+            let id = self.id_of(self.outputs[index].pipe.crtc);
             if self.outputs[index].shown.outstanding() > 0 && fenced(id) {
                 // The kernel waits for whoever writes to a buffer, and so would the commit that makes up for the flip.
                 self.outputs[index].watched.waiting = None;
@@ -125,14 +144,10 @@ impl Kms {
             }
             match self.recover(index) {
                 Recovered::Shown => flips.push(Flip { output: id, time: monotonic(), sequence: 0 }),
-                Recovered::Off => off.extend(self.outputs.iter().map(|o| u32::from(o.pipe.crtc))),
+                Recovered::Off => off.extend(self.ids()),
                 Recovered::Not => {}
             }
         }
-        if self.outputs.iter().any(|o| o.shown.outstanding() > 0) {
-            self.watchdog.wake();
-        }
-        (flips, off)
     }
 
     fn recover(&mut self, index: usize) -> Recovered {
@@ -147,7 +162,7 @@ impl Kms {
             }
             Err(errno) => tracing::warn!(%errno, "frame not committed again"),
         }
-        match super::turn_everything_off(device) {
+        match turn_everything_off(device) {
             Ok(()) => {
                 tracing::warn!("outputs turned off to be set anew");
                 for output in &mut self.outputs {

@@ -24,6 +24,9 @@ pub enum CaptureError {
     /// No such output.
     #[error("there is no such output")]
     NoOutput,
+    /// The output is off.
+    #[error("the output is off")]
+    Off,
     /// The session is inactive.
     #[error("the session is not active")]
     Inactive,

@@ -56,6 +56,11 @@ impl Card {
         }
     }
 
+    /// The descriptor, for the session.
+    pub fn into_fd(self) -> OwnedFd {
+        self.0
+    }
+
     /// Takes a node to look at: that another program is its master is no obstacle.
     ///
     /// # Errors

@@ -147,6 +147,18 @@ pub struct ConnectorInfo {
     pub modes: Vec<Mode>,
 }
 
+impl ConnectorInfo {
+    /// Type and number, such as `HDMI-A-1`.
+    pub fn name(&self) -> String {
+        format!("{}-{}", self.interface.as_str(), self.interface_id)
+    }
+
+    /// The mode that the display likes best.
+    pub fn favourite(&self) -> Option<Mode> {
+        self.modes.iter().find(|mode| mode.is_preferred()).or(self.modes.first()).copied()
+    }
+}
+
 /// `DRM_MODE_TYPE_PREFERRED`.
 const PREFERRED: u32 = 1 << 3;
 
@@ -176,6 +188,12 @@ impl Mode {
     /// The display likes it best.
     pub fn is_preferred(&self) -> bool {
         self.kind & PREFERRED != 0
+    }
+
+    /// The same picture at the same rate, whatever the driver says of where it has it from.
+    pub fn is_like(&self, other: &Self) -> bool {
+        let timings = |mode: &Self| (mode.clock, mode.horizontal, mode.vertical, mode.flags);
+        timings(self) == timings(other)
     }
 
     /// From one vertical blank to the next.
