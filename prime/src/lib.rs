@@ -92,6 +92,7 @@ mod chain;
 pub mod device;
 pub mod dmabuf;
 pub mod dumb;
+mod errno;
 pub mod exporter;
 pub mod exporting;
 pub mod flip;
@@ -118,6 +119,7 @@ pub use dmabuf::{
     BufferPlane, Dmabuf, DmabufId, DmabufStat, Layout, LayoutError, MAX_BUFFER_PLANES, SizeError, is_dmabuf,
 };
 pub use dumb::{DumbBuffer, DumbError};
+pub use errno::errno_name;
 pub use exporter::{ExporterInfo, LinearExporters, Linearity, exporter_is_linear, exporter_name};
 pub use flip::{CommitId, PlaneFramebuffers, SharedFramebuffer, Staging};
 pub use format::FormatInfo;

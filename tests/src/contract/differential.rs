@@ -6,12 +6,12 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 
+use drm_prime::errno_name;
 use rustix::io::Errno;
 
 use super::script::{FDS, FEW, FILES, Given, Op, Step};
 use super::{
-    Answer, Contract, Device, Dumb, Fb2, FbInfo, Fd, FdArg, File, Map, Node, PAGE, SyncArg, SyncFile,
-    errno_name, fine,
+    Answer, Contract, Device, Dumb, Fb2, FbInfo, Fd, FdArg, File, Map, Node, PAGE, SyncArg, SyncFile, fine,
 };
 
 /// What a step did on one side.

@@ -11,6 +11,7 @@
 use std::fmt;
 
 use anyhow::{Context, Result, bail};
+use drm_prime::errno_name;
 use rustix::io::Errno;
 
 pub mod denied;
@@ -399,33 +400,6 @@ pub trait Contract {
         self.unmap(map);
         Ok(())
     }
-}
-
-/// An errno as C writes it.
-#[must_use]
-pub fn errno_name(errno: Errno) -> String {
-    const NAMES: &[(Errno, &str)] = &[
-        (Errno::ACCESS, "EACCES"),
-        (Errno::AGAIN, "EAGAIN"),
-        (Errno::BADF, "EBADF"),
-        (Errno::BADFD, "EBADFD"),
-        (Errno::BUSY, "EBUSY"),
-        (Errno::FAULT, "EFAULT"),
-        (Errno::INVAL, "EINVAL"),
-        (Errno::MFILE, "EMFILE"),
-        (Errno::NODEV, "ENODEV"),
-        (Errno::NOENT, "ENOENT"),
-        (Errno::NOMEM, "ENOMEM"),
-        (Errno::NOSYS, "ENOSYS"),
-        (Errno::NOTTY, "ENOTTY"),
-        (Errno::NXIO, "ENXIO"),
-        (Errno::OPNOTSUPP, "EOPNOTSUPP"),
-        (Errno::PERM, "EPERM"),
-        (Errno::RANGE, "ERANGE"),
-        (Errno::TIMEDOUT, "ETIMEDOUT"),
-    ];
-    let name = NAMES.iter().find(|(known, _)| *known == errno).map(|(_, name)| (*name).to_owned());
-    name.unwrap_or_else(|| format!("errno {}", errno.raw_os_error()))
 }
 
 /// Demands that a call succeeds.

@@ -6,6 +6,7 @@
 use std::hash::{DefaultHasher, Hasher};
 
 use anyhow::{Context, Result};
+use drm_prime::errno_name;
 use drm_prime::model::memory::Access;
 use drm_prime::model::{
     self, DmabufFd, DmabufMap, Driver, DumbMap, Fb2Request, Machine, Profile, UdmabufMemory,
@@ -16,7 +17,7 @@ use rustix::io::Errno;
 use super::slots::{Slots, closing};
 use super::{
     Answer, Caps, Census, Contract, Device, Dumb, Fb2, FbInfo, Fd, FdArg, File, Map, Memory, Node, SyncArg,
-    SyncFile, Whence, errno_name, sys,
+    SyncFile, Whence, sys,
 };
 
 /// A mapping, by where it came from.

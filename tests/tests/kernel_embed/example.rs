@@ -15,7 +15,6 @@ use primeway_tests::check::{Subject, check_kernel};
 use primeway_tests::debugfs::DebugDevice;
 use primeway_tests::drm_node::DrmNode;
 use primeway_tests::session::{RunningClient, sibling_program};
-use serde_json::{Value, json};
 
 const EMBED: &str = include_str!("../../../compositor/examples/embed.rs");
 const SOCKET: &str = "wayland-embed";
@@ -91,37 +90,31 @@ pub fn the_probe_finds_the_matrix() -> Result<()> {
     let (program, card) = (program("probe")?, DrmNode::of_driver("vkms")?.path().to_owned());
     let device = DebugDevice::of_driver("vkms")?;
     let before = device.planes()?;
-    let (good, text, err) = probe(Command::new(&program).arg("--json").arg(&card))?;
-    ensure!(good, "{err}");
-    let found: Value = serde_json::from_str(&text).context("not JSON")?;
-    ensure!(found["device"]["driver"] == "vkms", "{found}");
-    for exporter in ["own", "vgem", "udmabuf", "heap:system"] {
-        for format in ["XR24", "AR24", "RG16", "NV12", "P010"] {
-            let cell = &found["formats"][format][exporter];
-            ensure!(cell["import"] == "ok" && cell["addfb2"] == "ok", "{format} of {exporter}: {cell}");
-            let planes = cell["test"].as_array().context("no plane was asked")?;
-            ensure!(
-                planes.len() == before.len() && planes.iter().all(|plane| plane["result"] == "ok"),
-                "{cell}"
-            );
-        }
-        // vkms has neither.
-        for format in ["XR30", "YUYV"] {
-            let wanted = json!({"import": "ok", "addfb2": "EINVAL", "test": null});
-            ensure!(found["formats"][format][exporter] == wanted, "{}", found["formats"][format]);
-        }
+    let (good, text, err) = probe(Command::new(&program).arg(&card))?;
+    ensure!(good && text.starts_with(&format!("{}: vkms\n", card.display())), "{text}{err}");
+    let row = |name: &str| -> Result<Vec<String>> {
+        let line = text.lines().find(|line| line.starts_with(name)).with_context(|| text.clone())?;
+        Ok(line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).map(str::to_owned).collect())
+    };
+    ensure!(row(" ")? == ["own", "vgem", "udmabuf", "heap:system"], "{text}");
+    // The last two vkms does not have.
+    for (format, cell) in [
+        ("XR24", "ok ok"),
+        ("RG16", "ok ok"),
+        ("NV12", "ok ok"),
+        ("P010", "ok ok"),
+        ("YU12", "ok ok"),
+        ("XR30", "ok EINVAL"),
+        ("YUYV", "ok EINVAL"),
+    ] {
+        ensure!(row(format)? == [format, cell, cell, cell, cell], "{format}: {text}");
     }
-    let (good, text, err) = probe(&mut Command::new(&program))?;
-    ensure!(good, "{err}");
-    let row = text.lines().find(|line| line.starts_with("NV12")).with_context(|| text.clone())?;
-    let all = format!("ok ok {0}/{0}", before.len());
-    ensure!(row.matches(&all).count() == 4, "{text}");
     ensure!(device.planes()? == before, "the display has changed");
     ensure!(device.framebuffers()?.iter().all(|framebuffer| framebuffer.allocated_by != "probe"));
     Ok(())
 }
 
-/// Every way not to have a display device is told apart.
+/// Every way not to have a device is told apart.
 pub fn the_probe_says_what_is_missing() -> Result<()> {
     let (program, card) = (program("probe")?, DrmNode::of_driver("vkms")?.path().to_owned());
     let mut user = Command::new(&program);
@@ -129,20 +122,14 @@ pub fn the_probe_says_what_is_missing() -> Result<()> {
     user.uid(1000).gid(1000).arg(&card);
     let mut empty = Command::new("unshare");
     empty.args(["--mount", "sh", "-c", "mount -t tmpfs none /dev/dri && exec \"$0\""]).arg(&program);
-    let mut vgem = Command::new(&program);
-    vgem.arg(DrmNode::of_driver("vgem")?.path());
-    let (mut null, mut absent, mut wrong) =
-        (Command::new(&program), Command::new(&program), Command::new(&program));
+    let (mut null, mut absent) = (Command::new(&program), Command::new(&program));
     null.arg("/dev/null");
     absent.arg("/dev/dri/card99");
-    wrong.arg("--jsn");
     for (command, words) in [
         (&mut user, "permission denied"),
         (&mut empty, "no DRM device here"),
-        (&mut vgem, "no planes"),
         (&mut null, "is no DRM device"),
         (&mut absent, "no such device"),
-        (&mut wrong, "unknown argument --jsn"),
     ] {
         let (good, text, err) = probe(command)?;
         ensure!(!good && text.is_empty() && err.contains(words), "{words}: {text}{err}");
