@@ -87,23 +87,27 @@ pub enum Command {
     #[command(after_help = EXPLAIN_STATUS)]
     Explain(ExplainArgs),
     /// Tell what every display plane shows.
+    #[command(after_help = STATUS)]
     Planes(To),
     /// Tell who holds how many buffers, framebuffers and GEM handles.
+    #[command(after_help = STATUS)]
     Buffers(To),
     /// Tell what is shown where, and then every change, until primeway ends; with --json a line each.
+    #[command(after_help = STATUS)]
     Events(To),
     /// Show planes and surfaces live in a terminal; with --json a line each second.
+    #[command(after_help = STATUS)]
     Top(To),
-    /// Print counters as text, a name and a number in each line, for monitors of kiosks.
-    Counters {
-        /// The control socket [default: $PRIMEWAY_SOCKET, else that of $WAYLAND_DISPLAY].
-        #[arg(long, value_name = "PATH")]
-        socket: Option<PathBuf>,
-    },
-    /// Write a page about devices, planes, surfaces and what happened lately, for a bug report. Titles are left out.
+    /// Print counters as text, a name and a number in each line, for monitors of kiosks; with --json as an object.
+    #[command(after_help = STATUS)]
+    Counters(To),
+    /// Write a page about devices, planes, surfaces and what happened lately, for a bug report; with --json what the page is
+    /// made of. Titles are left out.
+    #[command(after_help = STATUS)]
     Report(ReportArgs),
     /// Ask a display device what it takes: import, ADDFB2 and TEST_ONLY by format, modifier, plane and whose memory it is.
     /// It needs no running primeway, shows nothing and changes nothing.
+    #[command(after_help = PROBE_STATUS)]
     Probe(ProbeArgs),
     /// Plan again what `--record` recorded, without a display, and compare.
     #[command(after_help = REPLAY_STATUS)]
@@ -112,6 +116,18 @@ pub enum Command {
     #[command(after_help = EXPLAIN_STATUS)]
     Check(CheckArgs),
 }
+
+/// What those exit with that ask a running primeway and judge nothing.
+const STATUS: &str = "Exit status:
+  0  there is an answer
+  1  there is no primeway to ask, or it is another user's; of `top`, also if there is no terminal
+  2  the command line is wrong";
+
+/// What `probe` exits with.
+const PROBE_STATUS: &str = "Exit status:
+  0  the device was asked, whatever it takes
+  1  there is no such device, or a SPEC is wrong
+  2  the command line is wrong";
 
 /// What `explain` and `check` exit with.
 const EXPLAIN_STATUS: &str = "Exit status:
@@ -188,12 +204,12 @@ pub struct ProbeArgs {
 /// `primeway report`.
 #[derive(Clone, Debug, Args)]
 pub struct ReportArgs {
-    /// The control socket [default: $PRIMEWAY_SOCKET, else that of $WAYLAND_DISPLAY].
-    #[arg(long, value_name = "PATH")]
-    pub socket: Option<PathBuf>,
     /// Where to save it; - for the standard output.
     #[arg(short, long, value_name = "FILE.html")]
     pub output: PathBuf,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub to: To,
 }
 
 /// `primeway check`.

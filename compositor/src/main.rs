@@ -19,7 +19,7 @@ fn main() -> ExitCode {
         Some(Command::Buffers(to)) => client::buffers(to),
         Some(Command::Events(to)) => client::events(to),
         Some(Command::Top(to)) => primeway::ctl::top::run(to),
-        Some(Command::Counters { socket }) => client::counters(socket.clone()),
+        Some(Command::Counters(to)) => client::counters(to),
         Some(Command::Report(args)) => client::write_report(args),
         Some(Command::Probe(args)) => primeway::ctl::probe::run(args),
         Some(Command::Check(args)) => client::check(args),

@@ -1,18 +1,22 @@
-//! The programs that ask a running primeway one question: `ctl`, `explain`, `planes`, `buffers` and `check`.
+//! The programs that ask a running primeway: `ctl`, `explain`, `planes`, `buffers`, `events`, `counters`, `report` and `check`.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use serde::de::DeserializeOwned;
 
+use super::counters::Counters;
 use super::events::Event;
 use super::explain::{ExplainReport, Explanation, Query};
 use super::report::Parts;
 use super::{Answer, CaptureSource, Request, report, show};
 use crate::cli::{CheckArgs, Ctl, CtlRequest, ExplainArgs, ReportArgs, To};
 
+/// How long an answer may take: that of a capture waits for a picture of the display, and for the file.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Every surface asked about is scanned out.
 const SCANNED_OUT: u8 = 0;
 /// At least one of them is composited.
@@ -161,17 +165,28 @@ pub fn check(args: &CheckArgs) -> anyhow::Result<u8> {
     Ok(if report.scanned_out { SCANNED_OUT } else { COMPOSITED })
 }
 
+/// What there is to say of every surface; without one there is nothing to explain, and no error.
+pub(super) fn everything(socket: Option<PathBuf>) -> anyhow::Result<serde_json::Value> {
+    let all = Request::Explain(Query { all: true, ..Query::default() });
+    let nothing = || serde_json::to_value(ExplainReport { scanned_out: false, surfaces: Vec::new() });
+    match answer(socket, &all)? {
+        Answer::Ok(value) => Ok(value),
+        Answer::Error(_) => Ok(nothing()?),
+    }
+}
+
 /// `primeway counters`.
 ///
 /// # Errors
 /// As [`run`].
-pub fn counters(socket: Option<PathBuf>) -> anyhow::Result<u8> {
-    let everything = Request::Explain(Query { all: true, ..Query::default() });
-    let explain = ask(socket.clone(), &everything).ok().map(serde_json::from_value).transpose()?;
-    let explain = explain.unwrap_or(ExplainReport { scanned_out: false, surfaces: Vec::new() });
-    let timeline = serde_json::from_value(ask(socket.clone(), &Request::Timeline)?)?;
-    let stats = ask(socket, &Request::Stats)?;
-    print(&show::counters(&explain, &timeline, &stats["resources"]))?;
+pub fn counters(to: &To) -> anyhow::Result<u8> {
+    let get = |request: &Request| ask(to.socket.clone(), request);
+    let explain = serde_json::from_value(everything(to.socket.clone())?)?;
+    let planes = serde_json::from_value(get(&Request::Planes)?)?;
+    let timeline = serde_json::from_value(get(&Request::Timeline)?)?;
+    let resources = get(&Request::Stats)?["resources"].take();
+    let counters = Counters::new(&explain, &planes, &timeline, resources);
+    print(&if to.json { serde_json::to_string_pretty(&counters)? + "\n" } else { counters.text() })?;
     Ok(0)
 }
 
@@ -180,23 +195,24 @@ pub fn counters(socket: Option<PathBuf>) -> anyhow::Result<u8> {
 /// # Errors
 /// As [`run`], or when the file cannot be written.
 pub fn write_report(args: &ReportArgs) -> anyhow::Result<u8> {
-    let socket = || args.socket.clone();
-    let everything = Request::Explain(Query { all: true, ..Query::default() });
-    // Without a window there is nothing to explain, and a report all the same.
-    let explain = ask(socket(), &everything).ok().map(serde_json::from_value).transpose()?;
-    let parts = Parts {
-        stats: ask(socket(), &Request::Stats)?,
-        explain: explain.unwrap_or(ExplainReport { scanned_out: false, surfaces: Vec::new() }),
-        planes: serde_json::from_value(ask(socket(), &Request::Planes)?)?,
-        buffers: serde_json::from_value(ask(socket(), &Request::Buffers)?)?,
-        timeline: serde_json::from_value(ask(socket(), &Request::Timeline)?)?,
+    let untitled = |mut answer: serde_json::Value| {
+        report::untitle(&mut answer);
+        answer
     };
-    let html = report::page(&parts);
+    let get = |request: &Request| ask(args.to.socket.clone(), request).map(untitled);
+    let parts = Parts {
+        stats: get(&Request::Stats)?,
+        explain: serde_json::from_value(untitled(everything(args.to.socket.clone())?))?,
+        planes: serde_json::from_value(get(&Request::Planes)?)?,
+        buffers: serde_json::from_value(get(&Request::Buffers)?)?,
+        timeline: serde_json::from_value(get(&Request::Timeline)?)?,
+    };
+    let text = if args.to.json { serde_json::to_string_pretty(&parts)? + "\n" } else { report::page(&parts) };
     if args.output.as_os_str() == "-" {
-        print(&html)?;
+        print(&text)?;
         return Ok(0);
     }
-    std::fs::write(&args.output, html).with_context(|| format!("cannot write {}", args.output.display()))?;
+    std::fs::write(&args.output, text).with_context(|| format!("cannot write {}", args.output.display()))?;
     print(&format!("{}\n", args.output.display()))?;
     Ok(0)
 }
@@ -227,13 +243,18 @@ pub(super) fn print(text: &str) -> anyhow::Result<bool> {
 /// # Errors
 /// When there is no primeway to ask, or it answers with an error.
 pub fn ask(socket: Option<PathBuf>, request: &Request) -> anyhow::Result<serde_json::Value> {
-    let stream = send(socket, request)?;
-    let mut answer = String::new();
-    BufReader::new(stream).read_line(&mut answer).context("no answer")?;
-    match serde_json::from_str(&answer).context("not an answer of primeway")? {
+    match answer(socket, request)? {
         Answer::Ok(value) => Ok(value),
         Answer::Error(text) => Err(anyhow!(text)),
     }
+}
+
+fn answer(socket: Option<PathBuf>, request: &Request) -> anyhow::Result<Answer> {
+    let stream = send(socket, request)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut answer = String::new();
+    BufReader::new(stream).read_line(&mut answer).context("no answer")?;
+    serde_json::from_str(&answer).context("not an answer of primeway")
 }
 
 /// Sends one request, and returns the connection that it is answered on.
@@ -247,12 +268,26 @@ pub(super) fn send(socket: Option<PathBuf>, request: &Request) -> anyhow::Result
             anyhow!("no primeway here: PRIMEWAY_SOCKET and WAYLAND_DISPLAY are not set; use --socket")
         })?,
     };
-    let mut stream =
-        UnixStream::connect(&path).with_context(|| format!("no primeway answers on {}", path.display()))?;
+    let mut stream = UnixStream::connect(&path).with_context(|| no_primeway(&path))?;
     let mut line = serde_json::to_string(request)?;
     line.push('\n');
     stream.write_all(line.as_bytes())?;
     Ok(stream)
+}
+
+/// What to say of a socket that cannot be connected to.
+fn no_primeway(path: &Path) -> String {
+    let shown = path.display();
+    let owner = std::fs::metadata(path).map(|file| std::os::unix::fs::MetadataExt::uid(&file));
+    match owner {
+        Ok(uid) if uid != rustix::process::geteuid().as_raw() => {
+            format!("{shown} is of a session of another user (uid {uid})")
+        }
+        Err(err) if err.kind() == std::io::ErrorKind::PermissionDenied => {
+            format!("{shown} is in a folder of another user")
+        }
+        _ => format!("no primeway answers on {shown}"),
+    }
 }
 
 fn default_socket() -> Option<PathBuf> {

@@ -47,7 +47,7 @@ pub enum Event {
         /// It.
         surface: Identity,
     },
-    /// A surface gets to the screen in another way, or not for the same reason.
+    /// A surface gets to the screen in another way, or not for the same reason, or more is known of the reason.
     Verdict {
         /// It, as it is now.
         surface: SurfaceSummary,
@@ -106,6 +106,9 @@ pub struct SurfaceSummary {
     pub plane: Option<NonZeroU32>,
     /// Why none does.
     pub reason: Option<RefusalReport>,
+    /// What the driver likely minds, if it refused a test and was asked about that.
+    #[serde(default)]
+    pub guess: Option<String>,
     /// Its client was told what planes take.
     pub feedback: bool,
 }
@@ -152,14 +155,16 @@ fn summary(state: &State, surface: &WlSurface) -> SurfaceSummary {
             let caps = scene.planes.iter().find(|caps| caps.id == plane);
             RefusalReport::new(refusal, caps, &names)
         });
-        Some((entry.state.output.name(), case.way(), plan.planes[index], reason))
+        let guess = scene.planes.iter().find_map(|caps| entry.state.guess(index, caps.id));
+        let guess = guess.map(ToString::to_string);
+        Some((entry.state.output.name(), case.way(), plan.planes[index], reason, guess))
     });
-    let (output, way, plane, reason) = match shown {
-        Some((output, way, plane, reason)) => (Some(output), way, plane, reason),
-        None => (None, Way::Hidden, None, None),
+    let (output, way, plane, reason, guess) = match shown {
+        Some((output, way, plane, reason, guess)) => (Some(output), way, plane, reason, guess),
+        None => (None, Way::Hidden, None, None, None),
     };
     let feedback = state.dmabuf.feedback.of(surface).is_some();
-    SurfaceSummary { who: Identity::of(surface, &state.shell), output, way, plane, reason, feedback }
+    SurfaceSummary { who: Identity::of(surface, &state.shell), output, way, plane, reason, guess, feedback }
 }
 
 /// What happened between two moments.
@@ -204,7 +209,7 @@ fn plane_changes(before: &OutputSummary, after: &OutputSummary, events: &mut Vec
 }
 
 fn surface_changes(before: &SurfaceSummary, after: &SurfaceSummary, events: &mut Vec<Event>) {
-    let stands = |s: &SurfaceSummary| (s.way, s.plane, s.output.clone(), s.reason.clone());
+    let stands = |s: &SurfaceSummary| (s.way, s.plane, s.output.clone(), s.reason.clone(), s.guess.clone());
     if stands(before) != stands(after) {
         events.push(Event::Verdict { surface: after.clone() });
     }
@@ -224,6 +229,7 @@ mod tests {
             way: if plane.is_some() { Way::ScannedOut } else { Way::Composited },
             plane: plane.and_then(NonZeroU32::new),
             reason: None,
+            guess: None,
             feedback: false,
         }
     }

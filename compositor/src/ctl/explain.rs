@@ -350,7 +350,8 @@ fn verdict(
     let (plan, index, way) = (case.plan, case.layer, case.way());
     let frames = stats.presented.saturating_sub(standing.presented);
     let seconds = moment.since(standing.since).as_secs_f64();
-    let avoidable = (way == Way::Composited && plan.primary == PrimaryContent::Composited && seconds > 0.0)
+    // A rate is of some time: a window that has just come has shown one frame in no time.
+    let avoidable = (way == Way::Composited && plan.primary == PrimaryContent::Composited && seconds >= 1.0)
         .then(|| (bytes_per_frame(layer, buffer) * frames as f64 / seconds) as u64);
     Verdict {
         way,

@@ -15,6 +15,7 @@
 
 pub mod buffers;
 pub mod client;
+pub mod counters;
 pub mod events;
 pub mod explain;
 pub mod identity;

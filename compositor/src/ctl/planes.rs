@@ -13,6 +13,7 @@ use smithay::reexports::wayland_server::Resource as _;
 use super::explain::{Moment, plane_type, stacked, zpos};
 use super::identity::Identity;
 use super::refusal::{RefusalReport, modifier_name};
+use crate::backend::{Backend, OutputId};
 use crate::output::OutputState;
 use crate::state::State;
 
@@ -32,8 +33,37 @@ pub struct OutputPlanes {
     pub crtc: u32,
     /// Pixels.
     pub size: (i32, i32),
+    /// How it flips from picture to picture.
+    pub flips: FlipReport,
     /// The topmost first.
     pub planes: Vec<PlaneRow>,
+}
+
+/// How an output flips from picture to picture.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlipReport {
+    /// Flips that did not complete and were made up for.
+    pub lost: u64,
+    /// Its display is refreshed when there is something new, rather than at a fixed rate; none if it cannot be.
+    pub vrr: Option<bool>,
+    /// Of a last frame that its client wanted to be shown at once: `at once`, or why it was not.
+    pub tearing: Option<String>,
+}
+
+impl FlipReport {
+    fn of(backend: &Backend, output: OutputId) -> Self {
+        match backend {
+            Backend::Kms(kms) => Self {
+                lost: kms.lost_flips(output),
+                vrr: kms.vrr(output),
+                tearing: kms.tearing(output).map(|how| match how {
+                    Ok(()) => "at once".to_owned(),
+                    Err(refusal) => refusal.to_string(),
+                }),
+            },
+            Backend::Headless(_) => Self::default(),
+        }
+    }
 }
 
 /// A plane.
@@ -163,6 +193,7 @@ fn of_output(state: &State, output: &OutputState, moment: Moment) -> OutputPlane
         output: output.output.name(),
         crtc: crate::backend::kms::crtc_of(output.id),
         size: (output.size.w, output.size.h),
+        flips: FlipReport::of(&state.backend, output.id),
         planes: rows,
     }
 }

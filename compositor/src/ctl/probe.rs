@@ -9,12 +9,12 @@ use std::path::PathBuf;
 use anyhow::{Context as _, anyhow, bail};
 use drm_fourcc::{DrmFourcc, DrmModifier};
 use drm_prime::exporting::Exporter;
-use drm_prime::format;
+use drm_prime::{errno_name, format};
 use serde::{Deserialize, Serialize};
 
 use super::client::print;
 use super::explain::plane_type;
-use super::refusal::{errno_name, modifier_name};
+use super::refusal::modifier_name;
 use super::table::lay_out;
 use crate::backend::kms::probe::{Cell, PlaneAnswer, Probe, Question};
 use crate::cli::ProbeArgs;

@@ -4,8 +4,8 @@
 //! It owns the words. What would help is in [`super::remedy`]; that a refusal exists is the planner's decision.
 
 use drm_fourcc::DrmModifier;
-use drm_prime::format;
 use drm_prime::scanout::{PlaneCaps, Refusal, Scaling};
+use drm_prime::{errno_name, format};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -187,31 +187,6 @@ fn of_layer(kind: &'static str, layer: usize, names: &Names<'_>, text: impl FnOn
 
 fn millis(time: std::time::Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// An errno's name in errno.h, for those that DRM gives; its text otherwise.
-pub fn errno_name(errno: rustix::io::Errno) -> String {
-    use rustix::io::Errno;
-    const NAMES: &[(Errno, &str)] = &[
-        (Errno::INVAL, "EINVAL"),
-        (Errno::NOENT, "ENOENT"),
-        (Errno::NODEV, "ENODEV"),
-        (Errno::NOMEM, "ENOMEM"),
-        (Errno::NOSPC, "ENOSPC"),
-        (Errno::RANGE, "ERANGE"),
-        (Errno::ACCESS, "EACCES"),
-        (Errno::PERM, "EPERM"),
-        (Errno::BUSY, "EBUSY"),
-        (Errno::OPNOTSUPP, "EOPNOTSUPP"),
-        (Errno::NOTTY, "ENOTTY"),
-        (Errno::MFILE, "EMFILE"),
-        (Errno::BADF, "EBADF"),
-        (Errno::IO, "EIO"),
-        (Errno::DEADLK, "EDEADLK"),
-        (Errno::AGAIN, "EAGAIN"),
-    ];
-    let known = NAMES.iter().find(|(known, _)| *known == errno);
-    known.map_or_else(|| errno.to_string(), |(_, name)| (*name).to_owned())
 }
 
 #[cfg(test)]

@@ -6,11 +6,11 @@
 use std::num::NonZeroU32;
 
 use drm_prime::scanout::{Layer, Plan, PlaneCaps, PlaneType, Refusal, Scene};
-use drm_prime::{Fault, format};
+use drm_prime::{Fault, errno_name, format};
 use serde::{Deserialize, Serialize};
 
 use super::explain::Way;
-use super::refusal::{Names, RefusalReport, accepted, errno_name, factors, formats};
+use super::refusal::{Names, RefusalReport, accepted, factors, formats};
 
 /// What stands in the way.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::num::NonZeroU32;
 
+use serde::Serialize;
 use serde_json::Value;
 
 use super::buffers::BuffersReport;
@@ -16,8 +17,8 @@ use super::show;
 use super::table::{age, mebibytes, plain};
 use super::timeline::{OutputTimeline, TimelineReport};
 
-/// What a report is made of.
-#[derive(Debug)]
+/// What a report is made of, and its JSON.
+#[derive(Debug, Serialize)]
 pub struct Parts {
     /// The answer to `stats`.
     pub stats: Value,
@@ -29,6 +30,18 @@ pub struct Parts {
     pub buffers: BuffersReport,
     /// What happened lately.
     pub timeline: TimelineReport,
+}
+
+/// Takes the titles of windows out of an answer.
+pub fn untitle(answer: &mut Value) {
+    match answer {
+        Value::Object(fields) => {
+            fields.remove("title");
+            fields.values_mut().for_each(untitle);
+        }
+        Value::Array(all) => all.iter_mut().for_each(untitle),
+        _ => {}
+    }
 }
 
 /// Text as HTML shows it.
@@ -120,7 +133,7 @@ fn timelines(parts: &Parts, html: &mut String) {
         if let Some(latency) = &output.latency {
             let _ = writeln!(
                 html,
-                "<p>{} frames, {} vertical blanks missed; commit to display p50 {:.1} ms, p99 {:.1} ms, longest {:.1} ms (last {} frames, {:.2} ms apart)</p>",
+                "<p>{} frames, {} vertical blanks missed; from a client's commit to the display p50 {:.1} ms, p99 {:.1} ms, longest {:.1} ms (last {} frames; a refresh takes {:.2} ms)</p>",
                 output.frames,
                 output.missed,
                 latency.p50_ms,
@@ -129,6 +142,11 @@ fn timelines(parts: &Parts, html: &mut String) {
                 latency.frames,
                 output.refresh_ms
             );
+        }
+        let now = parts.planes.outputs.iter().find(|o| o.output == output.output);
+        let flips = now.map(|o| show::flips(&o.flips)).unwrap_or_default();
+        if !flips.is_empty() {
+            let _ = writeln!(html, "<p>{}</p>", escape(&flips.join("; ")));
         }
         timeline(output, parts.timeline.now_unix_ms, html);
     }

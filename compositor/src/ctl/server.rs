@@ -1,16 +1,24 @@
 //! The server side of the control socket.
+//!
+//! It owns the connections until they are answered, and what `stats` is made of. Whoever connects costs a bounded number of files,
+//! bytes and threads, and a bounded time, whatever it sends and however it reads. Who listens to events is [`super::watch`]'s.
 
+use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use calloop::generic::Generic;
-use calloop::{Interest, LoopHandle, Mode, PostAction};
+use calloop::{Interest, LoopHandle, Mode, PostAction, RegistrationToken};
 use drm_prime::scanout::PlaneType;
+use serde::Serialize;
 use smithay::backend::allocator::Buffer as _;
 use smithay::reexports::wayland_server::Resource;
 use smithay::wayland::compositor::{get_role, with_states};
@@ -29,16 +37,83 @@ use crate::fences::{Awaited, Waiter, Waiting};
 use crate::import::{Imports, Reason, Refusal, Ways};
 use crate::output::SurfaceStats;
 use crate::output::layers::SurfaceLayer;
+use crate::reactor::TimerId;
 use crate::render::Painter;
 use crate::render::gles::Way;
 use crate::render::image::Picture;
 use crate::run::{Accepted, accept_from};
-use crate::state::State;
+use crate::state::{State, monotonic};
 
 /// Longest request in bytes.
 const MAX_REQUEST: usize = 64 * 1024;
 /// A peer that takes longer than this to send its line, or to read its answer, is dropped.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Peers at a time that have not sent their line yet; with one more, the one that has been there longest is dropped.
+const READING: usize = 64;
+/// Requests at a time that wait for their turn.
+const WAITING: usize = 32;
+/// After each answer, so many times as long as it took belongs to frames and clients.
+const REST: u32 = 3;
+/// Answers at a time that wait for a file or for their reader.
+const ANSWERING: usize = 32;
+
+/// A peer that has not sent its line yet.
+#[derive(Debug)]
+struct Peer {
+    number: u64,
+    source: RegistrationToken,
+    patience: TimerId,
+}
+
+/// Who is connected.
+#[derive(Debug, Default)]
+struct Peers {
+    /// Who has not sent a line yet, the oldest first.
+    reading: VecDeque<Peer>,
+    next: u64,
+    /// Who has, the oldest first.
+    waiting: VecDeque<(Vec<u8>, UnixStream)>,
+    /// Nothing is answered before.
+    rest: Duration,
+    /// A timer runs for those who wait.
+    armed: bool,
+    answering: Arc<AtomicUsize>,
+}
+
+impl Peers {
+    /// Forgets a peer and its timer; its source is the caller's.
+    fn take(&mut self, number: u64, state: &State) -> Option<Peer> {
+        let index = self.reading.iter().position(|peer| peer.number == number)?;
+        let peer = self.reading.remove(index)?;
+        state.runtime.timers.cancel(peer.patience);
+        Some(peer)
+    }
+
+    /// Drops a peer.
+    fn drop_peer(&mut self, number: u64, state: &State) {
+        if let Some(peer) = self.take(number, state) {
+            state.runtime.handle.remove(peer.source);
+        }
+    }
+}
+
+/// One of the answers that may wait at a time.
+#[derive(Debug)]
+struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    fn among(answering: &Arc<AtomicUsize>) -> Option<Self> {
+        let one_more = |taken: usize| (taken < ANSWERING).then_some(taken + 1);
+        let taken = answering.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
+        taken.is_ok().then(|| Self(answering.clone()))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 /// The listening socket; its file goes with it.
 #[derive(Debug)]
@@ -71,15 +146,18 @@ impl CtlServer {
             UnixListener::bind(&path).with_context(|| format!("cannot listen on {}", path.display()))?;
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
         listener.set_nonblocking(true)?;
-        accept_from(handle, listener, "a control connection", |listener, state| match listener.accept() {
-            Ok((stream, _)) => {
-                if let Err(err) = take_peer(stream, state) {
-                    tracing::debug!(%err, "control connection");
+        let peers = Rc::new(RefCell::new(Peers::default()));
+        accept_from(handle, listener, "a control connection", move |listener, state| {
+            match listener.accept() {
+                Ok((stream, _)) => {
+                    if let Err(err) = take_peer(stream, state, &peers) {
+                        tracing::debug!(%err, "control connection");
+                    }
+                    Ok(Accepted::One)
                 }
-                Ok(Accepted::One)
+                Err(err) if err.kind() == std::io::ErrorKind::WouldBlock => Ok(Accepted::Nobody),
+                Err(err) => Err(err),
             }
-            Err(err) if err.kind() == std::io::ErrorKind::WouldBlock => Ok(Accepted::Nobody),
-            Err(err) => Err(err),
         })?;
         Ok(Self { path })
     }
@@ -99,93 +177,159 @@ impl Drop for CtlServer {
 }
 
 /// Reads a request as it comes, without ever waiting for it.
-fn take_peer(stream: UnixStream, state: &mut State) -> anyhow::Result<()> {
+fn take_peer(stream: UnixStream, state: &mut State, peers: &Rc<RefCell<Peers>>) -> anyhow::Result<()> {
     stream.set_nonblocking(true)?;
+    let number = {
+        let mut peers = peers.borrow_mut();
+        while peers.reading.len() >= READING
+            && let Some(oldest) = peers.reading.front().map(|peer| peer.number)
+        {
+            peers.drop_peer(oldest, state);
+        }
+        peers.next += 1;
+        peers.next
+    };
     let mut line = Vec::new();
     let source = Generic::new(stream, Interest::READ, Mode::Level);
+    let among = peers.clone();
     let read = move |_, stream: &mut calloop::generic::NoIoDrop<UnixStream>, state: &mut State| {
         let mut chunk = [0; 4096];
         let stream: &UnixStream = stream;
         let got = match (&*stream).read(&mut chunk) {
             Ok(got) => got,
             Err(err) if err.kind() == std::io::ErrorKind::WouldBlock => return Ok(PostAction::Continue),
-            Err(_) => return Ok(PostAction::Remove),
+            Err(_) => {
+                among.borrow_mut().take(number, state);
+                return Ok(PostAction::Remove);
+            }
         };
         line.extend_from_slice(&chunk[..got]);
         let end = line.iter().position(|byte| *byte == b'\n');
         if end.is_none() && got > 0 && line.len() < MAX_REQUEST {
             return Ok(PostAction::Continue);
         }
+        among.borrow_mut().take(number, state);
+        line.truncate(end.unwrap_or(line.len()));
         match stream.try_clone() {
-            Ok(stream) => answer(&line[..end.unwrap_or(line.len())], stream, state),
+            Ok(stream) => wait(std::mem::take(&mut line), stream, &among, state),
             Err(err) => tracing::debug!(%err, "control request"),
         }
         Ok(PostAction::Remove)
     };
-    let handle = &state.runtime.handle;
-    let token = handle.insert_source(source, read).map_err(|err| anyhow!("{}", err.error))?;
-    state.runtime.timers.after(PATIENCE, move |state| state.runtime.handle.remove(token));
+    let inserted = state.runtime.handle.insert_source(source, read);
+    let source = inserted.map_err(|err| anyhow!("{}", err.error))?;
+    let among = peers.clone();
+    let patience =
+        state.runtime.timers.after(PATIENCE, move |state| among.borrow_mut().drop_peer(number, state));
+    peers.borrow_mut().reading.push_back(Peer { number, source, patience });
     Ok(())
 }
 
-/// Answers a request; what may take long (writing a file, a peer that reads slowly) happens on a thread of its own.
-fn answer(line: &[u8], stream: UnixStream, state: &mut State) {
-    type Rest = Box<dyn FnOnce() -> anyhow::Result<serde_json::Value> + Send>;
-    let rest: anyhow::Result<Rest> = match serde_json::from_slice(line) {
-        Err(err) => Err(anyhow!("not a request: {err}")),
-        Ok(Request::Stats) => {
-            let value = serde_json::to_value(stats(state));
-            Ok(Box::new(move || Ok(value?)))
+/// Takes a request in, and answers it when it is its turn.
+fn wait(line: Vec<u8>, stream: UnixStream, peers: &Rc<RefCell<Peers>>, state: &mut State) {
+    if peers.borrow().waiting.len() >= WAITING {
+        if let Err(err) = send(Err(anyhow!("{WAITING} requests wait to be answered: ask again")), &stream) {
+            tracing::debug!(%err, "control answer");
         }
+        return;
+    }
+    peers.borrow_mut().waiting.push_back((line, stream));
+    serve(peers, state);
+}
+
+/// Answers who waits, as far as the time for that goes.
+fn serve(peers: &Rc<RefCell<Peers>>, state: &mut State) {
+    loop {
+        let (line, stream) = {
+            let mut all = peers.borrow_mut();
+            if all.armed || all.waiting.is_empty() {
+                return;
+            }
+            if monotonic() < all.rest {
+                all.armed = true;
+                let waiting = peers.clone();
+                state.runtime.timers.at(all.rest, move |state| {
+                    waiting.borrow_mut().armed = false;
+                    serve(&waiting, state);
+                });
+                return;
+            }
+            let Some(first) = all.waiting.pop_front() else { return };
+            first
+        };
+        let place = Place::among(&peers.borrow().answering);
+        let began = monotonic();
+        answer(&line, stream, place, state);
+        let ended = monotonic();
+        peers.borrow_mut().rest = ended + (ended - began) * REST;
+    }
+}
+
+/// The end of an answer: what may take long, and so may happen on a thread of its own.
+type Rest = Box<dyn FnOnce() -> anyhow::Result<serde_json::Value> + Send>;
+
+fn rest<T: Serialize + Send + 'static>(report: T) -> Rest {
+    Box::new(move || Ok(serde_json::to_value(report)?))
+}
+
+/// Answers a request. With a `place`, what may take long (writing a file, a peer that reads slowly) happens on a thread of its
+/// own; without one a picture is not saved, and the peer gets of its answer what its socket holds at once.
+fn answer(line: &[u8], stream: UnixStream, place: Option<Place>, state: &mut State) {
+    let rest: anyhow::Result<Rest> = match serde_json::from_slice(line) {
+        Err(_) if line.len() >= MAX_REQUEST => {
+            Err(anyhow!("a request is a line of at most {MAX_REQUEST} bytes"))
+        }
+        Err(err) => Err(anyhow!("not a request: {err}")),
+        Ok(Request::Stats) => Ok(rest(stats(state))),
         Ok(Request::Ledger) => {
             let ledger = state.backend.buffers().ledger();
             Ok(Box::new(move || Ok(serde_json::to_value(LedgerReport::from(ledger))?)))
         }
-        Ok(Request::Explain(query)) => explain::explain(state, &query)
-            .map_err(|text| anyhow!(text))
-            .map(|report| -> Rest { Box::new(move || Ok(serde_json::to_value(report)?)) }),
+        Ok(Request::Explain(query)) => {
+            explain::explain(state, &query).map_err(|text| anyhow!(text)).map(rest)
+        }
         Ok(Request::Events) => return state.watch(stream),
-        Ok(Request::Planes) => {
-            let report = planes::planes(state);
-            Ok(Box::new(move || Ok(serde_json::to_value(report)?)))
-        }
-        Ok(Request::Buffers) => {
-            let report = buffers::buffers(state);
-            Ok(Box::new(move || Ok(serde_json::to_value(report)?)))
-        }
-        Ok(Request::Timeline) => {
-            let report = timeline::timeline(state);
-            Ok(Box::new(move || Ok(serde_json::to_value(report)?)))
+        Ok(Request::Planes) => Ok(rest(planes::planes(state))),
+        Ok(Request::Buffers) => Ok(rest(buffers::buffers(state))),
+        Ok(Request::Timeline) => Ok(rest(timeline::timeline(state))),
+        Ok(Request::Capture { .. }) if place.is_none() => {
+            Err(anyhow!("{ANSWERING} answers wait for their readers: ask again"))
         }
         Ok(Request::Capture { file, source: _, output }) => {
-            picture(state, output.as_deref()).map(|picture| {
-                let rest: Rest = Box::new(move || {
+            picture(state, output.as_deref()).map(|picture| -> Rest {
+                Box::new(move || {
                     save(&file, &picture).with_context(|| format!("cannot write {}", file.display()))?;
                     Ok(serde_json::json!({ "width": picture.width, "height": picture.height }))
-                });
-                rest
+                })
             })
         }
     };
-    let send = move || -> anyhow::Result<()> {
-        let answer = match rest.and_then(|rest| rest()) {
-            Ok(value) => Answer::Ok(value),
-            Err(err) => Answer::Error(format!("{err:#}")),
-        };
-        let mut text = serde_json::to_string(&answer)?;
-        text.push('\n');
-        stream.set_nonblocking(false)?;
-        stream.set_write_timeout(Some(PATIENCE))?;
-        Ok((&stream).write_all(text.as_bytes())?)
+    let Some(place) = place else {
+        if let Err(err) = send(rest, &stream) {
+            tracing::debug!(%err, "control answer, cut short");
+        }
+        return;
     };
     let thread = std::thread::Builder::new().name("ctl".into()).spawn(move || {
-        if let Err(err) = send() {
+        let _place = place;
+        let patient = stream.set_nonblocking(false).and_then(|()| stream.set_write_timeout(Some(PATIENCE)));
+        if let Err(err) = patient.map_err(anyhow::Error::from).and_then(|()| send(rest, &stream)) {
             tracing::debug!(%err, "control answer");
         }
     });
     if let Err(err) = thread {
         tracing::warn!(%err, "no thread for a control answer");
     }
+}
+
+fn send(rest: anyhow::Result<Rest>, mut stream: &UnixStream) -> anyhow::Result<()> {
+    let answer = match rest.and_then(|rest| rest()) {
+        Ok(value) => Answer::Ok(value),
+        Err(err) => Answer::Error(format!("{err:#}")),
+    };
+    let mut text = serde_json::to_string(&answer)?;
+    text.push('\n');
+    Ok(stream.write_all(text.as_bytes())?)
 }
 
 fn picture(state: &mut State, output: Option<&str>) -> anyhow::Result<Picture> {

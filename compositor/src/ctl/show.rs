@@ -6,9 +6,8 @@ use super::buffers::BuffersReport;
 use super::events::{Event, SurfaceSummary};
 use super::explain::{ExplainReport, Explanation, PlaneVerdict, Verdict, Way};
 use super::identity::Identity;
-use super::planes::{PlaneRow, PlanesReport};
+use super::planes::{FlipReport, PlaneRow, PlanesReport};
 use super::table::{age, lay_out, mebibytes, plain};
-use super::timeline::TimelineReport;
 
 /// A time of day, as the clock on the wall has it.
 pub fn clock(unix_ms: u64) -> String {
@@ -119,13 +118,34 @@ pub fn planes(report: &PlanesReport) -> String {
     let cells = |cells: [&str; 8]| cells.map(str::to_owned).to_vec();
     let mut text = String::new();
     for output in &report.outputs {
-        let _ =
-            writeln!(text, "{}  {}x{}  crtc {}", output.output, output.size.0, output.size.1, output.crtc);
+        let _ = write!(text, "{}  {}x{}  crtc {}", output.output, output.size.0, output.size.1, output.crtc);
+        flips(&output.flips).iter().for_each(|words| text += &format!("  {words}"));
+        text.push('\n');
         let mut rows = vec![cells(["z", "plane", "who", "format", "modifier", "size", "fence", "held"])];
         rows.extend(output.planes.iter().map(plane_row));
         text.push_str(&lay_out(&rows));
+        for row in &output.planes {
+            if let Some(refusal) = &row.pointer {
+                let _ = writeln!(
+                    text,
+                    "pointer composited: plane {} does not show it, {}",
+                    row.plane, refusal.text
+                );
+            }
+        }
     }
     text
+}
+
+/// What there is to say of an output's flips.
+pub fn flips(flips: &FlipReport) -> Vec<String> {
+    let rate = flips.vrr.map(|vrr| if vrr { "free refresh rate" } else { "fixed refresh rate" }.to_owned());
+    let tearing = flips.tearing.as_ref().map(|how| match how.as_str() {
+        "at once" => "flips at once".to_owned(),
+        why => format!("does not flip at once: {why}"),
+    });
+    let lost = (flips.lost > 0).then(|| format!("{} lost flips", flips.lost));
+    [rate, tearing, lost].into_iter().flatten().collect()
 }
 
 fn plane_row(row: &PlaneRow) -> Vec<String> {
@@ -171,43 +191,6 @@ pub fn buffers(report: &BuffersReport) -> String {
     lay_out(&rows)
 }
 
-/// `primeway counters`: a name and a number in each line, as text exposition formats have it.
-pub fn counters(
-    surfaces: &ExplainReport,
-    timeline: &TimelineReport,
-    resources: &serde_json::Value,
-) -> String {
-    let mut text = String::new();
-    for output in &timeline.outputs {
-        let name = label(&output.output);
-        let _ = writeln!(text, "primeway_frames{{output=\"{name}\"}} {}", output.frames);
-        let _ = writeln!(text, "primeway_missed_vblanks{{output=\"{name}\"}} {}", output.missed);
-        if let Some(latency) = &output.latency {
-            for (quantile, ms) in [("0.5", latency.p50_ms), ("0.99", latency.p99_ms)] {
-                let _ = writeln!(
-                    text,
-                    "primeway_commit_to_flip_ms{{output=\"{name}\",quantile=\"{quantile}\"}} {ms:.3}"
-                );
-            }
-        }
-    }
-    for (way, label) in
-        [(Way::ScannedOut, "scanned-out"), (Way::Composited, "composited"), (Way::Hidden, "hidden")]
-    {
-        let count = surfaces.surfaces.iter().filter(|e| e.verdict.way == way).count();
-        let _ = writeln!(text, "primeway_surfaces{{way=\"{label}\"}} {count}");
-    }
-    for (name, number) in resources.as_object().into_iter().flatten() {
-        let _ = writeln!(text, "primeway_{name} {number}");
-    }
-    text
-}
-
-/// A name between quotation marks.
-fn label(name: &str) -> String {
-    plain(name).replace('\\', "\\\\").replace('"', "\\\"")
-}
-
 /// A line for an event.
 pub fn event(event: &Event) -> String {
     let dash = |who: &Option<String>| who.clone().unwrap_or_else(|| "nothing".to_owned());
@@ -240,7 +223,8 @@ pub fn event(event: &Event) -> String {
 
 /// How a surface gets to the screen, and why not better.
 pub fn stands(surface: &SurfaceSummary) -> String {
-    let why = surface.reason.as_ref().map(|reason| format!(": {}", reason.text)).unwrap_or_default();
+    let guess = surface.guess.as_ref().map(|guess| format!(" ({guess})")).unwrap_or_default();
+    let why = surface.reason.as_ref().map(|reason| format!(": {}{guess}", reason.text)).unwrap_or_default();
     match (surface.way, surface.plane) {
         (Way::ScannedOut, Some(plane)) => format!("scanned out by plane {plane}"),
         (Way::ScannedOut, None) => "scanned out".to_owned(),
@@ -272,22 +256,13 @@ mod tests {
     }
 
     #[test]
-    fn counters_are_a_name_and_a_number_a_line() {
-        let surfaces = ExplainReport { scanned_out: false, surfaces: Vec::new() };
-        let output = super::super::timeline::OutputTimeline {
-            output: "A\"1".to_owned(),
-            refresh_ms: 16.7,
-            frames: 9,
-            missed: 2,
-            latency: None,
-            changes: Vec::new(),
-        };
-        let timeline = TimelineReport { now_unix_ms: 0, outputs: vec![output] };
-        let text = counters(&surfaces, &timeline, &serde_json::json!({ "fds": 20 }));
-        let expected = "primeway_frames{output=\"A\\\"1\"} 9\nprimeway_missed_vblanks{output=\"A\\\"1\"} 2\n\
-                        primeway_surfaces{way=\"scanned-out\"} 0\nprimeway_surfaces{way=\"composited\"} 0\n\
-                        primeway_surfaces{way=\"hidden\"} 0\nprimeway_fds 20\n";
-        assert_eq!(text, expected);
+    fn flips_are_told_of_where_there_is_something_to_tell() {
+        assert_eq!(flips(&FlipReport::default()), Vec::<String>::new());
+        let all = FlipReport { lost: 2, vrr: Some(true), tearing: Some("more changes".to_owned()) };
+        let words = ["free refresh rate", "does not flip at once: more changes", "2 lost flips"];
+        assert_eq!(flips(&all), words);
+        let good = FlipReport { lost: 0, vrr: Some(false), tearing: Some("at once".to_owned()) };
+        assert_eq!(flips(&good), ["fixed refresh rate", "flips at once"]);
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub struct OutputTimeline {
     pub frames: u64,
     /// Vertical blanks that passed while a frame was pending, but for the one that showed it.
     pub missed: u64,
-    /// From a commit's being drawn to its being on screen, of the last frames.
+    /// From a client's commit to its being on screen, of the last frames that showed one.
     pub latency: Option<Latency>,
     /// The last changes of its planes, oldest first.
     pub changes: Vec<PlaneChange>,

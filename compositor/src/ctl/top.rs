@@ -17,8 +17,8 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Borders, Cell, Paragraph, Row, Table};
 use serde::Serialize;
 
-use super::client::{EventStream, ask, print};
-use super::explain::{ExplainReport, Explanation, Query, Way};
+use super::client::{EventStream, ask, everything, print};
+use super::explain::{ExplainReport, Explanation, Way};
 use super::planes::{OutputPlanes, PlanesReport};
 use super::timeline::TimelineReport;
 use super::{Request, show};
@@ -48,14 +48,11 @@ pub struct Look {
 impl Look {
     fn now(socket: Option<&PathBuf>) -> anyhow::Result<Self> {
         let get = |request: &Request| ask(socket.cloned(), request);
-        let all = Request::Explain(Query { all: true, ..Query::default() });
-        // Nobody is there to be explained, which is no error here.
-        let explain = get(&all).ok().map(serde_json::from_value).transpose()?;
         let mut timeline: TimelineReport = serde_json::from_value(get(&Request::Timeline)?)?;
         timeline.outputs.iter_mut().for_each(|output| output.changes.clear());
         Ok(Self {
             at: Some(Instant::now()),
-            explain: explain.unwrap_or(ExplainReport { scanned_out: false, surfaces: Vec::new() }),
+            explain: serde_json::from_value(everything(socket.cloned())?)?,
             planes: serde_json::from_value(get(&Request::Planes)?)?,
             timeline,
         })
@@ -110,11 +107,18 @@ pub fn run(to: &To) -> anyhow::Result<u8> {
     }
     let changes = listen(to)?;
     let first = Look::now(to.socket.as_ref())?;
-    // A panic restores the terminal, too: the hook of `try_init` sees to it.
+    in_terminal(|terminal| watch(terminal, first, &changes, to)).map(|()| 0)
+}
+
+/// Has the terminal to itself for as long as `shows` runs, and gives it back as it was, also after a panic: the hook of
+/// `try_init` sees to that.
+fn in_terminal(
+    shows: impl FnOnce(&mut ratatui::DefaultTerminal) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     let mut terminal = ratatui::try_init().context("cannot take the terminal")?;
-    let shown = watch(&mut terminal, first, &changes, to);
+    let shown = shows(&mut terminal);
     ratatui::restore();
-    shown.map(|()| 0)
+    shown
 }
 
 /// A line of JSON each second.
@@ -223,6 +227,7 @@ fn strip<'a>(view: &View, output: &OutputPlanes) -> Table<'a> {
             title += &format!("· commit→flip p50 {:.1} p99 {:.1} ms ", latency.p50_ms, latency.p99_ms);
         }
     }
+    show::flips(&output.flips).iter().for_each(|words| title += &format!("· {words} "));
     let rows = output.planes.iter().map(|row| {
         let z = row.z.map_or_else(|| "?".to_owned(), |z| z.to_string());
         let (format, place) = row.shows.as_ref().map_or_else(Default::default, |shows| {
@@ -281,7 +286,7 @@ mod tests {
 
     use super::super::explain::{BufferReport, Verdict};
     use super::super::identity::Identity;
-    use super::super::planes::{CapsReport, PlaneContent, PlaneRow};
+    use super::super::planes::{CapsReport, FlipReport, PlaneContent, PlaneRow};
     use super::super::remedy::Culprit;
     use super::super::timeline::{Latency, OutputTimeline};
     use super::*;
@@ -345,6 +350,7 @@ mod tests {
             output: "Virtual-1".to_owned(),
             crtc: 1,
             size: (1024, 768),
+            flips: FlipReport { lost: 1, ..FlipReport::default() },
             planes: vec![row(38, "overlay", "mpv (pid 41)", true), row(31, "primary", "-", false)],
         };
         let timeline = OutputTimeline {
@@ -387,7 +393,8 @@ mod tests {
         assert!(
             screen[0].contains("1 scanned out, 1 composited, 0 hidden") && screen[0].ends_with("q quits")
         );
-        let strip = "─ Virtual-1 1024x768 · 60.0 fps · 3 missed · commit→flip p50 3.1 p99 9.8 ms ─";
+        let strip =
+            "─ Virtual-1 1024x768 · 60.0 fps · 3 missed · commit→flip p50 3.1 p99 9.8 ms · 1 lost flips ─";
         assert!(screen[1].replace("  ", " ").contains(strip.trim_start_matches("─")), "{screen:#?}");
         assert!(
             screen[2].starts_with("38  38 overlay") && screen[2].ends_with("64x64 at 5,6"),

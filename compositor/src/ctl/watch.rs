@@ -34,8 +34,11 @@ struct Reader {
     sources: [RegistrationToken; 2],
 }
 
+/// Bytes that a reader may say; there is nothing to say after the request.
+const SAYS: usize = 4096;
+
 /// What a change of anything that events are about shows in.
-type Marks = (u64, usize, u64, usize);
+type Marks = (u64, u64, usize, u64, usize);
 
 /// Those who hear events.
 #[derive(Debug, Default)]
@@ -115,12 +118,16 @@ impl State {
         let handle = self.runtime.handle.clone();
         stream.set_nonblocking(true)?;
         let hung_up = Generic::new(stream.try_clone()?, Interest::READ, Mode::Level);
+        let mut said = 0;
         let hung_up = handle.insert_source(hung_up, move |_, stream, state| {
-            let mut ignored = [0; 512];
+            let mut ignored = [0; 4096];
             let mut stream: &UnixStream = stream;
             match stream.read(&mut ignored) {
                 Err(err) if err.kind() == std::io::ErrorKind::WouldBlock => Ok(PostAction::Continue),
-                Ok(got) if got > 0 => Ok(PostAction::Continue),
+                Ok(got) if got > 0 && said + got <= SAYS => {
+                    said += got;
+                    Ok(PostAction::Continue)
+                }
                 _ => {
                     state.unwatch(id, Some(0));
                     Ok(PostAction::Remove)
@@ -210,8 +217,9 @@ impl State {
 
     fn marks(&self) -> Marks {
         let plans = self.outputs.iter().map(|o| o.state.plans).sum();
+        let guesses = self.outputs.iter().map(|o| o.state.guesses()).sum();
         let windows = self.shell.windows().filter(|w| w.mapped).count();
-        (plans, self.outputs.len(), self.dmabuf.feedback.times_told(), windows)
+        (plans, guesses, self.outputs.len(), self.dmabuf.feedback.times_told(), windows)
     }
 
     /// The end of a turn: those who listen hear what has changed.

@@ -55,6 +55,7 @@ impl CompositorHandler for State {
         }
         add_pre_commit_hook::<Self, _>(surface, |state, _, surface| {
             check_scale(surface);
+            crate::output::commits(surface, crate::state::monotonic);
             state.commit_color(surface);
             state.commit_alpha(surface);
             state.wait_for_fences(surface);

@@ -48,6 +48,8 @@ impl Subject {
 #[derive(Debug, Default)]
 pub(super) struct Searches {
     guesses: VecDeque<(Subject, Guess)>,
+    /// How many there have been.
+    learned: u64,
     search: Option<(Subject, Bisection)>,
     /// A timer runs.
     armed: bool,
@@ -67,10 +69,16 @@ impl Searches {
             self.guesses.pop_front();
         }
         self.guesses.push_back((subject, guess));
+        self.learned += 1;
     }
 }
 
 impl OutputState {
+    /// How often something was learned of what the driver minds.
+    pub fn guesses(&self) -> u64 {
+        self.searches.learned
+    }
+
     /// What the driver likely minds about a layer of the last plan on a plane that refused it in a test.
     pub fn guess(&self, layer: usize, plane: NonZeroU32) -> Option<&Guess> {
         let layer = self.planner.layers().get(layer)?;

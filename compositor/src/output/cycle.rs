@@ -205,7 +205,8 @@ impl OutputState {
         let Some(frame) = self.pending.take() else { return };
         self.deliver(&mut told);
         frame.shown.iter().filter(|shown| shown.surface.is_alive()).for_each(stats::record_shown);
-        self.trace.shown(&frame.spec, time, self.refresh);
+        let made = frame.shown.iter().filter_map(|shown| shown.fresh?.made).min();
+        self.trace.shown(&frame.spec, made, time, self.refresh);
         let mut before = std::mem::replace(&mut self.current, frame);
         before.spec.planes.clear();
         before._releases.clear();

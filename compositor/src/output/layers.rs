@@ -5,6 +5,7 @@
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash as _, Hasher as _};
 use std::sync::Mutex;
+use std::time::Duration;
 
 use smallvec::SmallVec;
 use smithay::backend::allocator::Buffer as _;
@@ -22,6 +23,7 @@ use smithay::wayland::dmabuf::get_dmabuf;
 use drm_prime::scanout::{ContentType, Layer, Rect, Refusal, Rotation, Scannable, SourceRect};
 
 use super::color::{self, Color};
+use super::rhythm;
 use crate::fences::Release;
 use crate::handlers::alpha_modifier::alpha;
 use crate::handlers::content_type::content_type;
@@ -49,6 +51,8 @@ pub struct SurfaceLayer {
     pub content_type: ContentType,
     /// Changes with every commit that changes the content.
     pub commit: CommitCounter,
+    /// When its client made that commit, on CLOCK_MONOTONIC.
+    pub made: Option<Duration>,
     /// Damage by commit, in buffer pixels.
     pub damage: DamageSnapshot<i32, BufferCoords>,
     /// What is shown, in pixels of the buffer as it lies in memory.
@@ -239,6 +243,7 @@ fn layer(
         alpha,
         content_type: content_type(states),
         commit: state.current_commit(),
+        made: rhythm::made(states),
         damage: state.damage(),
         src,
         dst,

@@ -46,7 +46,7 @@ use cycle::Cycle;
 pub use cycle::Redraw;
 use layers::SurfaceLayer;
 use pointer::{PointerCanvas, PointerUpdate};
-pub(crate) use rhythm::{call, committed};
+pub(crate) use rhythm::{call, commits, committed};
 pub use stand_in::StandIn;
 pub use stats::SurfaceStats;
 pub use trace::Trace;
@@ -59,7 +59,7 @@ pub struct Shown {
     /// It was not held back until the vertical blank.
     torn: bool,
     /// The frame brings new content of this surface.
-    fresh: bool,
+    fresh: Option<stats::Fresh>,
     feedback: Vec<PresentationFeedbackCallback>,
 }
 
@@ -513,7 +513,7 @@ impl OutputState {
             shown.push(Shown {
                 zero_copy,
                 torn: parts.backend.tore(self.id),
-                fresh: stats::take_fresh(layer),
+                fresh: stats::take_fresh(layer, self.id, self.frames),
                 feedback: present::take_feedback(&layer.surface),
                 surface: layer.surface.clone(),
             });

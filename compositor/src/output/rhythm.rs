@@ -1,12 +1,13 @@
-//! How long a surface's client takes from hearing that it may draw to its commit.
+//! How long a surface's client takes from hearing that it may draw to its commit, and when it made the commit that is shown.
 //!
-//! It owns the measure, which is kept with the surface, and sending frame callbacks.
+//! It owns the measures, which are kept with the surface, and sending frame callbacks.
 
 use std::sync::Mutex;
 use std::time::Duration;
 
+use smithay::reexports::wayland_server::DisplayHandle;
 use smithay::reexports::wayland_server::protocol::wl_surface::WlSurface;
-use smithay::wayland::compositor::{SurfaceAttributes, with_states};
+use smithay::wayland::compositor::{Cacheable, SurfaceAttributes, SurfaceData, with_states};
 
 use super::clock::Bound;
 use crate::lock;
@@ -19,6 +20,39 @@ struct Rhythm {
     /// When it heard that it may draw, and has not committed since.
     called: Option<Duration>,
     takes: Bound,
+}
+
+/// When the commit was made that content came with: it goes with the commit, however long that is held back.
+#[derive(Clone, Copy, Debug, Default)]
+struct Made(Option<Duration>);
+
+impl Cacheable for Made {
+    fn commit(&mut self, _display: &DisplayHandle) -> Self {
+        *self
+    }
+
+    fn merge_into(self, into: &mut Self, _display: &DisplayHandle) {
+        *into = self;
+    }
+}
+
+/// Notes that a client commits; `now` is asked only if content comes with it.
+pub fn commits(surface: &WlSurface, now: impl FnOnce() -> Duration) {
+    with_states(surface, |states| {
+        let content = {
+            let mut attributes = states.cached_state.get::<SurfaceAttributes>();
+            let pending = attributes.pending();
+            pending.buffer.is_some() || !pending.damage.is_empty()
+        };
+        if content {
+            states.cached_state.get::<Made>().pending().0 = Some(now());
+        }
+    });
+}
+
+/// When the client made the commit whose content a surface has.
+pub fn made(states: &SurfaceData) -> Option<Duration> {
+    states.cached_state.has::<Made>().then(|| states.cached_state.get::<Made>().current().0)?
 }
 
 /// Tells whether a client waits to hear when to draw the surface's next frame.

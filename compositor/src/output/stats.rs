@@ -1,6 +1,7 @@
 //! Per surface: frames shown, how many of them zero-copy, which plane, and why not another.
 
 use std::sync::Mutex;
+use std::time::Duration;
 
 use drm_prime::scanout::Plan;
 use smithay::backend::renderer::utils::CommitCounter;
@@ -9,6 +10,7 @@ use smithay::wayland::compositor::with_states;
 
 use super::Shown;
 use super::layers::SurfaceLayer;
+use crate::backend::OutputId;
 use crate::lock;
 use crate::render::RenderError;
 
@@ -26,6 +28,8 @@ pub struct SurfaceStats {
     /// Why it is black, or not there, instead of composited.
     pub undrawn: Option<String>,
     last: Option<CommitCounter>,
+    /// The frame that it was in last: of an output, how many it had shown before.
+    seen: Option<(OutputId, u64)>,
 }
 
 fn with_stats<T>(surface: &WlSurface, f: impl FnOnce(&mut SurfaceStats) -> T) -> T {
@@ -72,14 +76,27 @@ pub fn record_composed(layer: &SurfaceLayer, failed: Option<&RenderError>) {
     with_stats(&layer.surface, |stats| stats.undrawn = failed.map(ToString::to_string));
 }
 
-/// Tells whether a layer's content is newer than in the frame before.
-pub fn take_fresh(layer: &SurfaceLayer) -> bool {
-    with_stats(&layer.surface, |stats| stats.last.replace(layer.commit) != Some(layer.commit))
+/// A layer's content is newer than in the frame before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fresh {
+    /// When its client committed it. Not of a surface that the output did not show before: nobody had to hurry.
+    pub made: Option<Duration>,
+}
+
+/// Tells whether a layer's content is newer than in the frame before, as it goes into a frame of an output that has shown
+/// `frames`.
+pub fn take_fresh(layer: &SurfaceLayer, output: OutputId, frames: u64) -> Option<Fresh> {
+    with_stats(&layer.surface, |stats| {
+        let before = stats.seen.replace((output, frames));
+        let stayed = before.is_some_and(|(on, shown)| on == output && (shown..=shown + 1).contains(&frames));
+        let fresh = stats.last.replace(layer.commit) != Some(layer.commit);
+        fresh.then(|| Fresh { made: layer.made.filter(|_| stayed) })
+    })
 }
 
 /// Counts a frame that is on screen.
 pub fn record_shown(shown: &Shown) {
-    if shown.fresh {
+    if shown.fresh.is_some() {
         with_stats(&shown.surface, |stats| {
             stats.presented += 1;
             stats.zero_copy += u64::from(shown.zero_copy);

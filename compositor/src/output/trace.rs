@@ -71,7 +71,7 @@ pub struct Trace {
     changes: VecDeque<Change>,
     /// When the frame that is pending began to be drawn.
     begun: Duration,
-    /// From drawing to being shown, in microseconds, in a ring.
+    /// From a client's commit to its being shown, in microseconds, in a ring.
     latencies: Vec<u32>,
     next: usize,
     missed: u64,
@@ -85,21 +85,17 @@ impl Trace {
         self.begun = now;
     }
 
-    /// A frame is on screen.
-    pub(super) fn shown(&mut self, spec: &FrameSpec, at: Duration, refresh: Duration) {
-        let took = at.saturating_sub(self.begun);
-        let micros = u32::try_from(took.as_micros()).unwrap_or(u32::MAX);
-        if self.latencies.len() < FRAMES {
-            if self.latencies.is_empty() {
-                self.latencies.reserve_exact(FRAMES);
-            }
-            self.latencies.push(micros);
-        } else {
-            self.latencies[self.next] = micros;
-            self.next = (self.next + 1) % FRAMES;
-        }
+    /// A frame is on screen; `made` is when the oldest of the commits was made that it is the first to show.
+    pub(super) fn shown(
+        &mut self,
+        spec: &FrameSpec,
+        made: Option<Duration>,
+        at: Duration,
+        refresh: Duration,
+    ) {
+        made.into_iter().for_each(|made| self.took(at.saturating_sub(made)));
         // The vertical blank that it was for may be a little more than an interval away.
-        let late = took.saturating_sub(refresh / 4);
+        let late = at.saturating_sub(self.begun).saturating_sub(refresh / 4);
         let intervals = late.as_nanos().checked_div(refresh.as_nanos()).unwrap_or(0);
         self.missed += u64::try_from(intervals).unwrap_or(u64::MAX);
         self.held.retain(|(plane, ..)| spec.planes.iter().any(|update| update.plane == *plane));
@@ -110,6 +106,19 @@ impl Trace {
                 Some(entry) => *entry = (update.plane, fb, at),
                 None => self.held.push((update.plane, fb, at)),
             }
+        }
+    }
+
+    fn took(&mut self, time: Duration) {
+        let micros = u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
+        if self.latencies.len() < FRAMES {
+            if self.latencies.is_empty() {
+                self.latencies.reserve_exact(FRAMES);
+            }
+            self.latencies.push(micros);
+        } else {
+            self.latencies[self.next] = micros;
+            self.next = (self.next + 1) % FRAMES;
         }
     }
 
@@ -171,7 +180,7 @@ impl Trace {
         self.changes.iter()
     }
 
-    /// From drawing to being shown: the last frames, in no order.
+    /// From a client's commit to its being shown: the last frames that showed one, in no order.
     pub fn latencies(&self) -> impl Iterator<Item = Duration> {
         self.latencies.iter().map(|micros| Duration::from_micros((*micros).into()))
     }
@@ -200,7 +209,9 @@ mod tests {
 
     fn after(trace: &mut Trace, micros: u64) {
         trace.begun(Duration::from_secs(1));
-        trace.shown(&FrameSpec::default(), Duration::from_secs(1) + Duration::from_micros(micros), REFRESH);
+        // Its client had committed half a second before.
+        let (made, at) = (Duration::from_millis(500), Duration::from_secs(1) + Duration::from_micros(micros));
+        trace.shown(&FrameSpec::default(), Some(made), at, REFRESH);
     }
 
     #[test]
@@ -218,6 +229,9 @@ mod tests {
             after(&mut trace, 5_000);
         }
         assert_eq!(trace.latencies().count(), FRAMES);
-        assert!(trace.latencies().all(|took| took == Duration::from_millis(5)));
+        assert!(trace.latencies().all(|took| took == Duration::from_millis(505)));
+        let counted = trace.latencies().count();
+        trace.shown(&FrameSpec::default(), None, Duration::from_secs(9), REFRESH);
+        assert_eq!(trace.latencies().count(), counted, "nobody had committed");
     }
 }

@@ -317,7 +317,9 @@ fn the_timeline_has_each_change_once() {
     assert!(!output.changes.windows(2).any(same), "{output:?}");
     assert!(output.frames >= 6, "{output:?}");
     let latency = output.latency.unwrap();
-    assert!(latency.frames as u64 == output.frames && latency.p50_ms <= latency.p99_ms, "{latency:?}");
+    // From its client's commit; not of the frame in which it first was there.
+    assert!((5..output.frames).contains(&(latency.frames as u64)), "{latency:?}");
+    assert!(latency.p50_ms <= latency.p99_ms, "{latency:?}");
 }
 
 /// The embedded device refuses to scale without saying so beforehand.
@@ -374,7 +376,7 @@ fn a_report_has_no_titles_and_no_markup_of_clients() {
     let (server, mut client) = start();
     let (folder, path) = with_socket(&server);
     let output = folder.path().join("report.html");
-    let args = ReportArgs { socket: Some(path), output: output.clone() };
+    let args = ReportArgs { to: to(&path), output: output.clone() };
     assert_eq!(ctl::write_report(&args).unwrap(), 0);
     assert!(std::fs::read_to_string(&output).unwrap().contains("No surface is shown."));
     let buffer = client.dmabuf("XB24", (64, 64), NOISE).unwrap();

@@ -8,6 +8,7 @@
 mod alpha;
 mod bad;
 mod colors;
+mod control;
 mod cycle;
 mod events;
 mod explain;

@@ -278,6 +278,6 @@ fn not_imported(error: &ImportError) -> Cell {
         | ImportError::System { source, .. } => source,
     };
     let errno = source.raw_os_error().map(Errno::from_raw_os_error);
-    let errno = errno.map_or_else(|| source.to_string(), crate::ctl::refusal::errno_name);
+    let errno = errno.map_or_else(|| source.to_string(), drm_prime::errno_name);
     Cell::NotImported { errno, system: error.fault() == Fault::System }
 }
