@@ -232,7 +232,7 @@ fn dmabuf_part(
     let (global, feedback) =
         Feedback::start(display, &formats, &devices).context("no memory for the format table")?;
     let (imports, worker) = (Imports::default(), Worker::default());
-    Ok(DmabufPart { global, feedback, imports, worker, dying: Vec::new() })
+    Ok(DmabufPart { global, feedback, imports, worker, dying: Vec::new(), closing: Vec::new() })
 }
 
 fn listen(handle: &LoopHandle<'static, State>, name: Option<&str>) -> anyhow::Result<String> {

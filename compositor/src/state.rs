@@ -1,5 +1,6 @@
 //! The compositor's state: eight parts, each with a module of its own. What joins them in a frame is in `redraw.rs`.
 
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use calloop::LoopHandle;
@@ -84,6 +85,8 @@ pub struct DmabufPart {
     pub worker: Worker,
     /// Buffers whose `wl_buffer` is destroyed and which may still be shown.
     pub(crate) dying: Vec<WeakDmabuf>,
+    /// Files of buffers that were there already; they are closed together.
+    pub(crate) closing: Vec<OwnedFd>,
 }
 
 /// What the event loop needs.
@@ -195,6 +198,7 @@ impl State {
 
     /// Forgets destroyed buffers that nothing shows any more.
     pub(crate) fn forget_dead_buffers(&mut self) {
+        self.end_buffers();
         let mut dying = std::mem::take(&mut self.dmabuf.dying);
         dying.retain(|dmabuf| {
             let gone = dmabuf.is_gone();

@@ -1,7 +1,11 @@
 //! The description of a client's buffer and its checks against the buffer's real size; the identity of a dma-buf.
 //! It borrows descriptors and never keeps one; importing is [`crate::handles`]' business.
 
-use std::{io, os::fd::BorrowedFd};
+use std::{
+    io,
+    os::fd::BorrowedFd,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use drm_fourcc::{DrmFourcc, DrmModifier};
 use rustix::fs::SeekFrom;
@@ -386,6 +390,25 @@ impl<'a> DmabufStat<'a> {
 pub fn is_dmabuf(fd: BorrowedFd<'_>) -> io::Result<bool> {
     // f_type is a signed word of the machine's size: compare its low 32 bits.
     Ok(rustix::fs::fstatfs(fd)?.f_type as u64 & 0xffff_ffff == DMA_BUF_MAGIC)
+}
+
+/// [`is_dmabuf`] of a descriptor whose file is known to live on the device `dev` (`st_dev`): no system call where a dma-buf has
+/// been seen there before. The kernel mounts their file system once, at its start, and nobody can undo that, so that its
+/// number belongs to nothing else.
+///
+/// # Errors
+/// As [`is_dmabuf`].
+pub fn is_dmabuf_on(fd: BorrowedFd<'_>, dev: u64) -> io::Result<bool> {
+    /// No file system has the number 0.
+    static SEEN: AtomicU64 = AtomicU64::new(0);
+    if dev != 0 && SEEN.load(Ordering::Relaxed) == dev {
+        return Ok(true);
+    }
+    let is = is_dmabuf(fd)?;
+    if is {
+        SEEN.store(dev, Ordering::Relaxed);
+    }
+    Ok(is)
 }
 
 /// Real size in bytes of what a descriptor names, without moving a regular file's position.

@@ -117,6 +117,7 @@ pub use device::timeline::{NoTimelines, Timeline, TimelineError, Timelines};
 pub use device::{DumbAllocation, FramebufferRequest, GemDevice};
 pub use dmabuf::{
     BufferPlane, Dmabuf, DmabufId, DmabufStat, Layout, LayoutError, MAX_BUFFER_PLANES, SizeError, is_dmabuf,
+    is_dmabuf_on,
 };
 pub use dumb::{DumbBuffer, DumbError};
 pub use errno::errno_name;
@@ -127,7 +128,7 @@ pub use framebuffer::{Framebuffer, FramebufferError};
 pub use handles::{ExportError, GemHandle, HandleTable, ImportError, TableStats};
 pub use ledger::{Clock, FramebufferName, HandleEntry, Ledger, Owner, ToldClock};
 pub use origin::Origin;
-pub use sys::Mapping;
+pub use sys::{Mapping, close_together};
 
 /// Whose fault an error is. Every error of this crate answers with its `fault()`; no variant mixes two of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -1,11 +1,11 @@
-//! The crate's only unsafe code: `CLOSEFB`, `kcmp`, `F_DUPFD_QUERY`, file locks, dma-buf CPU sync and fences, memory mappings.
+//! The crate's only unsafe code: `CLOSEFB`, `kcmp`, `F_DUPFD_QUERY`, `close_range`, file locks, dma-buf CPU sync and fences, memory mappings.
 //! It holds no policy: which file, when, and what a failure means is decided by its callers.
 #![allow(unsafe_code)]
 
 use std::{
     ffi::c_void,
     io,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd},
     ptr::NonNull,
 };
 
@@ -62,6 +62,23 @@ pub(crate) fn same_file(a: BorrowedFd<'_>, b: BorrowedFd<'_>) -> io::Result<bool
         0 => Ok(false),
         1 => Ok(true),
         _ => Err(error),
+    }
+}
+
+/// Closes descriptors, with one system call for each run of numbers that follow each other (`close_range`, Linux 5.9), and
+/// one for each descriptor before that.
+pub fn close_together(descriptors: impl IntoIterator<Item = OwnedFd>) {
+    let mut numbers: Vec<RawFd> = descriptors.into_iter().map(IntoRawFd::into_raw_fd).collect();
+    numbers.sort_unstable();
+    for run in numbers.chunk_by(|one, next| one + 1 == *next) {
+        let (first, last) = (run[0], run[run.len() - 1]);
+        // SAFETY: close_range takes integers. All descriptors of the range are open, since these values owned them, and so
+        // nobody else's; nobody uses them afterwards.
+        if run.len() > 1 && unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } == 0 {
+            continue;
+        }
+        // SAFETY: each was taken out of an `OwnedFd` and not closed: a kernel without the call closes none.
+        run.iter().for_each(|number| drop(unsafe { OwnedFd::from_raw_fd(*number) }));
     }
 }
 
@@ -305,6 +322,20 @@ pub(crate) fn dup(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Others may open files meanwhile, so it is told from what the pipes do whether their ends are closed.
+    #[test]
+    fn descriptors_are_closed_in_whatever_order_and_no_others() {
+        let mut pipes: Vec<_> = (0..9).map(|_| rustix::pipe::pipe().unwrap()).collect();
+        let kept = pipes.remove(4);
+        let (readers, writers): (Vec<_>, Vec<_>) = pipes.into_iter().unzip();
+        let third = readers[3].try_clone().unwrap();
+        close_together(writers.into_iter().rev().chain(readers.into_iter().skip(1)));
+        assert_eq!(rustix::io::read(&third, &mut [0; 1]), Ok(0), "the writing end is closed");
+        assert_eq!(rustix::io::write(&kept.1, b"x"), Ok(1));
+        assert_eq!(rustix::io::read(&kept.0, &mut [0; 1]), Ok(1));
+        close_together([]);
+    }
 
     #[test]
     fn mapping_refuses_what_lies_outside() {

@@ -111,9 +111,9 @@ impl Buffers {
         self.exporters = exporters;
     }
 
-    /// Tells whether the device may take a descriptor for a buffer.
-    pub fn is_dmabuf(&self, fd: BorrowedFd<'_>) -> bool {
-        self.table.device().is_dmabuf(fd).unwrap_or(false)
+    /// Tells whether the device may take a descriptor for a buffer; its file lives on the device `dev`.
+    pub fn is_dmabuf(&self, fd: BorrowedFd<'_>, dev: u64) -> bool {
+        self.table.device().is_dmabuf_on(fd, dev).unwrap_or(false)
     }
 
     /// Tells whether a buffer of unspecified layout is known to be laid out in plain rows. What no driver of the kernel

@@ -227,7 +227,7 @@ impl Relay {
             let files = self.input_files.len().min(FILES_AT_ONCE);
             let upto = if self.input_files.len() > FILES_AT_ONCE { start + 1 } else { end };
             start += self.send_to_library(start, upto, files)?;
-            self.input_files.drain(..files);
+            drm_prime::close_together(self.input_files.drain(..files));
         }
         self.input.drain(..end);
         match outcome {

@@ -16,7 +16,6 @@ use smithay::wayland::compositor::{
     BufferAssignment, CompositorClientState, CompositorHandler, CompositorState, RegionUserData,
     SurfaceAttributes, SurfaceUserData, add_pre_commit_hook, get_parent, is_sync_subsurface, with_states,
 };
-use smithay::wayland::dmabuf::get_dmabuf;
 use smithay::wayland::seat::CURSOR_IMAGE_ROLE;
 
 use super::attach;
@@ -115,12 +114,8 @@ pub(super) fn has_buffer(surface: &WlSurface) -> bool {
 }
 
 impl BufferHandler for State {
-    fn buffer_destroyed(&mut self, buffer: &WlBuffer) {
-        // The surface and the frames that show it keep the memory; what is kept for it goes after them.
-        if let Ok(dmabuf) = get_dmabuf(buffer) {
-            self.dmabuf.dying.push(dmabuf.weak());
-        }
-    }
+    /// Those of dma-bufs are [`State::buffer_ended`]'s.
+    fn buffer_destroyed(&mut self, _: &WlBuffer) {}
 }
 
 // As delegate_compositor!, but guarded, and without what is in subcompositor.rs.

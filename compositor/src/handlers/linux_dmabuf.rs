@@ -5,14 +5,14 @@ use std::os::fd::BorrowedFd;
 
 use primeway_protocols::delegate_linux_dmabuf;
 use primeway_protocols::linux_dmabuf::{
-    DmabufFeedback, DmabufParams, ImportError, LinuxDmabufHandler, LinuxDmabufState, PendingBuffer,
+    DmabufFeedback, DmabufFile, DmabufParams, ImportError, LinuxDmabufHandler, LinuxDmabufState,
+    PendingBuffer,
 };
 use smithay::backend::allocator::dmabuf::Dmabuf;
 use smithay::reexports::wayland_server::backend::ClientId;
 use smithay::reexports::wayland_server::protocol::wl_buffer::{self, WlBuffer};
 use smithay::reexports::wayland_server::protocol::wl_surface::WlSurface;
 use smithay::reexports::wayland_server::{Client, DataInit, Dispatch, DisplayHandle, Resource};
-use smithay::wayland::buffer::BufferHandler;
 
 use crate::clients::{self, ClientState};
 use crate::import::{Candidate, Reason, Refusal, Refused};
@@ -25,17 +25,25 @@ impl LinuxDmabufHandler for State {
         &mut self.dmabuf.global
     }
 
-    fn accepts_fd(&self, fd: BorrowedFd<'_>) -> bool {
-        self.backend.buffers().is_dmabuf(fd)
+    fn accepts_fd(&self, fd: BorrowedFd<'_>, file: DmabufFile) -> bool {
+        self.backend.buffers().is_dmabuf(fd, file.dev)
     }
 
     fn import(&mut self, client: &Client, params: DmabufParams) -> Result<Dmabuf, ImportError> {
+        let params = match self.revive(client, params) {
+            Ok(dmabuf) => return Ok(dmabuf),
+            Err(params) => params,
+        };
         let data = self.client_state(client.id());
         let candidate = Candidate::new(data.as_ref(), clients::owner(client), params, &self.backend);
         self.create_now(candidate).map_err(|refusal| self.refused(refusal))
     }
 
     fn import_later(&mut self, client: &Client, params: DmabufParams, answer: PendingBuffer<Self>) {
+        let params = match self.revive(client, params) {
+            Ok(dmabuf) => return self.answer_with(dmabuf, answer),
+            Err(params) => params,
+        };
         let data = self.client_state(client.id());
         match Candidate::new(data.as_ref(), clients::owner(client), params, &self.backend) {
             Ok(candidate) => self.create_later(candidate, answer),
@@ -86,9 +94,9 @@ impl Dispatch<WlBuffer, Dmabuf> for State {
     }
 
     fn destroyed(state: &mut Self, _: ClientId, buffer: &WlBuffer, dmabuf: &Dmabuf) {
-        state.dmabuf.imports.destroyed(dmabuf);
         tracing::trace!(buffer = buffer.id().protocol_id(), "buffer destroyed");
-        state.buffer_destroyed(buffer);
+        // The surface and the frames that show it keep the memory; what is kept for it goes after them.
+        state.buffer_ended(dmabuf);
     }
 }
 

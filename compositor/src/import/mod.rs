@@ -23,11 +23,14 @@
 //! An implicit layout (INVALID) becomes LINEAR where the exporter is known to have no other. Any other implicit layout is for
 //! the GPU alone: a framebuffer without modifier would have the display's driver guess.
 //!
+//! A buffer that was destroyed and is described again in the same turn skips all of this ([`revive`]).
+//!
 //! Owns: the pipeline and its reasons. Does not own: the protocol's rules, handles and framebuffers
 //! ([`crate::backend::buffers`]), textures and views ([`crate::render`]).
 
 pub mod probe;
 mod reason;
+mod revive;
 mod worker;
 
 use std::collections::{HashMap, VecDeque};
@@ -42,6 +45,7 @@ use smithay::backend::allocator::Buffer as _;
 use smithay::backend::allocator::dmabuf::{Dmabuf, DmabufFlags, WeakDmabuf};
 
 pub use self::reason::{Reason, Refused, Rung, Ways};
+use self::revive::{Counted, Ended};
 pub use self::worker::Worker;
 
 use crate::backend::Backend;
@@ -228,7 +232,7 @@ impl Imported {
             tracing::debug!(?reasons, "buffer can be shown by planes alone");
         }
         imports.accepted(key, ways);
-        Ok(Accepted { dmabuf, reservation })
+        Ok(Accepted { dmabuf, counted: Counted { reservation, modifier: asked.modifier } })
     }
 }
 
@@ -236,13 +240,13 @@ impl Imported {
 #[derive(Debug)]
 pub struct Accepted {
     dmabuf: Dmabuf,
-    reservation: Reservation,
+    counted: Counted,
 }
 
 impl Accepted {
-    /// The buffer, counted until its wl_buffer is destroyed ([`Imports::destroyed`]).
+    /// The buffer, counted until its wl_buffer is destroyed ([`State::buffer_ended`](crate::state::State)).
     pub fn keep(self, imports: &mut Imports) -> Dmabuf {
-        imports.counted.insert(self.dmabuf.weak(), self.reservation);
+        imports.counted.insert(self.dmabuf.weak(), self.counted);
         self.dmabuf
     }
 }
@@ -317,7 +321,11 @@ pub struct Refusal {
 pub struct Imports {
     ways: HashMap<WeakDmabuf, Ways>,
     /// Buffers whose wl_buffer is there.
-    counted: HashMap<WeakDmabuf, Reservation>,
+    counted: HashMap<WeakDmabuf, Counted>,
+    /// Those that were destroyed in this turn.
+    ended: Ended,
+    /// Buffers that came back, ever.
+    revived: u64,
     refused: u64,
     last: VecDeque<Refusal>,
 }
@@ -340,11 +348,6 @@ impl Imports {
         self.last.push_front(refusal);
     }
 
-    /// The wl_buffer is gone: its planes and bytes count no more.
-    pub fn destroyed(&mut self, dmabuf: &Dmabuf) {
-        self.counted.remove(&dmabuf.weak());
-    }
-
     /// Drops what is kept for a buffer that is gone.
     pub fn forget(&mut self, dmabuf: &WeakDmabuf) {
         self.ways.remove(dmabuf);
@@ -354,6 +357,12 @@ impl Imports {
     #[must_use]
     pub fn ways(&self, dmabuf: &Dmabuf) -> Option<&Ways> {
         self.ways.get(&dmabuf.weak())
+    }
+
+    /// Buffers that came back after their wl_buffer was destroyed, ever ([`revive`]).
+    #[must_use]
+    pub fn revived(&self) -> u64 {
+        self.revived
     }
 
     /// Buffers that were refused, ever, and the last of them, the newest first.

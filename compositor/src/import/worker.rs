@@ -266,14 +266,18 @@ impl State {
         }
     }
 
+    /// Answers with a buffer that is there.
+    pub(crate) fn answer_with(&mut self, dmabuf: Dmabuf, answer: Answer) {
+        if !answer.send(Ok(dmabuf.clone())) {
+            self.buffer_ended(&dmabuf);
+        }
+    }
+
     fn answer_create(&mut self, imported: Imported, answer: Answer) {
         match self.accept(imported) {
             Ok(accepted) => {
                 let dmabuf = accepted.keep(&mut self.dmabuf.imports);
-                if !answer.send(Ok(dmabuf.clone())) {
-                    self.dmabuf.imports.destroyed(&dmabuf);
-                    self.forget_buffer(&dmabuf.weak());
-                }
+                self.answer_with(dmabuf, answer);
             }
             Err(refusal) => {
                 answer.send(Err(self.refused(refusal)));

@@ -260,6 +260,10 @@ impl<D: GemDevice> GemDevice for Faulty<D> {
         self.inner.is_dmabuf(fd)
     }
 
+    fn is_dmabuf_on(&self, fd: BorrowedFd<'_>, dev: u64) -> io::Result<bool> {
+        self.inner.is_dmabuf_on(fd, dev)
+    }
+
     fn descriptors(&self) -> Vec<RawFd> {
         self.descriptors.clone().unwrap_or_else(|| self.inner.descriptors())
     }

@@ -302,6 +302,10 @@ impl GemDevice for KernelDevice {
         vec![self.fd.as_raw_fd()]
     }
 
+    fn is_dmabuf_on(&self, fd: BorrowedFd<'_>, dev: u64) -> io::Result<bool> {
+        crate::dmabuf::is_dmabuf_on(fd, dev)
+    }
+
     fn prime_fd_to_handle(&self, fd: BorrowedFd<'_>) -> io::Result<NonZeroU32> {
         nonzero(retry(|| drm_ffi::gem::fd_to_handle(self.fd.as_fd(), fd))?.handle)
     }

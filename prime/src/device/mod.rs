@@ -80,6 +80,16 @@ pub trait GemDevice: fmt::Debug + Send + Sync {
         crate::dmabuf::is_dmabuf(fd)
     }
 
+    /// [`is_dmabuf`](Self::is_dmabuf) of a descriptor whose file is known to live on the device `dev` (`st_dev`), which may
+    /// spare asking.
+    ///
+    /// # Errors
+    /// As [`crate::is_dmabuf`].
+    fn is_dmabuf_on(&self, fd: BorrowedFd<'_>, dev: u64) -> io::Result<bool> {
+        let _ = dev;
+        self.is_dmabuf(fd)
+    }
+
     /// The descriptors that the device holds open, for the ledger.
     fn descriptors(&self) -> Vec<RawFd> {
         Vec::new()

@@ -387,12 +387,12 @@ fn check<D: LinuxDmabufHandler>(
     };
     let mut files = [None; MAX_PLANES];
     for (index, (plane, _)) in checked.planes.iter().enumerate() {
+        let fd = plane.fd.as_fd();
         // First what it is, then its size: a file that is no buffer is not asked for more.
-        if !state.accepts_fd(plane.fd.as_fd()) {
-            return Err(Unusable::NotADmabuf.into());
-        }
-        files[index] = DmabufFile::of(plane.fd.as_fd());
-        if let Some(size) = files[index].and_then(|file| file.size) {
+        let file = DmabufFile::of(fd).filter(|file| state.accepts_fd(fd, *file));
+        let file = file.ok_or(Unusable::NotADmabuf)?.with_size(fd);
+        files[index] = Some(file);
+        if let Some(size) = file.size {
             checked.check_size(index, size)?;
         }
     }

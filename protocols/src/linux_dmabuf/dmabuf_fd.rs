@@ -31,18 +31,24 @@ pub struct DmabufFile {
 }
 
 impl DmabufFile {
-    /// Asks with one system call; with a second one where the first leaves the size open.
-    ///
-    /// The file position of a regular file (a memfd) is the client's and is left alone. A dma-buf before Linux 5.3 has no
-    /// size but by `lseek(SEEK_END)`, and keeps no position (`dma_buf_llseek` in `drivers/dma-buf/dma-buf.c`).
+    /// Asks with one system call (`fstat`), which leaves the size open where the file has none to tell.
     pub fn of(fd: BorrowedFd<'_>) -> Option<Self> {
         let stat = fstat(fd).ok()?;
         let size = match (u64::try_from(stat.st_size), FileType::from_raw_mode(stat.st_mode)) {
             (Ok(size), FileType::RegularFile) => Some(size),
             (Ok(size), _) if size > 0 => Some(size),
-            _ => seek(fd, SeekFrom::End(0)).ok(),
+            _ => None,
         };
         Some(Self { dev: stat.st_dev, ino: stat.st_ino, size })
+    }
+
+    /// Asks for the size with a second system call, if the first left it open.
+    ///
+    /// The file position of a regular file (a memfd) is the client's and is left alone. A dma-buf before Linux 5.3 has no
+    /// size but by `lseek(SEEK_END)`, and keeps no position (`dma_buf_llseek` in `drivers/dma-buf/dma-buf.c`).
+    #[must_use]
+    pub fn with_size(self, fd: BorrowedFd<'_>) -> Self {
+        Self { size: self.size.or_else(|| seek(fd, SeekFrom::End(0)).ok()), ..self }
     }
 }
 
@@ -72,6 +78,6 @@ mod tests {
     fn a_pipe_is_no_dmabuf_and_has_no_size() {
         let (reader, _writer) = rustix::pipe::pipe().unwrap();
         assert!(!is_dmabuf(reader.as_fd()));
-        assert_eq!(DmabufFile::of(reader.as_fd()).unwrap().size, None);
+        assert_eq!(DmabufFile::of(reader.as_fd()).unwrap().with_size(reader.as_fd()).size, None);
     }
 }

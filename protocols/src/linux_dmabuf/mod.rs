@@ -210,8 +210,9 @@ pub trait LinuxDmabufHandler: Sized + 'static {
         FormatLayout::from_fourcc(fourcc)
     }
 
-    /// Whether a file may back a buffer. By default dma-bufs only; a software device may take memfds too.
-    fn accepts_fd(&self, fd: BorrowedFd<'_>) -> bool {
+    /// Whether a file may back a buffer. By default dma-bufs only; a software device may take memfds too. `file` is what is known
+    /// of it so far, which may be enough.
+    fn accepts_fd(&self, fd: BorrowedFd<'_>, _file: DmabufFile) -> bool {
         is_dmabuf(fd)
     }
 

@@ -10,7 +10,7 @@ mod wire;
 use std::os::fd::{AsFd, OwnedFd};
 
 use primeway_protocols::linux_dmabuf::{
-    DmabufFeedback, DmabufFeedbackBuilder, DmabufFormat, DmabufParams, FailedBuffer, ImportError,
+    DmabufFeedback, DmabufFeedbackBuilder, DmabufFile, DmabufFormat, DmabufParams, FailedBuffer, ImportError,
     LinuxDmabufHandler, LinuxDmabufState, MOD_INVALID, MOD_LINEAR, PendingBuffer, is_dmabuf,
 };
 use wayland_client::backend::protocol::ProtocolError;
@@ -92,7 +92,7 @@ impl LinuxDmabufHandler for State {
         &mut self.dmabuf
     }
 
-    fn accepts_fd(&self, fd: std::os::fd::BorrowedFd<'_>) -> bool {
+    fn accepts_fd(&self, fd: std::os::fd::BorrowedFd<'_>, _: DmabufFile) -> bool {
         self.accept_memfds || is_dmabuf(fd)
     }
 

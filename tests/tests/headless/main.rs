@@ -21,6 +21,7 @@ mod later;
 mod planes;
 mod probe;
 mod release;
+mod rewrap;
 mod shell;
 mod surfaces;
 mod time;
