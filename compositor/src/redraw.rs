@@ -80,6 +80,9 @@ impl State {
     }
 
     fn redraw_where(&mut self, mut wanted: impl FnMut(&mut OutputState) -> bool) {
+        if self.runtime.opening {
+            return;
+        }
         let mut find = |entry: &mut OutputEntry| wanted(&mut entry.state).then_some(entry.state.id);
         while let Some(id) = self.outputs.iter_mut().find_map(&mut find) {
             self.redraw(id);

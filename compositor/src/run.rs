@@ -44,8 +44,10 @@ const ACCEPTED_AT_ONCE: usize = 4;
 /// When it cannot start. The text says what to do.
 pub fn run(cli: &Cli) -> anyhow::Result<u8> {
     let file_limit = raise_file_limit();
+    // Who connects while everything is being made ready waits in the socket.
+    let listening = listen(cli.socket.as_deref())?;
     let (mut reactor, mut state) = prepare(cli)?;
-    let socket = listen(&reactor.handle(), cli.socket.as_deref())?;
+    let socket = accept_clients(&reactor.handle(), listening)?;
     state.runtime.socket.clone_from(&socket);
     let ctl = CtlServer::listen(&reactor.handle(), &socket)?;
     watch_signals(&reactor.handle())?;
@@ -61,6 +63,7 @@ pub fn run(cli: &Cli) -> anyhow::Result<u8> {
         restore_file_limit(&child, file_limit);
         watch_child(&reactor.handle(), reactor.timers(), child)?;
     }
+    reactor.open(&mut state)?;
     serve(&mut reactor, &mut state)
 }
 
@@ -132,6 +135,7 @@ fn open_backend(cli: &Cli, timers: Timers) -> anyhow::Result<Opened> {
 /// # Errors
 /// When the event loop fails.
 pub fn serve(reactor: &mut Reactor, state: &mut State) -> anyhow::Result<u8> {
+    state.open_input(reactor.watch())?;
     state.queue_redraw_all();
     reactor.run(state)?;
     // A request of the seat to let go may be waiting; seatd 0.7 does not survive a client that leaves without an answer.
@@ -199,6 +203,7 @@ fn start(
             fences: Fences::new(handle.clone(), reactor.timers().clone(), display, timelines),
             watchers: Watchers::default(),
             exit: None,
+            opening: false,
             copy_on_purpose: std::env::var_os("PRIMEWAY_TEST_COPY").is_some(),
             direct_scanout: !cli.no_direct_scanout,
             recorder,
@@ -235,7 +240,8 @@ fn dmabuf_part(
     Ok(DmabufPart { global, feedback, imports, worker, dying: Vec::new(), closing: Vec::new() })
 }
 
-fn listen(handle: &LoopHandle<'static, State>, name: Option<&str>) -> anyhow::Result<String> {
+/// Makes the socket, where clients can connect from now on.
+fn listen(name: Option<&str>) -> anyhow::Result<ListeningSocket> {
     let folder = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
     let folder = folder.filter(|f| f.is_dir()).with_context(|| {
         let value =
@@ -243,16 +249,20 @@ fn listen(handle: &LoopHandle<'static, State>, name: Option<&str>) -> anyhow::Re
         format!("XDG_RUNTIME_DIR is {value}: log in properly, or set it to a folder of your own")
     })?;
     let folder = folder.display();
-    let socket = match name {
+    match name {
         Some(name) => ListeningSocket::bind(name).map_err(|err| {
             anyhow!(
                 "cannot listen on {folder}/{name}: {err}; give another name with --socket, or leave it out"
             )
-        })?,
+        }),
         // wayland-0 is left to whoever connects without WAYLAND_DISPLAY.
         None => ListeningSocket::bind_auto("wayland", 1..33)
-            .map_err(|err| anyhow!("no free wayland socket in {folder}: {err}"))?,
-    };
+            .map_err(|err| anyhow!("no free wayland socket in {folder}: {err}")),
+    }
+}
+
+/// Takes in those who connect; returns the socket's name.
+fn accept_clients(handle: &LoopHandle<'static, State>, socket: ListeningSocket) -> anyhow::Result<String> {
     let name = socket.socket_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     accept_from(handle, socket, "a client", |socket, state| {
         let stream = socket.accept()?;

@@ -106,6 +106,8 @@ pub struct Runtime {
     pub watchers: Watchers,
     /// The exit status, once the end is decided.
     pub exit: Option<u8>,
+    /// Nothing is drawn yet: those who waited for the start are answered first.
+    pub(crate) opening: bool,
     /// Copy on purpose while claiming zero-copy (PRIMEWAY_TEST_COPY).
     pub copy_on_purpose: bool,
     /// Planes may show clients' buffers.

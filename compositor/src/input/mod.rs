@@ -7,6 +7,7 @@
 //!
 //! It owns the seat and the pointer's image. Where windows are is asked of [`crate::shell`].
 
+mod devices;
 mod move_grab;
 
 use std::collections::HashSet;
@@ -23,6 +24,7 @@ use smithay::reexports::input as libinput;
 use smithay::reexports::wayland_server::protocol::wl_surface::WlSurface;
 use smithay::utils::{Logical, Point, SERIAL_COUNTER, Serial};
 
+use self::devices::Devices;
 use crate::cursor::Cursor;
 use crate::state::{State, monotonic};
 
@@ -38,6 +40,8 @@ pub struct Input {
     pub cursor: Cursor,
     /// Devices that can move the pointer; without any, no pointer is shown.
     pub pointers: usize,
+    /// Those of the session, once they have been looked for.
+    devices: Option<Devices>,
     /// Keys whose press was the compositor's, and whose release is too, whatever the modifiers are by then.
     taken: HashSet<Keycode>,
 }
@@ -57,7 +61,7 @@ impl Input {
     pub fn new(mut seat: Seat<State>) -> Result<Self, smithay::input::keyboard::Error> {
         seat.add_keyboard(XkbConfig::default(), REPEAT.0, REPEAT.1)?;
         seat.add_pointer();
-        Ok(Self { seat, cursor: Cursor::default(), pointers: 0, taken: HashSet::new() })
+        Ok(Self { seat, cursor: Cursor::default(), pointers: 0, devices: None, taken: HashSet::new() })
     }
 
     /// Where the pointer is, in the space of all outputs; `None` without a pointing device.

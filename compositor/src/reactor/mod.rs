@@ -2,10 +2,11 @@
 //!
 //! ```text
 //!  epoll ──> display: frame shown, next frame           every turn, without a detour
+//!       ├──> input devices                             speak twice a frame while a mouse moves
 //!       ├──> clients' sockets
-//!       └──> calloop: seat, input, udev, fences,        sources that speak seldom
-//!            signals, control socket, import thread
-//!  in a turn: timers, what is due by the frame clock; display, clients that can be seen; redraws, and what these clients
+//!       └──> calloop: seat, udev, fences, signals,      sources that speak seldom
+//!            control socket, import thread
+//!  in a turn: timers, what is due by the frame clock; display, input, clients that can be seen; redraws, and what these clients
 //!             are told;
 //!             all others; clients that wait for their turns; redraws, and what clients are told
 //! ```
@@ -42,6 +43,10 @@ use crate::state::{State, monotonic};
 const EVENTS: usize = 64;
 /// Bits of a source's number that tell its kind.
 const KIND_BITS: u32 = 3;
+/// Nobody who waited for the start has anything more to ask when nothing came for so long.
+const QUIET: Duration = Duration::from_millis(3);
+/// How long the first picture may have to wait for them.
+const OPENING: Duration = Duration::from_millis(30);
 
 /// What is watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +55,8 @@ pub enum Source {
     Calloop,
     /// The display device of a slot has events.
     Card(u32),
+    /// Input devices have events.
+    Input,
     /// A client's socket.
     Client(Key),
     /// Our end of the socket pair that a client's requests go to the library through.
@@ -63,6 +70,7 @@ impl Source {
             Self::Card(slot) => (1, slot.into()),
             Self::Client(key) => (2, key),
             Self::Library(key) => (3, key),
+            Self::Input => (4, 0),
         };
         EventData::new_u64(key << KIND_BITS | kind)
     }
@@ -74,6 +82,7 @@ impl Source {
             1 => Self::Card(u32::try_from(key).ok()?),
             2 => Self::Client(key),
             3 => Self::Library(key),
+            4 => Self::Input,
             _ => return None,
         })
     }
@@ -149,13 +158,32 @@ impl Reactor {
         &self.timers
     }
 
+    /// Answers those who waited for the start, before anything is drawn: the first picture takes longer than all answers.
+    ///
+    /// # Errors
+    /// When a source fails that the compositor cannot be without.
+    pub fn open(&mut self, state: &mut State) -> anyhow::Result<()> {
+        let end = monotonic() + OPENING;
+        state.runtime.opening = true;
+        while state.runtime.exit.is_none() && monotonic() < end {
+            let queued = state.runtime.clients.has_queue();
+            let happened = self.turn(state, Some(if queued { Duration::ZERO } else { QUIET }))?;
+            if !happened && !queued {
+                break;
+            }
+        }
+        state.runtime.opening = false;
+        Ok(())
+    }
+
     /// Handles events until there is an exit status.
     ///
     /// # Errors
     /// When a source fails that the compositor cannot be without.
     pub fn run(&mut self, state: &mut State) -> anyhow::Result<()> {
         while state.runtime.exit.is_none() {
-            self.turn(state)?;
+            let rest = state.rest();
+            self.turn(state, rest)?;
         }
         Ok(())
     }
@@ -171,9 +199,8 @@ impl Reactor {
         })
     }
 
-    /// Sleeps until something happens, and handles it.
-    fn turn(&mut self, state: &mut State) -> anyhow::Result<()> {
-        let rest = state.rest();
+    /// Sleeps until something happens, for `rest` at most, and handles it. Says whether something did.
+    fn turn(&mut self, state: &mut State, rest: Option<Duration>) -> anyhow::Result<bool> {
         let timeout = rest.and_then(|rest| Timespec::try_from(rest).ok());
         let mut events = [MaybeUninit::<Event>::uninit(); EVENTS];
         let events = match epoll::wait(&*self.watch.0, &mut events, timeout.as_ref()) {
@@ -189,6 +216,7 @@ impl Reactor {
         for (source, flags) in sources() {
             match source {
                 Source::Card(slot) => state.card_readable(slot),
+                Source::Input => state.input_readable(),
                 Source::Client(key) if state.runtime.clients.is_visible(key) => {
                     state.client_ready(key, flags)
                 }
@@ -198,7 +226,7 @@ impl Reactor {
         state.show_changes(now);
         for (source, flags) in sources() {
             match source {
-                Source::Card(_) => {}
+                Source::Card(_) | Source::Input => {}
                 Source::Client(key) if state.runtime.clients.is_visible(key) => {}
                 Source::Client(key) => state.client_ready(key, flags),
                 Source::Library(key) => state.pump_client_unless_late(key),
@@ -206,7 +234,7 @@ impl Reactor {
             }
         }
         state.end_turn(now);
-        Ok(())
+        Ok(!events.is_empty())
     }
 }
 
@@ -218,7 +246,7 @@ mod tests {
     fn a_source_comes_back_as_it_was() {
         let keys = [0, 1, 77, u64::MAX >> KIND_BITS];
         let of_clients = keys.iter().flat_map(|key| [Source::Client(*key), Source::Library(*key)]);
-        for source in of_clients.chain([Source::Calloop, Source::Card(0), Source::Card(255)]) {
+        for source in of_clients.chain([Source::Calloop, Source::Input, Source::Card(0), Source::Card(255)]) {
             assert_eq!(Source::unpack(source.pack()), Some(source));
         }
         assert_eq!(Source::unpack(EventData::new_u64(7)), None);

@@ -159,6 +159,11 @@ pub struct Kms {
 }
 
 impl Kms {
+    /// The session that the devices are from, if there is one.
+    pub fn session(&self) -> Option<&LibSeatSession> {
+        self.session.as_ref()
+    }
+
     /// Opens `node`, or the devices of the seat that drive displays.
     ///
     /// # Errors

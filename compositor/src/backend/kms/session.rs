@@ -1,14 +1,12 @@
-//! The event sources of a session: seat, card, udev and libinput.
+//! The event sources of a session: seat, card and udev. Input devices are [`crate::input`]'s.
 
 use std::time::{Duration, Instant};
 
 use calloop::{EventSource, LoopHandle, Poll, PostAction, Readiness, Token, TokenFactory};
-use smithay::backend::libinput::{LibinputInputBackend, LibinputSessionInterface};
 use smithay::backend::session::Event as SessionEvent;
 use smithay::backend::session::Session;
 use smithay::backend::session::libseat::LibSeatSessionNotifier;
 use smithay::backend::udev::{UdevBackend, UdevEvent};
-use smithay::reexports::input::Libinput;
 
 use super::{Kms, StartError};
 use crate::reactor::Watch;
@@ -41,25 +39,16 @@ pub fn insert_sources(
 ) -> Result<(), StartError> {
     let failed =
         |what| move |err: &dyn std::fmt::Display| StartError::Source { what, reason: err.to_string() };
-    let session = kms.session.clone().ok_or_else(|| failed("the session")(&"there is none"))?;
+    let session = kms.session.as_ref().ok_or_else(|| failed("the session")(&"there is none"))?;
     let seat = session.seat();
 
-    let mut libinput = Libinput::new_with_udev(LibinputSessionInterface::from(session));
-    libinput.udev_assign_seat(&seat).map_err(|()| failed("libinput")(&"no udev seat"))?;
-    let mut context = libinput.clone();
-    source(handle, "libinput", LibinputInputBackend::new(libinput), |event, _, state| {
-        state.input_event(event);
-    })?;
-
-    source(handle, "the session", SeatSource::new(notifier), move |event, (), state| match event {
+    source(handle, "the session", SeatSource::new(notifier), |event, (), state| match event {
         SessionEvent::PauseSession => {
-            context.suspend();
+            state.suspend_input();
             state.session_paused();
         }
         SessionEvent::ActivateSession => {
-            if context.resume().is_err() {
-                tracing::warn!("libinput did not resume");
-            }
+            state.resume_input();
             state.session_resumed();
         }
     })?;

@@ -1,5 +1,7 @@
 //! The kernel's display device: the node that the session opened.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
@@ -28,11 +30,23 @@ const CONNECTED: u32 = 1;
 
 /// An open card.
 #[derive(Debug)]
-pub struct Card(OwnedFd);
+pub struct Card {
+    fd: OwnedFd,
+    /// Properties that were asked for, by id: only their values change, and objects share them.
+    properties: RefCell<HashMap<u32, Kind>>,
+}
+
+/// What a property is, whoever has it.
+#[derive(Clone, Debug)]
+struct Kind {
+    name: String,
+    immutable: bool,
+    kind: PropertyKind,
+}
 
 impl AsFd for Card {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.fd.as_fd()
     }
 }
 impl BasicDevice for Card {}
@@ -41,7 +55,20 @@ impl ControlDevice for Card {}
 impl Card {
     /// A node that is looked at and not driven: its file need not be master.
     pub fn beside(fd: OwnedFd) -> Self {
-        Self(fd)
+        Self { fd, properties: RefCell::default() }
+    }
+
+    /// What a property is.
+    fn kind(&self, id: u32) -> io::Result<Kind> {
+        if let Some(known) = self.properties.borrow().get(&id) {
+            return Ok(known.clone());
+        }
+        let (mut bounds, mut enums) = (Vec::new(), Vec::new());
+        let info = ffi::mode::get_property(self.as_fd(), id, Some(&mut bounds), Some(&mut enums))?;
+        let (name, immutable) = (text(&info.name), info.flags & IMMUTABLE != 0);
+        let kind = Kind { name, immutable, kind: kind_of(info.flags, &bounds, &enums) };
+        self.properties.borrow_mut().insert(id, kind.clone());
+        Ok(kind)
     }
 
     /// Takes a node that the session opened.
@@ -49,16 +76,16 @@ impl Card {
     /// # Errors
     /// When it has no outputs, no atomic commits, or another master; the descriptor comes back for the session.
     pub fn open(fd: OwnedFd) -> Result<Rc<Self>, (OwnedFd, super::CardError)> {
-        let card = Self(fd);
+        let card = Self::beside(fd);
         match check(&card) {
             Ok(()) => Ok(Rc::new(card)),
-            Err(err) => Err((card.0, err)),
+            Err(err) => Err((card.fd, err)),
         }
     }
 
     /// The descriptor, for the session.
     pub fn into_fd(self) -> OwnedFd {
-        self.0
+        self.fd
     }
 
     /// Takes a node to look at: that another program is its master is no obstacle.
@@ -66,7 +93,7 @@ impl Card {
     /// # Errors
     /// When it has no outputs, or no atomic commits.
     pub fn look_at(fd: OwnedFd) -> Result<Rc<Self>, super::CardError> {
-        let card = Self(fd);
+        let card = Self::beside(fd);
         match check(&card) {
             Ok(()) | Err(super::CardError::NotMaster) => Ok(Rc::new(card)),
             Err(err) => Err(err),
@@ -166,15 +193,8 @@ impl KmsDevice for Card {
         let all = ids.into_iter().zip(values);
         all.filter_map(|(id, value)| Some((from_u32(id)?, id, value)))
             .map(|(handle, id, value)| {
-                let (mut bounds, mut enums) = (Vec::new(), Vec::new());
-                let info = ffi::mode::get_property(self.as_fd(), id, Some(&mut bounds), Some(&mut enums))?;
-                Ok(Property {
-                    id: handle,
-                    name: text(&info.name),
-                    value,
-                    immutable: info.flags & IMMUTABLE != 0,
-                    kind: kind_of(info.flags, &bounds, &enums),
-                })
+                let Kind { name, immutable, kind } = self.kind(id)?;
+                Ok(Property { id: handle, name, value, immutable, kind })
             })
             .collect()
     }
