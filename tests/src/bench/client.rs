@@ -32,6 +32,7 @@ use wayland_protocols::wp::presentation_time::client::wp_presentation_feedback::
 use wayland_protocols::xdg::shell::client::xdg_surface::{self, XdgSurface};
 use wayland_protocols::xdg::shell::client::xdg_toplevel::{self, XdgToplevel};
 
+use super::churn::{BATCH, Churn};
 use crate::buffer::{Allocator, ClientBuffer};
 use crate::client::link::{Globals, Link};
 use crate::delegate_link;
@@ -46,8 +47,6 @@ pub const ANSWERED: &str = "answered";
 const LOOK: Duration = Duration::from_millis(300);
 /// Buffers of each window.
 pub const BUFFERS: usize = 3;
-/// A round trip per so many created buffers, so that neither side's socket buffer fills.
-pub const BATCH: u64 = 32;
 /// linux-dmabuf is bound at most at this version: the last one that says its formats by events.
 const DMABUF_VERSION: u32 = 3;
 /// How long a compositor may take to start.
@@ -141,21 +140,24 @@ pub fn now() -> u64 {
 pub fn run(plan: &Plan) -> Result<Record> {
     let folder = std::env::var_os("XDG_RUNTIME_DIR").context("XDG_RUNTIME_DIR is not set")?;
     let socket = wait_for_socket(Path::new(&folder))?;
-    let mut first = Pane::connect(&socket, 0)?;
+    let first = Pane::connect(&socket, 0)?;
     let mut record = Record { answered: now(), ..Record::default() };
     record.lacks = first.lacks(plan)?;
     if record.lacks.is_some() {
         return Ok(record);
     }
     if let Some(count) = plan.churn {
+        let modifier =
+            first.modifier(Format::named(&plan.format)?).context("a format that is not offered")?;
+        let mut churn = Churn::connect(&socket, allocate(plan, 0)?, modifier)?;
         say(ANSWERED)?;
         std::thread::sleep(LOOK);
-        record.churn = Some(first.churn(plan, count)?);
+        record.churn = Some(churn.run(count)?);
         say(READY)?;
         std::thread::sleep(LOOK);
         // For those who count system calls, which makes everything slow.
         while !told_to_end()? {
-            first.churn(plan, BATCH)?;
+            churn.run(BATCH)?;
             record.batches.push(now());
         }
         return Ok(record);
@@ -405,20 +407,6 @@ impl Pane {
         let wl = params.create_immed(width, height, fourcc, Flags::empty(), &handle, ());
         params.destroy();
         Ok(wl)
-    }
-
-    fn churn(&mut self, plan: &Plan, count: u64) -> Result<Duration> {
-        if self.slots[0].buffer.is_none() {
-            self.slots[0].buffer = Some(allocate(plan, 0)?);
-        }
-        let start = Instant::now();
-        for n in 1..=count {
-            self.create(0)?.destroy();
-            if n % BATCH == 0 || n == count {
-                self.link.roundtrip(&mut self.events)?;
-            }
-        }
-        Ok(start.elapsed())
     }
 }
 

@@ -20,7 +20,7 @@ use super::peers::{Guest, Peer, Place, RunningPeer};
 use super::pointer::Mouse;
 use super::scenario::Scenario;
 use super::trace::{self, Calls};
-use super::{Outcome, client};
+use super::{Outcome, churn, client};
 use crate::debugfs::DebugDevice;
 use crate::drm_node::DrmNode;
 use crate::kms_master::KmsMaster;
@@ -187,7 +187,7 @@ fn churn(running: &mut RunningPeer, client: &mut Client, count: u64, place: &Pla
     let batches = record.batches.iter().filter(|at| (calls.from..calls.to).contains(*at)).count() as u64;
     ensure!(batches > 0, "nothing was created while system calls were traced");
     let each = |time: Duration| time.as_secs_f64() * 1e6 / count as f64;
-    let traced = batches * client::BATCH;
+    let traced = batches * churn::BATCH;
     Ok(Outcome::Measured(Box::new(Figures {
         answer: seconds(running.started, record.answered),
         first_frame: None,

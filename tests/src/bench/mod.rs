@@ -1,9 +1,10 @@
 //! `cargo lab bench`: primeway beside other compositors, in one run, with the same clients.
 //!
 //! Owns the sequence: each scenario with each compositor that can do it. `peers` starts the compositors, `scenario` says
-//! what is shown, `client` shows it, `measure` looks at compositor and kernel meanwhile, `trace` counts system calls,
+//! what is shown, `client` and `churn` show it, `measure` looks at compositor and kernel meanwhile, `trace` counts system calls,
 //! `table` writes down what came out, `goals` compares it with what primeway is to reach. It runs as root inside the lab. Nothing here knows primeway's inside.
 
+pub mod churn;
 pub mod client;
 pub mod goals;
 pub mod measure;
