@@ -172,6 +172,11 @@ impl Clients {
         self.visible.contains(&key)
     }
 
+    /// The numbers of those who have more to say, and wait for their turns.
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = u64> {
+        self.queue.iter().chain(&self.seen).copied()
+    }
+
     /// Somebody waits for a turn.
     pub(crate) fn has_queue(&self) -> bool {
         !(self.queue.is_empty() && self.seen.is_empty())

@@ -1,9 +1,10 @@
-//! Buffers that were destroyed in this turn, and come back if their client describes the same memory in the same way again.
+//! Buffers that were just destroyed, and come back if their client describes the same memory in the same way again.
 //!
 //! Clients that make a new wl_buffer for each frame destroy the old one of the same memory just before it. Taken in anew, it
-//! would be imported, mapped and given a framebuffer again. So what was destroyed is kept until the end of the turn, and a
-//! buffer that says the same of the same dma-bufs *is* that buffer, with its handles, framebuffers and mappings, as if
-//! the client had committed one wl_buffer twice. It costs the look at its files that tells which they are, and closing them.
+//! would be imported, mapped and given a framebuffer again. So what was destroyed is kept until the end of the turn, or of the
+//! turn in which its client has nothing more to say; and a buffer that says the same of the same dma-bufs *is* that buffer, with
+//! its handles, framebuffers and mappings, as if the client had committed one wl_buffer twice. It costs the look at its files
+//! that tells which they are, and closing them.
 //!
 //! What is kept counts against the client's quotas, is never more than [`MOST`] buffers, and goes at once when the client has
 //! no room for another one.
@@ -93,7 +94,7 @@ impl State {
         let imports = &mut self.dmabuf.imports;
         let Some((dmabuf, counted)) = imports.ended.take(data, &params) else {
             if !has_room(data, &params) {
-                self.end_buffers();
+                self.end_buffers_of(|_| true);
             }
             return Err(params);
         };
@@ -106,11 +107,22 @@ impl State {
         Ok(dmabuf)
     }
 
-    /// What was destroyed does not come back any more.
+    /// The turn ends: what was destroyed does not come back any more, unless its client has more to say.
     pub(crate) fn end_buffers(&mut self) {
-        let ended = self.dmabuf.imports.ended.0.drain(..);
-        self.dmabuf.dying.extend(ended.map(|(dmabuf, _)| dmabuf.weak()));
+        if !self.dmabuf.imports.ended.0.is_empty() {
+            let waiting: Vec<u64> = self.runtime.clients.waiting().collect();
+            self.end_buffers_of(|client| !waiting.contains(&client));
+        }
         self.close_files();
+    }
+
+    fn end_buffers_of(&mut self, goes: impl Fn(u64) -> bool) {
+        let dying = &mut self.dmabuf.dying;
+        self.dmabuf.imports.ended.0.retain(|(dmabuf, counted)| {
+            let goes = goes(counted.reservation.client.number());
+            dying.extend(goes.then(|| dmabuf.weak()));
+            !goes
+        });
     }
 
     fn close_files(&mut self) {

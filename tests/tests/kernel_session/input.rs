@@ -28,7 +28,8 @@ fn keyboard() -> Result<VirtualDevice> {
     device.context("cannot make a uinput keyboard")
 }
 
-fn mouse() -> Result<VirtualDevice> {
+/// A mouse with two buttons.
+pub fn mouse() -> Result<VirtualDevice> {
     let mut keys = AttributeSet::<KeyCode>::new();
     [KeyCode::BTN_LEFT, KeyCode::BTN_RIGHT].into_iter().for_each(|key| keys.insert(key));
     let mut axes = AttributeSet::<RelativeAxisCode>::new();

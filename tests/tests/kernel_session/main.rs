@@ -20,6 +20,7 @@ use primeway_tests::kernel_cases::{self, Case};
 
 const CASES: &[Case] = &[
     ("one_ioctl_per_frame", frames::one_ioctl_per_frame),
+    ("a_moving_mouse_costs_no_commits", frames::a_moving_mouse_costs_no_commits),
     ("as_an_unprivileged_user", users::as_an_unprivileged_user),
     ("vt_switches_lose_and_leak_nothing", terminals::vt_switches_lose_and_leak_nothing),
     ("a_full_screen_client_survives_switches", terminals::a_full_screen_client_survives_switches),
