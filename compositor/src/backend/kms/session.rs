@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use calloop::{EventSource, LoopHandle, Poll, PostAction, Readiness, Token, TokenFactory};
+use calloop::generic::Generic;
+use calloop::{EventSource, Interest, LoopHandle, Mode, Poll, PostAction, Readiness, Token, TokenFactory};
 use smithay::backend::session::Event as SessionEvent;
-use smithay::backend::session::Session;
 use smithay::backend::session::libseat::LibSeatSessionNotifier;
-use smithay::backend::udev::{UdevBackend, UdevEvent};
+use smithay::reexports::udev::{EventType, MonitorBuilder};
 
 use super::{Kms, StartError};
 use crate::reactor::Watch;
@@ -39,9 +39,9 @@ pub fn insert_sources(
 ) -> Result<(), StartError> {
     let failed =
         |what| move |err: &dyn std::fmt::Display| StartError::Source { what, reason: err.to_string() };
-    let session = kms.session.as_ref().ok_or_else(|| failed("the session")(&"there is none"))?;
-    let seat = session.seat();
-
+    if kms.session.is_none() {
+        return Err(failed("the session")(&"there is none"));
+    }
     source(handle, "the session", SeatSource::new(notifier), |event, (), state| match event {
         SessionEvent::PauseSession => {
             state.suspend_input();
@@ -55,10 +55,20 @@ pub fn insert_sources(
 
     kms.watch_cards(watch)?;
 
-    let monitor = UdevBackend::new(&seat).map_err(|err| failed("udev")(&err))?;
-    source(handle, "udev", monitor, |event, (), state| match event {
-        UdevEvent::Changed { device_id } => state.connectors_changed(Some(device_id)),
-        UdevEvent::Added { .. } | UdevEvent::Removed { .. } => state.devices_changed(),
+    let monitor = MonitorBuilder::new().and_then(|all| all.match_subsystem("drm")?.listen());
+    let monitor = monitor.map_err(|err| failed("udev")(&err))?;
+    // smithay's source would list the devices, which has just been done and takes hundreds of system calls.
+    source(handle, "udev", Generic::new(monitor, Interest::READ, Mode::Level), |_, monitor, state| {
+        for event in monitor.iter() {
+            let is_card = event.sysname().as_encoded_bytes().starts_with(b"card");
+            match (event.event_type(), event.devnum()) {
+                (EventType::Change, Some(device)) => state.connectors_changed(Some(device)),
+                // Whose seat it is on, and whether it drives displays, is seen then. Connectors have no number.
+                (EventType::Add | EventType::Remove, Some(_)) if is_card => state.devices_changed(),
+                _ => {}
+            }
+        }
+        Ok(PostAction::Continue)
     })
 }
 
