@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use rustix::io::Errno;
 use smithay::output::Output;
 use smithay::reexports::wayland_server::protocol::wl_output::WlOutput;
 use smithay::utils::{Logical, Point, Rectangle};
@@ -151,6 +152,40 @@ impl State {
         states.into_iter().for_each(|state| self.add_output(state));
         removed.into_iter().for_each(|id| self.remove_output(id));
         resized.into_iter().for_each(|id| self.mode_changed(id));
+    }
+
+    /// Turns an output off, or on again; windows stay where they are.
+    ///
+    /// # Errors
+    /// The errno with which the driver refuses to turn it off.
+    pub(crate) fn set_power(&mut self, id: OutputId, on: bool) -> Result<(), Errno> {
+        let Some(entry) = self.outputs.iter_mut().find(|o| o.state.id == id) else {
+            return Err(Errno::NODEV);
+        };
+        if entry.state.is_off() != on {
+            return Ok(());
+        }
+        // Without mastership it is done when the session is back.
+        if let Some(kms) = self.backend.kms().filter(|kms| !on && kms.is_active()) {
+            kms.turn_off(id)?;
+        }
+        tracing::info!(output = entry.state.output.name(), on, "power");
+        entry.state.set_off(!on, |surface| self.runtime.clients.told(surface));
+        self.runtime.clients.set_visible(self.outputs.iter().flat_map(|o| o.state.seen()));
+        self.queue_redraw_where(|output| output.id == id);
+        Ok(())
+    }
+
+    /// Whoever had the displays meanwhile may have lit those that are off.
+    pub(crate) fn keep_off(&mut self) {
+        let off: Vec<OutputId> =
+            self.outputs.iter().filter(|o| o.state.is_off()).map(|o| o.state.id).collect();
+        let Some(kms) = self.backend.kms() else { return };
+        for id in off {
+            if let Err(err) = kms.turn_off(id) {
+                tracing::warn!(%err, output = id, "output not turned off");
+            }
+        }
     }
 
     /// An output is driven with another mode from the next frame on.

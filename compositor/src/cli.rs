@@ -89,6 +89,8 @@ pub enum Command {
     /// Tell what every display plane shows.
     #[command(after_help = STATUS)]
     Planes(To),
+    /// Tell which outputs there are and what modes their displays have; with a name, change one.
+    Output(OutputArgs),
     /// Tell who holds how many buffers, framebuffers and GEM handles.
     #[command(after_help = STATUS)]
     Buffers(To),
@@ -183,6 +185,26 @@ impl ExplainArgs {
         let Self { app_id, pid, surface, all, .. } = self.clone();
         Query { app_id, pid, surface, all }
     }
+}
+
+/// `primeway output`.
+#[derive(Clone, Debug, Args)]
+pub struct OutputArgs {
+    /// The output to change, such as HDMI-A-1 [default: tell of all].
+    #[arg(value_name = "NAME")]
+    pub name: Option<String>,
+    /// Drive its display with this mode: WIDTHxHEIGHT, WIDTHxHEIGHT@HERTZ or `preferred`. It lasts until the display is gone.
+    #[arg(long, value_name = "MODE", requires = "name")]
+    pub mode: Option<String>,
+    /// Light it.
+    #[arg(long, requires = "name")]
+    pub on: bool,
+    /// Turn it off: windows stay on it and may draw once a second.
+    #[arg(long, requires = "name", conflicts_with = "on")]
+    pub off: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub to: To,
 }
 
 /// `primeway probe`.

@@ -16,6 +16,7 @@ fn main() -> ExitCode {
         Some(Command::Ctl(ctl)) => client::run(ctl),
         Some(Command::Explain(args)) => client::explain(args),
         Some(Command::Planes(to)) => client::planes(to),
+        Some(Command::Output(args)) => client::output(args),
         Some(Command::Buffers(to)) => client::buffers(to),
         Some(Command::Events(to)) => client::events(to),
         Some(Command::Top(to)) => primeway::ctl::top::run(to),

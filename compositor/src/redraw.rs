@@ -94,6 +94,9 @@ impl State {
         let Some(entry) = self.outputs.iter_mut().find(|o| o.state.id == id) else { return };
         let output = &mut entry.state;
         output.begin_redraw();
+        if output.is_off() {
+            return self.throttle(id);
+        }
         // Without mastership every test commit would fail and be remembered as the planes' fault.
         if self.backend.kms().is_some_and(|kms| !kms.is_active()) {
             return;

@@ -266,6 +266,7 @@ impl State {
         // What came or went meanwhile could not be opened.
         self.devices_changed();
         self.connectors_changed(None);
+        self.keep_off();
         self.queue_redraw_all();
     }
 }

@@ -83,6 +83,10 @@ impl KmsDevice for Uncounted {
     fn commit(&self, flags: AtomicCommitFlags, request: &mut Request) -> Result<(), Errno> {
         uncounted(|| self.0.commit(flags, request))
     }
+    fn elsewhere(&self) -> Option<Box<dyn KmsDevice + Send>> {
+        None
+    }
+
     fn read_events(&self, flips: &mut Vec<FlipEvent>) -> io::Result<()> {
         uncounted(|| self.0.read_events(flips))
     }

@@ -300,11 +300,15 @@ impl Backend {
 
     /// The last frame was not made for a vertical blank at a known time: it tore, or the refresh rate is free.
     pub fn shows_at_once(&self, output: OutputId) -> bool {
-        let free = match self {
+        self.varies(output) || self.tore(output)
+    }
+
+    /// Tells whether an output's refresh rate is free now.
+    pub fn varies(&self, output: OutputId) -> bool {
+        match self {
             Self::Kms(kms) => kms.vrr(output) == Some(true),
             Self::Headless(_) => false,
-        };
-        free || self.tore(output)
+        }
     }
 
     /// Tells whether the last frame of an output was shown at once rather than at the vertical blank.

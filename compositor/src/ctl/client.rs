@@ -12,8 +12,8 @@ use super::counters::Counters;
 use super::events::Event;
 use super::explain::{ExplainReport, Explanation, Query};
 use super::report::Parts;
-use super::{Answer, CaptureSource, Request, report, show};
-use crate::cli::{CheckArgs, Ctl, CtlRequest, ExplainArgs, ReportArgs, To};
+use super::{Answer, CaptureSource, Request, outputs, report, show};
+use crate::cli::{CheckArgs, Ctl, CtlRequest, ExplainArgs, OutputArgs, ReportArgs, To};
 
 /// How long an answer may take: that of a capture waits for a picture of the display, and for the file.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -146,6 +146,21 @@ pub fn planes(to: &To) -> anyhow::Result<u8> {
 /// As [`run`].
 pub fn buffers(to: &To) -> anyhow::Result<u8> {
     let (text, _) = tell(to, &Request::Buffers, show::buffers)?;
+    print(&text)?;
+    Ok(0)
+}
+
+/// `primeway output`.
+///
+/// # Errors
+/// As [`run`], or when the output is not there or the driver refuses.
+pub fn output(args: &OutputArgs) -> anyhow::Result<u8> {
+    let power = if args.on { Some(true) } else { args.off.then_some(false) };
+    let request = match args.name.clone() {
+        Some(name) => Request::Output(outputs::Wish { name, mode: args.mode.clone(), power }),
+        None => Request::Outputs,
+    };
+    let (text, _) = tell(&args.to, &request, outputs::show)?;
     print(&text)?;
     Ok(0)
 }

@@ -9,6 +9,8 @@
 //! | `{"request":"buffers"}` | `{"ok": BuffersReport}` |
 //! | `{"request":"timeline"}` | `{"ok": TimelineReport}`: the last changes of planes, and how long frames took |
 //! | `{"request":"events"}` | a line `{"event":"state",…}` with everything, then a line for each change: [`events::Event`] |
+//! | `{"request":"outputs"}` | `{"ok": OutputsReport}` |
+//! | `{"request":"output","name":"HDMI-A-1","mode":"800x600@60","power":true}`, without `mode` or `power` | the same, as it is then |
 //! | `{"request":"capture","file":"/abs.png","source":"writeback"}` | `{"ok":{"width":W,"height":H}}` |
 //!
 //! A request that fails is answered `{"error":"text"}`.
@@ -20,6 +22,7 @@ pub mod events;
 pub mod explain;
 pub mod identity;
 mod ledger;
+pub mod outputs;
 pub mod planes;
 pub mod probe;
 pub mod refusal;
@@ -56,6 +59,10 @@ pub enum Request {
     Timeline,
     /// Everything, and then what changes.
     Events,
+    /// The outputs and their modes.
+    Outputs,
+    /// Another mode of an output, or its power.
+    Output(outputs::Wish),
     /// A picture of an output.
     Capture {
         /// Absolute path of the PNG.

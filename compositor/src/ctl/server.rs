@@ -27,8 +27,8 @@ use smithay::wayland::shell::xdg::XdgToplevelSurfaceData;
 
 use super::{
     Answer, ClientStats, DeviceStats, FenceStats, ImportStats, LedgerReport, OutputStats, PlaneStats,
-    RefusedBuffer, RendererStats, Request, ResourceStats, Stats, SurfaceReport, buffers, explain, planes,
-    timeline,
+    RefusedBuffer, RendererStats, Request, ResourceStats, Stats, SurfaceReport, buffers, explain, outputs,
+    planes, timeline,
 };
 use crate::backend::kms::crtc_of;
 use crate::backend::{Backend, headless};
@@ -289,6 +289,11 @@ fn answer(line: &[u8], stream: UnixStream, place: Option<Place>, state: &mut Sta
             explain::explain(state, &query).map_err(|text| anyhow!(text)).map(rest)
         }
         Ok(Request::Events) => return state.watch(stream),
+        Ok(Request::Outputs) => Ok(rest(outputs::outputs(state))),
+        Ok(Request::Output(wish)) => {
+            let done = outputs::set(state, &wish).map(|()| outputs::outputs(state));
+            done.map_err(|text| anyhow!(text)).map(rest)
+        }
         Ok(Request::Planes) => Ok(rest(planes::planes(state))),
         Ok(Request::Buffers) => Ok(rest(buffers::buffers(state))),
         Ok(Request::Timeline) => Ok(rest(timeline::timeline(state))),

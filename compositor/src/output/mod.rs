@@ -58,6 +58,8 @@ pub struct Shown {
     zero_copy: bool,
     /// It was not held back until the vertical blank.
     torn: bool,
+    /// The refresh rate was free.
+    varies: bool,
     /// The frame brings new content of this surface.
     fresh: Option<stats::Fresh>,
     feedback: Vec<PresentationFeedbackCallback>,
@@ -112,6 +114,8 @@ pub struct OutputState {
     pub frames: u64,
     /// Plans made.
     pub plans: u64,
+    /// It shows nothing, on purpose.
+    off: bool,
     /// A timer for the surfaces that cannot be seen is running.
     pub throttling: bool,
     /// Damage of the composited picture, and of the one with holes.
@@ -125,6 +129,8 @@ pub struct OutputState {
     stand_ins: Vec<StandIn>,
     /// What planes that are told of damage showed last.
     told: Vec<whole::Told>,
+    /// What of the composited picture has changed, for planes that are told.
+    clips: whole::Clips,
     /// Where plans are recorded.
     pub recorder: Option<Recorder>,
     /// The planner has forgotten everything since the last plan.
@@ -190,6 +196,7 @@ impl OutputState {
         output.change_current_state(Some(mode), Some(Transform::Normal), None, Some((0, 0).into()));
         output.set_preferred(mode);
         let trackers = [(); 2].map(|()| OutputDamageTracker::from_output(&output));
+        let clips = whole::Clips::new(&output);
         Self {
             output,
             id,
@@ -200,6 +207,7 @@ impl OutputState {
             cycle: Cycle::new(refresh),
             frames: 0,
             plans: 0,
+            off: false,
             throttling: false,
             trackers,
             pointer: PointerCanvas::default(),
@@ -208,6 +216,7 @@ impl OutputState {
             requests: Vec::new(),
             stand_ins: Vec::new(),
             told: Vec::new(),
+            clips,
             recorder: None,
             forgot: false,
             without_overlays: false,
@@ -235,9 +244,10 @@ impl OutputState {
         }
         self.output.set_preferred(mode);
         self.trackers = [(); 2].map(|()| OutputDamageTracker::from_output(&self.output));
+        self.clips = whole::Clips::new(&self.output);
         self.cycle = Cycle::new(refresh);
         self.composed = None;
-        self.told.clear();
+        self.forget_told();
     }
 
     /// The part of the space of all outputs that it shows.
@@ -289,6 +299,9 @@ impl OutputState {
 
     /// How many of the layers last drawn, from the top, can be seen.
     pub fn visible(&self) -> usize {
+        if self.off {
+            return 0;
+        }
         self.planner.last().map_or(0, |plan| plan.visible)
     }
 
@@ -332,11 +345,30 @@ impl OutputState {
             self.output.leave(&surface);
             told(&surface);
         }
+        self.let_go(told);
+    }
+
+    /// Its frames let go of what they hold: none of them is on the screen.
+    fn let_go(&mut self, told: impl FnMut(&WlSurface)) {
         self.reset();
         self.current = Frame::default();
         self.composed = None;
-        self.told.clear();
+        self.forget_told();
         self.end_cycle(told);
+    }
+
+    /// It was turned off, or is to be lit again with the next frame.
+    pub(crate) fn set_off(&mut self, off: bool, mut told: impl FnMut(&WlSurface)) {
+        self.off = off;
+        if off {
+            self.entered.iter().for_each(&mut told);
+            self.let_go(told);
+        }
+    }
+
+    /// It shows nothing, on purpose.
+    pub fn is_off(&self) -> bool {
+        self.off
     }
 
     /// Draws and submits a frame of `layers` (topmost first); `now` is the time in CLOCK_MONOTONIC.
@@ -499,11 +531,11 @@ impl OutputState {
         match parts.backend.submit(self.id, spec, &self.current.spec) {
             Ok(()) => {}
             Err(SubmitError::Inactive | SubmitError::Busy) => {
-                self.told.clear();
+                self.forget_told();
                 return Ok(Drawn::Failed);
             }
             Err(SubmitError::Failed(errno)) => {
-                self.told.clear();
+                self.forget_told();
                 tracing::warn!(%errno, output = self.output.name(), "commit refused");
                 return Err(errno);
             }
@@ -513,6 +545,7 @@ impl OutputState {
             shown.push(Shown {
                 zero_copy,
                 torn: parts.backend.tore(self.id),
+                varies: parts.backend.varies(self.id),
                 fresh: stats::take_fresh(layer, self.id, self.frames),
                 feedback: present::take_feedback(&layer.surface),
                 surface: layer.surface.clone(),
@@ -655,6 +688,10 @@ impl OutputState {
         })?;
         if let Some(err) = failure {
             tracing::warn!(%err, "composition failed");
+        }
+        let primary = parts.backend.planes(self.id).iter().find(|p| p.kind == PlaneType::Primary);
+        if primary.is_some_and(|primary| parts.backend.takes_damage(self.id, primary.id)) {
+            self.clips.composed(canvas, &elements);
         }
         Ok(buffer)
     }

@@ -35,7 +35,9 @@ pub fn presented(output: &Output, mut shown: Shown, time: Duration, refresh: Dur
     if shown.zero_copy {
         flags |= Kind::ZeroCopy;
     }
+    // Of a free rate, the fastest; clients of version 1 hear 0.
+    let rate = if shown.varies { Refresh::variable(refresh) } else { Refresh::fixed(refresh) };
     for callback in shown.feedback.drain(..) {
-        callback.presented(output, time, Refresh::fixed(refresh), u64::from(sequence), flags);
+        callback.presented(output, time, rate, u64::from(sequence), flags);
     }
 }

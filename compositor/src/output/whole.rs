@@ -3,13 +3,17 @@
 
 use std::num::NonZeroU32;
 
-use drm_prime::scanout::{Plan, PrimaryContent, Rect};
+use drm_prime::scanout::{Plan, PlaneType, PrimaryContent, Rect};
+use smithay::backend::renderer::damage::OutputDamageTracker;
 use smithay::backend::renderer::element::Id;
 use smithay::backend::renderer::utils::CommitCounter;
+use smithay::output::Output;
+use smithay::utils::{Physical, Rectangle};
 
 use super::layers::SurfaceLayer;
 use super::{OutputState, RedrawParts};
-use crate::backend::{Damage, FrameSpec};
+use crate::backend::{Canvas, Damage, FrameSpec};
+use crate::render::LayerElement;
 
 /// Rectangles of damage that a plane is told; of more their bounds.
 const MOST: usize = 8;
@@ -22,7 +26,60 @@ pub(super) struct Told {
     commit: CommitCounter,
 }
 
+/// What of the composited picture is new, from one composition to the next.
+#[derive(Debug)]
+pub(super) struct Clips {
+    tracker: OutputDamageTracker,
+    /// The picture drawn last, and what of it is not as in the one before; none for all of it.
+    drawn: Option<(Canvas, Option<Vec<Rect>>)>,
+    /// What the plane was told to show last is the picture drawn last.
+    shown: Option<Canvas>,
+}
+
+impl Clips {
+    pub(super) fn new(output: &Output) -> Self {
+        Self { tracker: OutputDamageTracker::from_output(output), drawn: None, shown: None }
+    }
+
+    /// A picture was composed of these elements.
+    pub(super) fn composed(&mut self, canvas: Canvas, elements: &[LayerElement]) {
+        let damage = match self.tracker.damage_output(1, elements) {
+            Ok((damage, _)) => Some(damage.map_or_else(Vec::new, |all| bounded(all.iter().map(rect)))),
+            Err(err) => {
+                tracing::debug!(%err, "damage not known");
+                None
+            }
+        };
+        // Of two pictures since the last frame, what is new in either.
+        let damage = match self.drawn.take() {
+            None => damage,
+            Some((before, known)) => known.zip(damage).filter(|_| before == canvas).map(|(mut all, more)| {
+                all.extend(more);
+                bounded(all.into_iter())
+            }),
+        };
+        self.drawn = Some((canvas, damage));
+    }
+
+    /// The picture drawn last is about to be shown after the one before it: what of it is new?
+    fn told(&mut self) -> Option<Vec<Rect>> {
+        let (canvas, damage) = self.drawn.take()?;
+        let before = self.shown.replace(canvas);
+        damage.filter(|_| before == Some(canvas))
+    }
+}
+
+fn rect(r: &Rectangle<i32, Physical>) -> Rect {
+    Rect::new(r.loc.x.max(0), r.loc.y.max(0), r.size.w.max(0) as u32, r.size.h.max(0) as u32)
+}
+
 impl OutputState {
+    /// What was said of damage may not be what the planes show.
+    pub(super) fn forget_told(&mut self) {
+        self.told.clear();
+        (self.clips.drawn, self.clips.shown) = (None, None);
+    }
+
     /// Fills in what a frame is as a whole.
     pub(super) fn pace(&self, spec: &mut FrameSpec, layers: &[SurfaceLayer], plan: &Plan) {
         let full =
@@ -40,6 +97,16 @@ impl OutputState {
         parts: &RedrawParts<'_>,
     ) {
         let before = std::mem::take(&mut self.told);
+        if plan.primary == PrimaryContent::Composited {
+            let primary = parts.backend.planes(self.id).iter().find(|p| p.kind == PlaneType::Primary);
+            let primary = primary.map(|primary| primary.id);
+            let update = spec.planes.iter_mut().find(|update| Some(update.plane) == primary);
+            if let (Some(rects), Some(update)) = (self.clips.told(), update) {
+                update.damage = Damage(Some(rects));
+            }
+        } else {
+            (self.clips.drawn, self.clips.shown) = (None, None);
+        }
         for (layer, plane) in layers.iter().zip(&plan.planes) {
             let Some(plane) = plane.filter(|plane| parts.backend.takes_damage(self.id, *plane)) else {
                 continue;

@@ -9,10 +9,12 @@ mod flips;
 #[allow(dead_code, reason = "the headless cases use the rest")]
 #[path = "../headless_support/mod.rs"]
 mod headless_support;
+mod outputs;
 mod planes;
 mod rates;
 mod recording;
 mod rows;
+mod watcher;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

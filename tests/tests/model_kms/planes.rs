@@ -180,6 +180,35 @@ fn damage_is_told_to_drivers_that_copy_and_to_no_other() {
 }
 
 #[test]
+fn damage_of_composited_pictures_is_told_too() {
+    let mut session = start("virtio_gpu");
+    let mut buffers = [(); 2].map(|()| session.client.shm("XR24", (64, 48), NOISE).unwrap());
+    let window = session.client.open_window("shm").unwrap();
+    session.client.present(&window.surface, &buffers[0]).unwrap();
+    session.server.settle().unwrap();
+    let (before, primary) = (session.model.blobs(), session.primary());
+    let at = session.server.window("shm").unwrap().position;
+    for (round, rect) in [[10, 20, 30, 8], [0, 0, 5, 5], [40, 30, 24, 18]].into_iter().enumerate() {
+        session.commits();
+        let buffer = &mut buffers[(round + 1) % 2];
+        buffer.redraw(Pattern::Noise(round as u32 + 2)).unwrap();
+        window.surface.attach(Some(&buffer.wl), 0, 0);
+        window.surface.damage_buffer(rect[0], rect[1], rect[2], rect[3]);
+        session.client.presented(&window.surface).unwrap();
+        session.server.settle().unwrap();
+        let commits = session.commits();
+        let told: Vec<_> =
+            commits.iter().filter_map(|c| Some((c, c.value(primary, "FB_DAMAGE_CLIPS")?))).collect();
+        assert_eq!(told.len(), 1, "round {round}: {commits:?}");
+        let bytes = told[0].0.blobs[&told[0].1].chunks_exact(4);
+        let clip: Vec<i32> = bytes.map(|b| i32::from_ne_bytes(b.try_into().unwrap())).collect();
+        let (x, y) = (at.0 + rect[0], at.1 + rect[1]);
+        assert_eq!(clip, [x, y, x + rect[2], y + rect[3]], "round {round}");
+    }
+    assert_eq!(session.model.blobs(), before, "a blob is left");
+}
+
+#[test]
 fn another_surface_on_the_plane_counts_as_new_altogether() {
     let mut session = start("virtio_gpu");
     let buffers = [session.full(), session.full()];

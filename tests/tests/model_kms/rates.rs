@@ -6,6 +6,8 @@ use primeway::backend::kms::pacing::{TearingRefusal, Vrr};
 use rustix::io::Errno;
 use wayland_protocols::wp::tearing_control::v1::client::wp_tearing_control_v1::PresentationHint;
 
+use crate::headless_support::client::Event;
+
 use super::{Session, capabilities, is_async, start, start_with};
 
 /// Shows so many frames of a full-screen window; returns what was committed for each.
@@ -57,6 +59,27 @@ fn the_rate_is_free_while_a_full_screen_window_is_alone() {
     session.client.present(&other.surface, &small).unwrap();
     session.server.settle().unwrap();
     assert_eq!(session.model.value(crtc, "VRR_ENABLED"), Some(0));
+}
+
+#[test]
+fn feedback_names_no_fixed_rate_while_it_is_free() {
+    let refresh = |vrr| {
+        let mut session = start_with(capabilities("i915"), vrr);
+        let full = [session.full(), session.full()];
+        let window = session.client.open_window("full").unwrap();
+        session.client.present(&window.surface, &full[0]).unwrap();
+        let token = session.client.feedback(&window.surface).unwrap();
+        session.client.show(&window.surface, &full[1]).unwrap();
+        session.client.wait("presented", |seen| seen.presented_at(token).is_some()).unwrap();
+        let at = session.client.seen.presented_at(token).unwrap();
+        match &session.client.seen.log[at] {
+            Event::Presented { refresh, .. } => *refresh,
+            other => panic!("{other:?}"),
+        }
+    };
+    // The client has version 1 of wp_presentation, which has 0 for that.
+    assert_eq!(refresh(Vrr::Always), 0);
+    assert!((16_000_000..17_500_000).contains(&refresh(Vrr::Never)));
 }
 
 #[test]

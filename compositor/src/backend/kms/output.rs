@@ -169,6 +169,9 @@ impl KmsOutput {
         vrr: Vrr,
         fence: &mut InFence,
     ) -> Result<(), SubmitError> {
+        if self.watched.is_recovering() {
+            return Err(SubmitError::Busy);
+        }
         let primary = self.primary();
         let wanted = self.pipe.crtc_vrr.is_some() && vrr.wants(frame);
         self.tearing.last = None;
@@ -252,25 +255,58 @@ impl KmsOutput {
         Ok(())
     }
 
-    /// Commits the last frame once more, and all of it, waiting until it is on the screen; the events of the commits before
-    /// do not count.
-    ///
-    /// # Errors
-    /// The commit's errno.
-    pub(super) fn show_again(&mut self, device: &dyn KmsDevice, fence: Option<u64>) -> Result<(), Errno> {
+    /// Commits the last frame once more, and all of it, with what `commit` does about the request. The events of the commits
+    /// before it do not count: whoever takes this one has carried them out.
+    fn again(
+        &mut self,
+        fence: Option<u64>,
+        commit: impl FnOnce(&mut Request) -> Result<(), Errno>,
+    ) -> Result<(), Errno> {
         let needed = std::mem::replace(&mut self.pipe.needs_modeset, true);
         let (pipe, request, frame) = (&self.pipe, &mut self.request, &self.pending);
         let sent = self.shown.commit_now(|staging| {
             pipe.fill(request, staging, frame, None);
             pipe.set_vrr(request, pipe.vrr);
             pipe.wait_for(request, fence, frame.planes.iter().map(|update| update.plane));
-            device.commit(AtomicCommitFlags::ALLOW_MODESET, request)
+            commit(request)
         });
         self.pipe.needs_modeset = sent.is_err() || needed;
         sent?;
         self.pipe.needs_modeset = false;
         self.give_up();
         Ok(())
+    }
+
+    /// Commits the last frame once more, and all of it, if the kernel takes it without waiting for the commits before it; it is
+    /// on the screen soon.
+    ///
+    /// # Errors
+    /// EBUSY if it would have to wait; another errno of the commit.
+    pub(super) fn show_again_at_once(
+        &mut self,
+        device: &dyn KmsDevice,
+        fence: Option<u64>,
+    ) -> Result<(), Errno> {
+        let flags = AtomicCommitFlags::NONBLOCK | AtomicCommitFlags::ALLOW_MODESET;
+        self.again(fence, |request| device.commit(flags, request))
+    }
+
+    /// The request that commits the last frame once more, and all of it, for somebody else to commit.
+    pub(super) fn request_again(&mut self, fence: Option<u64>) -> Request {
+        let mut copy = Request::new();
+        let kept = self.again(fence, |request| {
+            copy = request.clone();
+            Err(Errno::AGAIN)
+        });
+        debug_assert!(kept.is_err(), "nothing was committed");
+        copy
+    }
+
+    /// Somebody else has committed it.
+    pub(super) fn shown_again(&mut self, fence: Option<u64>) {
+        if let Err(err) = self.again(fence, |_| Ok(())) {
+            tracing::error!(%err, "nothing was asked");
+        }
     }
 
     fn primary(&self) -> Option<NonZeroU32> {
@@ -371,6 +407,9 @@ impl KmsOutput {
     /// # Errors
     /// The commit's errno.
     pub(super) fn turn_off(&mut self, device: &dyn KmsDevice) -> Result<(), Errno> {
+        if self.watched.is_recovering() {
+            return Err(Errno::BUSY);
+        }
         let (pipe, request) = (&self.pipe, &mut self.request);
         self.shown.commit_now(|staging| {
             request.clear();

@@ -5,8 +5,9 @@
 //!                                                │ no, or a client is still writing to one of its buffers: look again
 //!                                                │ while any is outstanding
 //!                                                │ yes
-//!                     its frame once more, in a commit that blocks and sets the mode: the kernel carries out, or gives
-//!                     up, what is before it, and then this is on the screen
+//!                     its frame once more, in a commit that sets the mode; if the kernel is not ready for that (EBUSY),
+//!                     in one that blocks, on a thread: the kernel carries out, or gives up, what is before it, and then
+//!                     this is on the screen
 //!                                                │ refused: everything off, and the next frame sets the mode
 //! ```
 //!
@@ -14,10 +15,13 @@
 //! buffers stay held until the kernel has carried out a commit that shows something else: [`crate::output`] releases them
 //! when it is told of the flip, which it is afterwards.
 
+use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::Duration;
 
+use drm::control::AtomicCommitFlags;
+
 use super::Kms;
-use super::device::turn_everything_off;
+use super::device::{KmsDevice, Request, turn_everything_off};
 use super::display::DisplayDevice;
 use crate::backend::{Flip, OutputId};
 use crate::reactor::Timers;
@@ -25,6 +29,8 @@ use crate::state::{State, monotonic};
 
 /// From one look to the next: a flip is late after one of them, and after two of them at the latest.
 const LOOK: Duration = Duration::from_secs(1);
+/// How often it is looked at whether a thread has recovered an output.
+const SOON: Duration = Duration::from_millis(50);
 /// Longest pause between two attempts to recover an output.
 const LONGEST: u32 = 32;
 
@@ -41,6 +47,15 @@ pub(super) struct Watched {
     pub lost: u64,
     /// Events up to then are those of commits that were given up.
     pub ignore_until: Duration,
+    /// A thread makes up for the flip.
+    recovery: Option<Receiver<Recovered>>,
+}
+
+impl Watched {
+    /// A thread makes up for a flip: until it has, nothing else is committed.
+    pub(super) fn is_recovering(&self) -> bool {
+        self.recovery.is_some()
+    }
 }
 
 /// Looks at flips.
@@ -68,13 +83,15 @@ impl Watchdog {
 
 /// What became of an output whose flip did not complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Recovered {
+pub(super) enum Recovered {
     /// Its frame is on the screen.
     Shown,
     /// It is off; the next frame lights it.
     Off,
     /// Nothing helped yet.
     Not,
+    /// A thread waits for the kernel.
+    Waiting,
 }
 
 impl State {
@@ -84,6 +101,24 @@ impl State {
         let Some(kms) = self.backend.kms() else { return };
         let fenced = |id| self.outputs.iter().any(|entry| entry.state.id == id && entry.state.awaits_fence());
         let (flips, off) = kms.look_at_flips(fenced);
+        let recovering = kms.is_recovering();
+        self.made_up_for(flips, off);
+        if recovering {
+            self.runtime.timers.after(SOON, Self::look_at_recoveries);
+        }
+    }
+
+    fn look_at_recoveries(&mut self) {
+        let Some(kms) = self.backend.kms() else { return };
+        let (flips, off) = kms.finish_recoveries();
+        let recovering = kms.is_recovering();
+        self.made_up_for(flips, off);
+        if recovering {
+            self.runtime.timers.after(SOON, Self::look_at_recoveries);
+        }
+    }
+
+    fn made_up_for(&mut self, flips: Vec<Flip>, off: Vec<OutputId>) {
         if flips.is_empty() && off.is_empty() {
             return;
         }
@@ -103,6 +138,16 @@ impl Kms {
     /// Flips that did not complete on an output.
     pub fn lost_flips(&self, output: OutputId) -> u64 {
         self.output(output).map_or(0, |o| o.watched.lost)
+    }
+
+    fn is_recovering(&self) -> bool {
+        self.devices.iter().flat_map(|d| &d.outputs).any(|o| o.watched.is_recovering())
+    }
+
+    fn finish_recoveries(&mut self) -> (Vec<Flip>, Vec<OutputId>) {
+        let (mut flips, mut off) = (Vec::new(), Vec::new());
+        self.devices.iter_mut().for_each(|device| device.finish_recoveries(&mut flips, &mut off));
+        (flips, off)
     }
 
     /// Looks for late flips, but for those that wait for a fence. Returns those that were made up for, and the outputs that
@@ -139,44 +184,115 @@ impl DisplayDevice {
                 self.outputs[index].watched.waiting = None;
                 continue;
             }
-            if !self.outputs[index].is_late() {
+            if self.outputs[index].watched.is_recovering() || !self.outputs[index].is_late() {
                 continue;
             }
             match self.recover(index) {
                 Recovered::Shown => flips.push(Flip { output: id, time: monotonic(), sequence: 0 }),
                 Recovered::Off => off.extend(self.ids()),
-                Recovered::Not => {}
+                Recovered::Not | Recovered::Waiting => {}
             }
         }
     }
 
+    /// The kernel may wait ten seconds for a commit that does not end before it gives it up (drm_atomic_helper.c): that is
+    /// waited for on a thread, unless another one is taken at once.
     fn recover(&mut self, index: usize) -> Recovered {
         let (device, fence) = (&*self.device, self.fence.value());
-        match self.outputs[index].show_again(device, fence) {
+        let output = &mut self.outputs[index];
+        match output.show_again_at_once(device, fence) {
             Ok(()) => {
-                tracing::warn!(
-                    output = self.outputs[index].name,
-                    "output recovered: its frame was committed again"
-                );
+                tracing::warn!(output = output.name, "output recovered: its frame was committed again");
                 return Recovered::Shown;
             }
-            Err(errno) => tracing::warn!(%errno, "frame not committed again"),
+            Err(errno) => tracing::debug!(%errno, output = output.name, "frame not taken at once"),
         }
-        match turn_everything_off(device) {
-            Ok(()) => {
-                tracing::warn!("outputs turned off to be set anew");
-                for output in &mut self.outputs {
-                    output.turned_off();
-                    output.give_up();
-                }
+        let request = output.request_again(fence);
+        let recovery = device.elsewhere().and_then(|elsewhere| begin(elsewhere, request.clone()));
+        if recovery.is_some() {
+            output.watched.recovery = recovery;
+            return Recovered::Waiting;
+        }
+        match commit_or_turn_off(device, request) {
+            Recovered::Shown => {
+                output.shown_again(fence);
+                Recovered::Shown
+            }
+            Recovered::Off => {
+                self.all_off();
                 Recovered::Off
             }
-            Err(errno) => {
-                tracing::warn!(%errno, "outputs not turned off");
-                Recovered::Not
+            recovered => recovered,
+        }
+    }
+
+    /// Everything was turned off.
+    fn all_off(&mut self) {
+        for output in &mut self.outputs {
+            output.turned_off();
+            output.give_up();
+        }
+    }
+
+    /// Takes in what has come of the recoveries that were begun.
+    fn finish_recoveries(&mut self, flips: &mut Vec<Flip>, off: &mut Vec<OutputId>) {
+        for index in 0..self.outputs.len() {
+            let fence = self.fence.value();
+            let id = self.id_of(self.outputs[index].pipe.crtc);
+            let watched = &mut self.outputs[index].watched;
+            let Some(recovery) = &watched.recovery else { continue };
+            let recovered = match recovery.try_recv() {
+                Ok(recovered) => recovered,
+                Err(TryRecvError::Empty) => continue,
+                Err(TryRecvError::Disconnected) => Recovered::Not,
+            };
+            watched.recovery = None;
+            match recovered {
+                Recovered::Shown => {
+                    self.outputs[index].shown_again(fence);
+                    flips.push(Flip { output: id, time: monotonic(), sequence: 0 });
+                }
+                Recovered::Off => {
+                    self.all_off();
+                    off.extend(self.ids());
+                }
+                Recovered::Waiting | Recovered::Not => {}
             }
         }
     }
+}
+
+/// Commits a request that sets a mode, waiting; when it is refused, everything is turned off.
+fn commit_or_turn_off(device: &dyn KmsDevice, mut request: Request) -> Recovered {
+    match device.commit(AtomicCommitFlags::ALLOW_MODESET, &mut request) {
+        Ok(()) => {
+            tracing::warn!("output recovered: its frame was committed again");
+            return Recovered::Shown;
+        }
+        Err(errno) => tracing::warn!(%errno, "frame not committed again"),
+    }
+    match turn_everything_off(device) {
+        Ok(()) => {
+            tracing::warn!("outputs turned off to be set anew");
+            Recovered::Off
+        }
+        Err(errno) => {
+            tracing::warn!(%errno, "outputs not turned off");
+            Recovered::Not
+        }
+    }
+}
+
+/// The same on a thread; none if there is no thread.
+fn begin(device: Box<dyn KmsDevice + Send>, request: Request) -> Option<Receiver<Recovered>> {
+    let (done, recovery) = std::sync::mpsc::channel();
+    let thread = std::thread::Builder::new().name("recovery".into());
+    let spawned = thread.spawn(move || {
+        // Whoever waited may be gone with the device.
+        let _ = done.send(commit_or_turn_off(&*device, request));
+    });
+    spawned.inspect_err(|err| tracing::warn!(%err, "no thread to recover an output")).ok()?;
+    Some(recovery)
 }
 
 impl super::KmsOutput {

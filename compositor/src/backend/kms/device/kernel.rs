@@ -218,6 +218,12 @@ impl KmsDevice for Card {
             .map_err(|err| errno(&err))
     }
 
+    fn elsewhere(&self) -> Option<Box<dyn KmsDevice + Send>> {
+        let fd =
+            self.fd.try_clone().inspect_err(|err| tracing::warn!(%err, "no descriptor for a thread")).ok()?;
+        Some(Box::new(Self::beside(fd)))
+    }
+
     fn read_events(&self, flips: &mut Vec<FlipEvent>) -> io::Result<()> {
         let flip = |event| match event {
             Event::PageFlip(flip) => {

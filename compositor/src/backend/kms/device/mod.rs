@@ -100,6 +100,9 @@ pub trait KmsDevice: std::fmt::Debug {
     /// The kernel's errno.
     fn commit(&self, flags: AtomicCommitFlags, request: &mut Request) -> Result<(), Errno>;
 
+    /// The same file for another thread, where a commit may wait; none of a device that cannot be shared.
+    fn elsewhere(&self) -> Option<Box<dyn KmsDevice + Send>>;
+
     /// Appends the flips whose events are waiting.
     ///
     /// # Errors

@@ -170,6 +170,7 @@ struct Inner {
     refuse: Vec<Refuse>,
     pending: Vec<PendingFlip>,
     flips: Flips,
+    patience: Duration,
     sequence: u32,
     master: bool,
     clients: BTreeSet<u64>,
@@ -353,6 +354,7 @@ impl Inner {
             refuse: Vec::new(),
             pending: Vec::new(),
             flips: Flips::After(Duration::from_millis(16)),
+            patience: Duration::ZERO,
             sequence: 0,
             master: true,
             clients: BTreeSet::new(),
@@ -438,6 +440,18 @@ impl Model {
         self.inner().flips = flips;
     }
 
+    /// Has another display on a connector, by its place in the file; with no modes, none.
+    pub fn set_modes(&self, connector: usize, modes: &[&str]) {
+        if let Some(file) = self.inner().capabilities.connectors.get_mut(connector) {
+            file.modes = modes.iter().map(|mode| (*mode).to_owned()).collect();
+        }
+    }
+
+    /// Has commits that block wait so long for one before them that never ends.
+    pub fn set_patience(&self, patience: Duration) {
+        self.inner().patience = patience;
+    }
+
     /// Gives mastership, or takes it away.
     pub fn set_master(&self, master: bool) {
         self.inner().master = master;
@@ -459,6 +473,11 @@ impl Model {
         let mut inner = self.inner();
         inner.pending.iter_mut().for_each(|flip| flip.due = Some(now));
         self.arm(&inner);
+    }
+
+    /// Everything that was committed is on the screen, and nobody hears of it.
+    pub fn lose_events(&self) {
+        self.inner().pending.clear();
     }
 
     /// Commits that are not on the screen yet.
@@ -628,6 +647,13 @@ impl KmsDevice for Model {
     }
 
     fn commit(&self, flags: AtomicCommitFlags, request: &mut Request) -> Result<(), Errno> {
+        let waits = !flags.intersects(AtomicCommitFlags::NONBLOCK | AtomicCommitFlags::TEST_ONLY);
+        let stuck = self.inner().pending.iter().any(|flip| flip.due.is_none());
+        if waits && stuck {
+            // Nobody else waits for it.
+            let patience = self.inner().patience;
+            std::thread::sleep(patience);
+        }
         let mut inner = self.inner();
         let answer = check::commit(&mut inner, flags, request);
         let name = |object: u32, id: u32| {
@@ -650,6 +676,10 @@ impl KmsDevice for Model {
         inner.asked.push(Asked { flags, changes, blobs, answer });
         self.arm(&inner);
         answer
+    }
+
+    fn elsewhere(&self) -> Option<Box<dyn KmsDevice + Send>> {
+        Some(Box::new(self.clone()))
     }
 
     fn read_events(&self, flips: &mut Vec<FlipEvent>) -> io::Result<()> {
