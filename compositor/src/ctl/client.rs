@@ -70,7 +70,12 @@ fn watch(args: &ExplainArgs, request: &Request) -> anyhow::Result<u8> {
                 (show::explain(&report) + "\n", report)
             }
             // The window may come back.
-            Err(err) => (format!("{err:#}\n"), ExplainReport { scanned_out: false, surfaces: Vec::new() }),
+            Err(err) => {
+                let text = format!("{err:#}");
+                let json = serde_json::json!({ "error": text }).to_string();
+                let none = ExplainReport { scanned_out: false, surfaces: Vec::new() };
+                (if args.to.json { json } else { text } + "\n", none)
+            }
         };
         let stands = |e: &Explanation| (e.who.clone(), e.verdict.way, e.verdict.plane, e.planes.clone());
         let stands: Vec<_> = report.surfaces.iter().map(stands).collect();

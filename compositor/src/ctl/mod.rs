@@ -14,6 +14,10 @@
 //! | `{"request":"capture","file":"/abs.png","source":"writeback"}` | `{"ok":{"width":W,"height":H}}` |
 //!
 //! A request that fails is answered `{"error":"text"}`.
+//!
+//! Each connection is for one request, a line of at most 64 KiB within five seconds. Frames and clients come first: answers take a
+//! quarter of the time at most, and when 32 requests wait, the next one is told to ask again. 16 may listen to events; who reads
+//! them slowly misses some and is told everything anew.
 
 pub mod buffers;
 pub mod client;

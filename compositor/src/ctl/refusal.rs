@@ -5,7 +5,8 @@
 
 use drm_fourcc::DrmModifier;
 use drm_prime::scanout::{PlaneCaps, Refusal, Scaling};
-use drm_prime::{errno_name, format};
+use drm_prime::{FramebufferError, errno_name, format};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -39,6 +40,25 @@ pub fn accepted(caps: &PlaneCaps, fourcc: drm_fourcc::DrmFourcc) -> Vec<String> 
         caps.formats.iter().filter(|(f, _)| *f == fourcc).map(|(_, modifier)| (*modifier).into()).collect();
     modifiers.sort_unstable();
     modifiers.into_iter().map(modifier_name).collect()
+}
+
+/// Why a plane does not take a pair, and the modifiers with which it takes the format; nothing if it lists the pair.
+pub fn not_listed(
+    caps: &PlaneCaps,
+    fourcc: drm_fourcc::DrmFourcc,
+    modifier: u64,
+) -> Option<(String, Vec<String>)> {
+    if caps.formats.iter().any(|(f, m)| *f == fourcc && u64::from(*m) == modifier) {
+        return None;
+    }
+    let (accepted, name) = (accepted(caps, fourcc), format::name(fourcc as u32));
+    let text = if accepted.is_empty() {
+        format!("{name} is not among the plane's formats")
+    } else {
+        let modifier = modifier_name(modifier);
+        format!("modifier {modifier} is not in IN_FORMATS for {name}; accepted: {}", accepted.join(", "))
+    };
+    Some((text, accepted))
 }
 
 /// The formats that a plane takes with any modifier.
@@ -84,24 +104,30 @@ fn words(refusal: &Refusal, plane: Option<&PlaneCaps>, names: &Names<'_>) -> Wor
     match refusal {
         Refusal::NotDmabuf => plain("not-dmabuf"),
         Refusal::Disabled => plain("disabled"),
-        Refusal::Framebuffer(why) => (
-            "framebuffer",
-            None,
-            json!({ "error": why.to_string(), "fault": format!("{:?}", why.0.fault()) }),
-        ),
+        Refusal::Framebuffer(why) => {
+            let text = match &*why.0 {
+                FramebufferError::Refused { format, modifier, source, .. } => {
+                    let errno = Errno::from_io_error(source).map_or_else(|| source.to_string(), errno_name);
+                    let what = format!("{} {}", format::name(*format as u32), modifier_name(*modifier));
+                    Some(match plane.and_then(|caps| not_listed(caps, *format, *modifier)) {
+                        Some((words, _)) => {
+                            format!("{words}, and the device makes no framebuffer of it: {errno}")
+                        }
+                        None => format!("the device makes no framebuffer of {what}: {errno}"),
+                    })
+                }
+                _ => None,
+            };
+            let values = json!({ "error": why.to_string(), "fault": format!("{:?}", why.0.fault()) });
+            ("framebuffer", text, values)
+        }
         Refusal::Importing => plain("importing"),
         Refusal::Format { format, modifier } => {
-            let accepted = plane.map(|caps| accepted(caps, *format)).unwrap_or_default();
             let fourcc = format::name(*format as u32);
+            let (text, accepted) = plane
+                .and_then(|caps| not_listed(caps, *format, *modifier))
+                .unwrap_or_else(|| (format!("{fourcc} is not among the plane's formats"), Vec::new()));
             let modifier = modifier_name(*modifier);
-            let text = if accepted.is_empty() {
-                format!("{fourcc} is not among the plane's formats")
-            } else {
-                format!(
-                    "modifier {modifier} is not in IN_FORMATS for {fourcc}; accepted: {}",
-                    accepted.join(", ")
-                )
-            };
             let values = json!({ "format": fourcc, "modifier": modifier, "accepted": accepted });
             ("format", Some(text), values)
         }

@@ -6,11 +6,11 @@
 use std::num::NonZeroU32;
 
 use drm_prime::scanout::{Layer, Plan, PlaneCaps, PlaneType, Refusal, Scene};
-use drm_prime::{Fault, errno_name, format};
+use drm_prime::{Fault, FramebufferError, errno_name, format};
 use serde::{Deserialize, Serialize};
 
 use super::explain::Way;
-use super::refusal::{Names, RefusalReport, accepted, factors, formats};
+use super::refusal::{Names, RefusalReport, accepted, factors, formats, not_listed};
 
 /// What stands in the way.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -132,15 +132,22 @@ impl Case<'_> {
                 advice.push("have the client draw into dma-bufs (a GPU, or linux-dmabuf): wl_shm memory is always composited".into());
             }
             Refusal::Disabled => advice.push("start primeway without --no-direct-scanout".into()),
-            Refusal::Framebuffer(why) => advice.push(match why.0.fault() {
-                Fault::CannotScanOut => {
-                    "allocate LINEAR memory on the display's device (or use --device for the other one)"
-                        .into()
+            Refusal::Framebuffer(why) => match (&*why.0, why.0.fault()) {
+                (FramebufferError::Refused { format, modifier, .. }, _)
+                    if caps.is_some_and(|caps| not_listed(caps, *format, *modifier).is_some()) =>
+                {
+                    other_formats(caps, *format, *modifier, &mut advice);
                 }
-                _ => format!("the buffer has no framebuffer ({why}); `primeway buffers` tells what is held"),
-            }),
+                (_, Fault::CannotScanOut) => advice.push(
+                    "allocate LINEAR memory on the display's device (or use --device for the other one)"
+                        .into(),
+                ),
+                _ => advice.push(format!(
+                    "the buffer has no framebuffer ({why}); `primeway buffers` tells what is held"
+                )),
+            },
             Refusal::Importing => advice.push("wait: another import keeps the device busy".into()),
-            Refusal::Format { .. } => self.other_formats(caps, &mut advice),
+            Refusal::Format { format, modifier } => other_formats(caps, *format, *modifier, &mut advice),
             Refusal::CoveredByComposited { layer } => self.covered_by(*layer, &mut advice),
             Refusal::NotOpaque | Refusal::UnderlayNotOpaque => {
                 advice.push(
@@ -168,30 +175,6 @@ impl Case<'_> {
             other => self.by_the_plane(other, &mut advice),
         }
         advice
-    }
-
-    fn other_formats(&self, caps: Option<&PlaneCaps>, advice: &mut Vec<String>) {
-        let Refusal::Format { format: fourcc, modifier } =
-            self.nearest().map_or(&Refusal::NotDmabuf, |n| n.1)
-        else {
-            return;
-        };
-        let accepted = caps.map(|caps| accepted(caps, *fourcc)).unwrap_or_default();
-        let name = format::name(*fourcc as u32);
-        if !accepted.is_empty() {
-            advice.push(format!("allocate {name} with {}", accepted.join(" or ")));
-        } else if *modifier == u64::from(drm_fourcc::DrmModifier::Invalid) {
-            advice.push("allocate with an explicit modifier: INVALID leaves the layout to the driver".into());
-        } else if let Some(caps) = caps {
-            let yuv = format::info(*fourcc).is_some_and(|info| info.is_yuv);
-            let known = |name: &String| {
-                format::all().iter().any(|i| format::name(i.fourcc) == *name && i.is_yuv == yuv)
-            };
-            let (mut same, all) = (formats(caps), formats(caps));
-            same.retain(known);
-            let others = if same.is_empty() { all } else { same };
-            advice.push(format!("use another format; the plane takes {}", others.join(", ")));
-        }
     }
 
     fn covered_by(&self, layer: usize, advice: &mut Vec<String>) {
@@ -285,6 +268,30 @@ impl Case<'_> {
     }
 }
 
+/// With what the plane takes, instead of what it does not.
+fn other_formats(
+    caps: Option<&PlaneCaps>,
+    fourcc: drm_fourcc::DrmFourcc,
+    modifier: u64,
+    advice: &mut Vec<String>,
+) {
+    let accepted = caps.map(|caps| accepted(caps, fourcc)).unwrap_or_default();
+    let name = format::name(fourcc as u32);
+    if !accepted.is_empty() {
+        advice.push(format!("allocate {name} with {}", accepted.join(" or ")));
+    } else if modifier == u64::from(drm_fourcc::DrmModifier::Invalid) {
+        advice.push("allocate with an explicit modifier: INVALID leaves the layout to the driver".into());
+    } else if let Some(caps) = caps {
+        let yuv = format::info(fourcc).is_some_and(|info| info.is_yuv);
+        let known =
+            |name: &String| format::all().iter().any(|i| format::name(i.fourcc) == *name && i.is_yuv == yuv);
+        let (mut same, all) = (formats(caps), formats(caps));
+        same.retain(known);
+        let others = if same.is_empty() { all } else { same };
+        advice.push(format!("use another format; the plane takes {}", others.join(", ")));
+    }
+}
+
 fn of_kind(refusal: &Refusal) -> &'static str {
     match refusal {
         Refusal::NotDmabuf
@@ -315,7 +322,7 @@ fn of_kind(refusal: &Refusal) -> &'static str {
 #[cfg(test)]
 mod tests {
     use drm_fourcc::{DrmFourcc, DrmModifier};
-    use drm_prime::scanout::{Rect, Scannable, SourceRect, Zpos, plan};
+    use drm_prime::scanout::{FramebufferRefusal, Rect, Scannable, SourceRect, Zpos, plan};
 
     use super::*;
 
@@ -355,6 +362,25 @@ mod tests {
         let other = Ok(Scannable::new(DrmFourcc::P010, DrmModifier::Linear));
         let (_, advice) = ask(&[layer(Rect::new(0, 0, 50, 50), other)], 0);
         assert_eq!(advice, ["use another format; the plane takes NV12"]);
+    }
+
+    #[test]
+    fn who_has_no_framebuffer_for_its_format_is_told_the_others() {
+        let source = std::io::Error::from_raw_os_error(22);
+        let (width, height, device) = (50, 50, 7);
+        let refused = |format| {
+            let source = std::io::Error::from_raw_os_error(source.raw_os_error().unwrap());
+            let why = FramebufferError::Refused { device, format, modifier: 0, width, height, source };
+            Err(Refusal::Framebuffer(FramebufferRefusal(std::sync::Arc::new(why))))
+        };
+        let place = Rect::new(0, 0, 50, 50);
+        let (culprit, advice) = ask(&[layer(place, refused(DrmFourcc::Xrgb2101010))], 0);
+        let text = "XR30 is not among the plane's formats, and the device makes no framebuffer of it: EINVAL";
+        assert_eq!((culprit.kind.as_str(), culprit.text.as_str()), ("client", text));
+        assert_eq!(advice, ["use another format; the plane takes XR24"]);
+        let (culprit, advice) = ask(&[layer(place, refused(DrmFourcc::Xrgb8888))], 0);
+        assert_eq!(culprit.text, "the device makes no framebuffer of XR24 LINEAR: EINVAL");
+        assert!(advice[0].starts_with("allocate LINEAR memory on the display's device"), "{advice:?}");
     }
 
     #[test]

@@ -47,7 +47,7 @@ pub fn verdict(verdict: &Verdict) -> String {
     match (verdict.way, verdict.plane, verdict.avoidable_bytes_per_second) {
         (Way::ScannedOut, Some(plane), _) => format!("scanned out by plane {plane}{since} ({frames})"),
         (Way::ScannedOut, None, _) => format!("scanned out{since} ({frames})"),
-        (Way::Composited, _, Some(bytes)) if bytes > 0 => {
+        (Way::Composited, _, Some(bytes)) if bytes >= 100_000 => {
             format!("composited{since} ({frames}, an estimated {} avoidable)", rate(bytes))
         }
         (Way::Composited, ..) => format!("composited{since} ({frames})"),

@@ -416,6 +416,40 @@ mod tests {
         }
     }
 
+    /// It runs itself in a terminal of its own, and panics there.
+    #[test]
+    fn a_panic_gives_the_terminal_back() {
+        const IN_TERMINAL: &str = "PRIMEWAY_TEST_PANICS_IN_TERMINAL";
+        if std::env::var_os(IN_TERMINAL).is_some() {
+            let shown = in_terminal(|terminal| {
+                terminal.draw(|frame| draw(frame, &view()))?;
+                panic!("on purpose");
+            });
+            unreachable!("{shown:?}");
+        }
+        let own = std::env::current_exe().unwrap();
+        let test = "ctl::top::tests::a_panic_gives_the_terminal_back";
+        let run = format!("stty -a; '{}' --exact {test} --nocapture; stty -a", own.display());
+        let mut script = std::process::Command::new("script");
+        script.args(["-qec", &run, "/dev/null"]).stdin(std::process::Stdio::null());
+        let output = script.env(IN_TERMINAL, "1").env("TERM", "xterm").output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let at = |part: &str| text.find(part).unwrap_or_else(|| panic!("{part:?} is not in {text}"));
+        // The other screen is taken, then given back, and only then is the panic told of.
+        assert!(
+            at("\u{1b}[?1049h") < at("\u{1b}[?1049l") && at("\u{1b}[?1049l") < at("on purpose"),
+            "{text}"
+        );
+        let settings = |text: &str| -> Vec<String> {
+            let all = text.lines().filter(|line| line.contains("icanon") || line.contains("echo"));
+            all.map(|line| line.trim().to_owned()).collect()
+        };
+        let (before, after) = text.split_at(at("\u{1b}[?1049h"));
+        let (before, after) = (settings(before), settings(after));
+        assert!(!before.is_empty() && before == after, "{before:?}, then {after:?}");
+        assert!(before.iter().any(|line| line.contains(" icanon")), "{before:?}");
+    }
+
     #[test]
     fn only_the_keys_for_it_end_it() {
         let key = |code, modifiers| is_end(&TerminalEvent::Key(KeyEvent::new(code, modifiers)));
