@@ -21,6 +21,7 @@ pub mod drm_node;
 pub mod format;
 pub mod kernel_cases;
 pub mod kms_master;
+pub mod mouse;
 pub mod palette;
 pub mod picture;
 pub mod process;

@@ -268,19 +268,29 @@ fn first_ready_line(stdout: impl Read + Send + 'static) -> mpsc::Receiver<bool> 
     receiver
 }
 
+/// Waits for a child's end; `None` if it still runs after `timeout`.
+pub(crate) fn wait_end(child: &mut Child, timeout: Duration) -> Result<Option<ExitStatus>> {
+    let deadline = Instant::now() + timeout;
+    loop {
+        if let Some(status) = child.try_wait().context("cannot wait for a child")? {
+            return Ok(Some(status));
+        }
+        if Instant::now() > deadline {
+            return Ok(None);
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 /// Ends a child: SIGTERM, then SIGKILL after `patience`.
 pub(crate) fn end(child: &mut Child, patience: Duration) {
-    let deadline = Instant::now() + patience;
     if let (Ok(None), Some(pid)) = (child.try_wait(), Pid::from_raw(child.id() as i32)) {
         // A stopped process handles no signal but SIGKILL, so it is continued as well.
         kill_process(pid, Signal::TERM).ok();
         kill_process(pid, Signal::CONT).ok();
     }
-    while Instant::now() < deadline {
-        if !matches!(child.try_wait(), Ok(None)) {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(10));
+    if !matches!(wait_end(child, patience), Ok(None)) {
+        return;
     }
     child.kill().ok();
     child.wait().ok();
@@ -388,16 +398,8 @@ impl RunningClient {
     ///
     /// When it still runs after `timeout`.
     pub fn wait_end(&mut self, timeout: Duration) -> Result<ExitStatus> {
-        let deadline = Instant::now() + timeout;
-        loop {
-            if let Some(status) = self.child.try_wait().context("cannot wait for the client")? {
-                return Ok(status);
-            }
-            if Instant::now() > deadline {
-                bail!("{} still runs after {timeout:?}: {}", self.name, self.output());
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        let status = wait_end(&mut self.child, timeout)?;
+        status.with_context(|| format!("{} still runs after {timeout:?}: {}", self.name, self.output()))
     }
 
     /// Whether it is still running.

@@ -109,7 +109,7 @@ impl Panes {
         let mut panes = Panes { way, wire, palette, panes: Vec::new() };
         for name in formats {
             let format = Format::named(name)?;
-            panes.wire.events.configured = false;
+            panes.wire.events.configured.0 = false;
             let mut window = panes.wire.open_window(name, false)?;
             panes.wire.crop(&mut window, Palette::SIZE)?;
             let mut buffer = ClientBuffer::allocate(way.allocator(), format, Palette::SIZE.0, rows)?;

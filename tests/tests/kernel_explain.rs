@@ -15,6 +15,8 @@ use serde_json::Value;
 const CASES: &[Case] = &[
     ("three_windows_and_two_overlays_are_explained", three_windows),
     ("a_device_is_probed_with_and_without_another_master", probe),
+    ("a_watch_sees_a_window_come_and_go_until_the_session_ends", watch),
+    ("a_session_of_another_user_says_so", another_user),
 ];
 
 fn main() -> ExitCode {
@@ -139,6 +141,10 @@ fn statuses(stage: &Stage, pids: &[i32]) -> Result<()> {
         (&["buffers"], 0),
         (&["planes"], 0),
         (&["counters"], 0),
+        (&["counters", "--json"], 0),
+        (&["report", "--json", "-o", "-"], 0),
+        (&["report", "-o", "/nonexistent/report.html"], 1),
+        (&["report"], 2),
         // Its output is no terminal.
         (&["top"], 1),
     ] {
@@ -215,9 +221,114 @@ fn probe() -> Result<()> {
         ensure!(!listed.is_empty() && listed.iter().all(|a| *a == "not-asked"), "{exporter}: {all:?}");
     }
     stage.compositor.check_alive()?;
+    probe_file(node)?;
     for bad in [["64:XR24"], ["64x64:NONE"], ["0x0:XR24"]] {
         ensure!(run_probe(node, &bad)?.0 == Some(1), "{bad:?}");
     }
     ensure!(run_probe("/dev/null", &SPECS)?.0 == Some(1), "no device");
     Ok(())
+}
+
+/// `probe FILE`: the specs of a file, and those of the command line behind them; what is wrong is named by its line.
+fn probe_file(node: &str) -> Result<()> {
+    let file = artefacts().join("specs.txt");
+    let probe = |text: &str, more: &[&str]| -> Result<Output> {
+        std::fs::write(&file, text)?;
+        let mut command = Command::new(sibling_program("primeway")?);
+        Ok(command.args(["probe", "--json", "--device", node]).arg(&file).args(more).output()?)
+    };
+    let output =
+        probe("# what we show\n\n640x480:NV12:LINEAR # video\n 64x64:XR24\n", &["--", "32x32:AR24"])?;
+    ensure!(output.status.code() == Some(0), "{output:?}");
+    let report: Value = serde_json::from_slice(&output.stdout)?;
+    let rows = report["rows"].as_array().context("no rows")?;
+    let asked: Vec<_> = rows.iter().map(|row| (&row["size"][0], row["format"].as_str())).collect();
+    let expected = [(640, "NV12"), (64, "XR24"), (32, "AR24")];
+    ensure!(
+        asked.len() == 3 && asked.iter().zip(expected).all(|(a, e)| *a.0 == e.0 && a.1 == Some(e.1)),
+        "{asked:?}"
+    );
+    for (text, words) in [
+        ("64x64:XR24\n64x64\n", "specs.txt: line 2: `64x64` has no format"),
+        ("# nothing\n", "specs.txt: no spec is in it"),
+        ("64x64:XR24\u{0}\n", "specs.txt: line 1: "),
+    ] {
+        let output = probe(text, &[])?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(output.status.code() == Some(1) && said.contains(words), "{text:?}: {output:?}");
+    }
+    std::fs::write(&file, [0xff, 0xfe, 0x00])?;
+    let mut command = Command::new(sibling_program("primeway")?);
+    let output = command.args(["probe", "--device", node]).arg(&file).output()?;
+    ensure!(output.status.code() == Some(1) && output.stdout.is_empty(), "{output:?}");
+    Ok(())
+}
+
+/// Waits until what a program has written to a file has so many lines with `words`, and returns all of it.
+fn written(file: &std::path::Path, words: &str, count: usize) -> Result<String> {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    loop {
+        let text = std::fs::read_to_string(file)?;
+        if text.lines().filter(|line| line.contains(words)).count() >= count {
+            return Ok(text);
+        }
+        ensure!(std::time::Instant::now() < deadline, "not {count} times {words:?}: {text}");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
+
+/// A window is explained as it comes, when it goes, and when another one comes; the session's end ends the watch.
+fn watch() -> Result<()> {
+    let mut stage = Stage::start_with("watch", &["--renderer", "pixman"])?;
+    let file = artefacts().join("watch.txt");
+    let mut command = Command::new(sibling_program("primeway")?);
+    command.args(["explain", "--app-id", "primeway-test-client", "--watch"]);
+    command.env("WAYLAND_DISPLAY", &stage.compositor.display).env_remove("PRIMEWAY_SOCKET");
+    let mut watcher = command.stdout(std::fs::File::create(&file)?).spawn()?;
+    const NONE: &str = "no surface that is asked about is shown";
+    written(&file, NONE, 1)?;
+    stage.add_noise("XR24", 1, (200, 150), &[])?;
+    written(&file, "VERDICT  scanned out by plane ", 1)?;
+    // The window is closed under the watcher's eyes.
+    stage.clients.clear();
+    written(&file, NONE, 2)?;
+    stage.add_noise("XR24", 2, (200, 150), &[])?;
+    written(&file, "VERDICT  ", 2)?;
+    ensure!(watcher.try_wait()?.is_none(), "it has ended");
+    drop(stage);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    let status = loop {
+        if let Some(status) = watcher.try_wait()? {
+            break status;
+        }
+        ensure!(std::time::Instant::now() < deadline, "it outlives its session");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    };
+    ensure!(matches!(status.code(), Some(0 | 3)), "{status:?}");
+    Ok(())
+}
+
+/// Another user is told whose the session is.
+fn another_user() -> Result<()> {
+    use std::os::unix::process::CommandExt as _;
+    let mut stage = Stage::start_with("others", &["--renderer", "pixman"])?;
+    let folder = std::env::var("XDG_RUNTIME_DIR").context("XDG_RUNTIME_DIR")?;
+    let socket = format!("{folder}/primeway-{}.sock", stage.compositor.display);
+    let open = |mode: u32| {
+        use std::os::unix::fs::PermissionsExt as _;
+        std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(mode))
+    };
+    for (mode, words) in [
+        (0o711, format!("{socket} is of a session of another user (uid 0): ")),
+        (0o700, format!("{socket} is in a folder of another user: ")),
+    ] {
+        open(mode)?;
+        let mut command = Command::new(sibling_program("primeway")?);
+        command.args(["explain", "--all", "--socket", &socket]).uid(1000).gid(1000);
+        let output = command.output()?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(output.status.code() == Some(1) && output.stdout.is_empty(), "{mode:o}: {output:?}");
+        ensure!(said.contains(&words), "{mode:o}: {said}");
+    }
+    stage.compositor.check_alive()
 }

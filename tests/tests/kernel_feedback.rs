@@ -8,7 +8,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -18,11 +18,12 @@ use primeway_tests::client::raw::{Arg, Event, Raw, message};
 use primeway_tests::ctl::Surface;
 use primeway_tests::format::{Format, MODIFIER_LINEAR};
 use primeway_tests::kernel_cases::{self, Case};
-use primeway_tests::session::Compositor;
+use primeway_tests::session::{Compositor, sibling_program};
 
 const CASES: &[Case] = &[
     ("feedback_names_the_right_one_of_several_devices", several_devices),
     ("feedback_changes_when_it_should_and_is_then_forgotten", changes),
+    ("a_client_that_does_not_follow_is_explained", does_not_follow),
 ];
 
 /// Tranche flags of the XML.
@@ -80,6 +81,17 @@ impl Client {
     /// Asks for feedback before it shows anything. The buffer starts at `offset` of its memory: vkms shows none that does not
     /// start at 0. The surface is `scale` times as large as the buffer.
     fn show(compositor: &Compositor, version: u32, offset: u32, scale: i32) -> Result<Client> {
+        Client::show_as(*b"XR24", compositor, version, offset, scale)
+    }
+
+    /// The same with memory that is said to be of another format of four bytes a pixel.
+    fn show_as(
+        code: [u8; 4],
+        compositor: &Compositor,
+        version: u32,
+        offset: u32,
+        scale: i32,
+    ) -> Result<Client> {
         let folder = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).context("XDG_RUNTIME_DIR")?;
         let socket = UnixStream::connect(folder.join(&compositor.display)).context("cannot connect")?;
         let mut raw = Raw::over(socket)?;
@@ -99,8 +111,8 @@ impl Client {
         let stride = buffer.layout[0].stride;
         let add = [0, offset, stride, 0, 0].map(Arg::U);
         raw.send(&message(params, 1, &add), &[buffer.plane_fd(0)])?;
-        let create =
-            [Arg::U(wl_buffer), Arg::I(64), Arg::I(64), Arg::U(buffer.format.fourcc as u32), Arg::U(0)];
+        let code = u32::from_le_bytes(code);
+        let create = [Arg::U(wl_buffer), Arg::I(64), Arg::I(64), Arg::U(code), Arg::U(0)];
         raw.request(params, 3, &create)?;
         if scale != 1 {
             let viewporter = raw.bind("wp_viewporter", 1)?;
@@ -295,5 +307,28 @@ fn changes() -> Result<()> {
     compositor.wait_stats("nothing left", Duration::from_secs(1), |stats| {
         (stats.resources.feedback_objects, stats.resources.feedback_surfaces) == (0, 0)
     })?;
+    compositor.check_alive()
+}
+
+/// vkms has no format of 10 bits: its client is told which there are, and `primeway explain` tells that it goes on without.
+fn does_not_follow() -> Result<()> {
+    let mut compositor = Compositor::start_with("follow", &["--renderer", "pixman"])?;
+    let explain = || -> Result<String> {
+        let mut command = Command::new(sibling_program("primeway")?);
+        command.args(["explain", "--pid", &std::process::id().to_string()]);
+        let output =
+            command.env("WAYLAND_DISPLAY", "wayland-follow").env_remove("PRIMEWAY_SOCKET").output()?;
+        ensure!(output.status.code() == Some(3), "{output:?}");
+        Ok(String::from_utf8(output.stdout)?)
+    };
+    let mut client = Client::show_as(*b"XR30", &compositor, 5, 0, 1)?;
+    let told = client.wait(2)?;
+    ensure!(told.tranches.len() == 2, "{told:?}");
+    let text = explain()?;
+    let line = text.lines().find(|line| line.contains("feedback tranche with")).context(text.clone())?;
+    ensure!(line.starts_with("TRY ") && line.contains("XR24 LINEAR"), "{text}");
+    ensure!(line.ends_with("; the client has not reallocated (0 of 1 buffers)"), "{text}");
+    ensure!(text.contains("XR30 is not among the plane's formats"), "{text}");
+    ensure!(text.contains("TRY      use another format; the plane takes "), "{text}");
     compositor.check_alive()
 }

@@ -8,8 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use drm::ClientCapability;
-use evdev::uinput::VirtualDevice;
-use evdev::{AttributeSet, EventType, InputEvent, KeyCode, RelativeAxisCode};
+use evdev::{EventType, InputEvent, RelativeAxisCode};
 use lab::vkms::card_by_driver;
 use primeway::backend::kms::device::capabilities::Capabilities;
 use primeway::backend::kms::device::kernel::Card;
@@ -18,6 +17,7 @@ use primeway_tests::buffer::{Allocator, ClientBuffer};
 use primeway_tests::client::connection::{BufferRequest, Events, Wire};
 use primeway_tests::format::{Format, MODIFIER_LINEAR};
 use primeway_tests::kernel_cases::{self, Case};
+use primeway_tests::mouse::mouse;
 use primeway_tests::picture::{Pattern, Picture};
 use primeway_tests::session::{Compositor, artefacts};
 use wayland_client::protocol::wl_buffer::WlBuffer;
@@ -73,17 +73,6 @@ fn the_capability_file_of_virtio_gpu_is_what_it_says() -> Result<()> {
     ensure!(preferred.0 == preferred.1, "{preferred:?}");
     ensure!(known == seen, "the device says\n{}", serde_json::to_string(&seen)?);
     Ok(())
-}
-
-fn mouse() -> Result<VirtualDevice> {
-    let mut keys = AttributeSet::<KeyCode>::new();
-    [KeyCode::BTN_LEFT, KeyCode::BTN_RIGHT].into_iter().for_each(|key| keys.insert(key));
-    let mut axes = AttributeSet::<RelativeAxisCode>::new();
-    [RelativeAxisCode::REL_X, RelativeAxisCode::REL_Y].into_iter().for_each(|axis| axes.insert(axis));
-    let device = VirtualDevice::builder().and_then(|device| {
-        device.name("primeway test mouse").with_keys(&keys)?.with_relative_axes(&axes)?.build()
-    });
-    device.context("cannot make a uinput mouse")
 }
 
 /// A buffer of one colour.

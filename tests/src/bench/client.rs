@@ -4,7 +4,6 @@
 //! Owns the loop and the record. It speaks xdg-shell, linux-dmabuf or wl_shm, and presentation-time, and no more, so that
 //! every compositor can serve it.
 
-use std::collections::HashSet;
 use std::io::Write;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -21,23 +20,22 @@ use wayland_client::protocol::wl_callback::{self, WlCallback};
 use wayland_client::protocol::wl_seat::WlSeat;
 use wayland_client::protocol::wl_shm;
 use wayland_client::protocol::wl_surface::WlSurface;
-use wayland_client::{Connection, Dispatch, Proxy, QueueHandle, WEnum, delegate_noop, event_created_child};
+use wayland_client::{Connection, Dispatch, Proxy, QueueHandle, delegate_noop, event_created_child};
 use wayland_protocols::wp::linux_dmabuf::zv1::client::zwp_linux_buffer_params_v1::{
     self, Flags, ZwpLinuxBufferParamsV1,
 };
-use wayland_protocols::wp::linux_dmabuf::zv1::client::zwp_linux_dmabuf_v1::{self, ZwpLinuxDmabufV1};
 use wayland_protocols::wp::presentation_time::client::wp_presentation_feedback::{
-    self, Kind, WpPresentationFeedback,
+    self, WpPresentationFeedback,
 };
-use wayland_protocols::xdg::shell::client::xdg_surface::{self, XdgSurface};
+use wayland_protocols::xdg::shell::client::xdg_surface::XdgSurface;
 use wayland_protocols::xdg::shell::client::xdg_toplevel::{self, XdgToplevel};
 
 use super::churn::{BATCH, Churn};
 use crate::buffer::{Allocator, ClientBuffer};
-use crate::client::link::{Globals, Link};
-use crate::delegate_link;
+use crate::client::link::{Configured, Feedback, Globals, Link};
 use crate::format::{Format, MODIFIER_INVALID, MODIFIER_LINEAR};
 use crate::picture::{Pattern, Picture};
+use crate::{delegate_configure, delegate_link};
 
 /// The line that says that every window has been presented.
 pub const READY: &str = "ready";
@@ -250,8 +248,7 @@ fn turn_until_told(panes: &mut [Pane], plan: &Plan) -> Result<()> {
 struct Events {
     globals: Globals,
     window: u32,
-    advertised: HashSet<(u32, u64)>,
-    configured: bool,
+    configured: Configured,
     closed: bool,
     frame_done: bool,
     released: Vec<ObjectId>,
@@ -304,7 +301,7 @@ impl Pane {
     /// know no modifiers.
     fn modifier(&self, format: Format) -> Option<u64> {
         let fourcc = format.fourcc as u32;
-        let offered = |modifier: &u64| self.events.advertised.contains(&(fourcc, *modifier));
+        let offered = |modifier: &u64| self.events.globals.formats.contains(&(fourcc, *modifier));
         [MODIFIER_LINEAR, MODIFIER_INVALID].into_iter().find(offered)
     }
 
@@ -322,7 +319,7 @@ impl Pane {
         }
         surface.commit();
         let deadline = Instant::now() + Duration::from_secs(10);
-        if !self.link.wait(&mut self.events, deadline, |events| events.configured)? {
+        if !self.link.wait(&mut self.events, deadline, |events| events.configured.0)? {
             bail!("no xdg_surface.configure in 10 s");
         }
         self.surface = Some((surface, xdg_surface, toplevel));
@@ -460,22 +457,6 @@ impl Dispatch<WlBuffer, ()> for Events {
     }
 }
 
-impl Dispatch<XdgSurface, ()> for Events {
-    fn event(
-        state: &mut Self,
-        surface: &XdgSurface,
-        event: xdg_surface::Event,
-        (): &(),
-        _: &Connection,
-        _: &QueueHandle<Self>,
-    ) {
-        if let xdg_surface::Event::Configure { serial } = event {
-            surface.ack_configure(serial);
-            state.configured = true;
-        }
-    }
-}
-
 impl Dispatch<XdgToplevel, ()> for Events {
     fn event(
         state: &mut Self,
@@ -487,21 +468,6 @@ impl Dispatch<XdgToplevel, ()> for Events {
     ) {
         if let xdg_toplevel::Event::Close = event {
             state.closed = true;
-        }
-    }
-}
-
-impl Dispatch<ZwpLinuxDmabufV1, ()> for Events {
-    fn event(
-        state: &mut Self,
-        _: &ZwpLinuxDmabufV1,
-        event: zwp_linux_dmabuf_v1::Event,
-        (): &(),
-        _: &Connection,
-        _: &QueueHandle<Self>,
-    ) {
-        if let zwp_linux_dmabuf_v1::Event::Modifier { format, modifier_hi, modifier_lo } = event {
-            state.advertised.insert((format, u64::from(modifier_hi) << 32 | u64::from(modifier_lo)));
         }
     }
 }
@@ -532,21 +498,17 @@ impl Dispatch<WpPresentationFeedback, u64> for Events {
         _: &Connection,
         _: &QueueHandle<Self>,
     ) {
-        match event {
-            wp_presentation_feedback::Event::Presented { tv_sec_hi, tv_sec_lo, tv_nsec, flags, .. } => {
-                let seconds = u64::from(tv_sec_hi) << 32 | u64::from(tv_sec_lo);
-                state.frames.push(Frame {
-                    window: state.window,
-                    committed: *committed,
-                    presented: seconds * 1_000_000_000 + u64::from(tv_nsec),
-                    zero_copy: matches!(flags, WEnum::Value(kind) if kind.contains(Kind::ZeroCopy)),
-                });
+        match Feedback::of(&event) {
+            Some(Feedback::Presented { time, zero_copy, .. }) => {
+                let (window, committed) = (state.window, *committed);
+                state.frames.push(Frame { window, committed, presented: time, zero_copy });
             }
-            wp_presentation_feedback::Event::Discarded => state.discarded += 1,
-            _ => {}
+            Some(Feedback::Discarded) => state.discarded += 1,
+            None => {}
         }
     }
 }
 
 delegate_link!(Events);
+delegate_configure!(Events);
 delegate_noop!(Events: ignore WlSeat);

@@ -25,7 +25,7 @@ use crate::debugfs::DebugDevice;
 use crate::drm_node::DrmNode;
 use crate::kms_master::KmsMaster;
 use crate::process::Process;
-use crate::session::{end, sibling_program};
+use crate::session::{end, sibling_program, wait_end};
 
 /// From the first frames to the interval: what is done once is done by then.
 const SETTLE: Duration = Duration::from_millis(1500);
@@ -348,14 +348,8 @@ impl Client {
     /// Ends it, and reads what it recorded.
     fn finish(&mut self) -> Result<Record> {
         drop(self.child.stdin.take());
-        let deadline = Instant::now() + Duration::from_secs(60);
-        let status = loop {
-            if let Some(status) = self.child.try_wait().context("cannot wait for the client")? {
-                break status;
-            }
-            ensure!(Instant::now() < deadline, "the client does not end");
-            std::thread::sleep(Duration::from_millis(5));
-        };
+        let status =
+            wait_end(&mut self.child, Duration::from_secs(60))?.context("the client does not end")?;
         let said = std::fs::read_to_string(&self.errors).unwrap_or_default();
         ensure!(status.success(), "the client ended with {status}: {}", said.trim());
         let text = std::fs::read(&self.record).context("the client's record")?;

@@ -7,9 +7,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use evdev::uinput::VirtualDevice;
-use evdev::{AttributeSet, EventType, InputEvent, KeyCode, RelativeAxisCode};
+use evdev::{EventType, InputEvent, RelativeAxisCode};
+
+use crate::mouse::mouse;
 
 /// From one event to the next: that of a common USB mouse.
 const PERIOD: Duration = Duration::from_millis(8);
@@ -30,13 +32,7 @@ impl Mouse {
     ///
     /// Without uinput.
     pub fn start() -> Result<Mouse> {
-        let keys: AttributeSet<KeyCode> = [KeyCode::BTN_LEFT, KeyCode::BTN_RIGHT].into_iter().collect();
-        let axes: AttributeSet<RelativeAxisCode> =
-            [RelativeAxisCode::REL_X, RelativeAxisCode::REL_Y].into_iter().collect();
-        let device = VirtualDevice::builder().and_then(|device| {
-            device.name("primeway bench mouse").with_keys(&keys)?.with_relative_axes(&axes)?.build()
-        });
-        let device = device.context("cannot make a uinput mouse")?;
+        let device = mouse()?;
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let thread = std::thread::spawn(move || walk(device, &stopped));

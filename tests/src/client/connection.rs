@@ -18,37 +18,34 @@ use wayland_client::protocol::wl_seat::WlSeat;
 use wayland_client::protocol::wl_shm;
 use wayland_client::protocol::wl_subsurface::WlSubsurface;
 use wayland_client::protocol::wl_surface::WlSurface;
-use wayland_client::{Connection, Dispatch, Proxy, QueueHandle, WEnum, delegate_noop, event_created_child};
+use wayland_client::{Connection, Dispatch, Proxy, QueueHandle, delegate_noop, event_created_child};
 use wayland_protocols::wp::alpha_modifier::v1::client::wp_alpha_modifier_surface_v1::WpAlphaModifierSurfaceV1;
 use wayland_protocols::wp::color_representation::v1::client::wp_color_representation_surface_v1::WpColorRepresentationSurfaceV1;
 use wayland_protocols::wp::linux_dmabuf::zv1::client::zwp_linux_buffer_params_v1::{
     self, Flags, ZwpLinuxBufferParamsV1,
 };
-use wayland_protocols::wp::linux_dmabuf::zv1::client::zwp_linux_dmabuf_v1::{self, ZwpLinuxDmabufV1};
 use wayland_protocols::wp::linux_drm_syncobj::v1::client::wp_linux_drm_syncobj_manager_v1::WpLinuxDrmSyncobjManagerV1;
 use wayland_protocols::wp::linux_drm_syncobj::v1::client::wp_linux_drm_syncobj_surface_v1::WpLinuxDrmSyncobjSurfaceV1;
 use wayland_protocols::wp::linux_drm_syncobj::v1::client::wp_linux_drm_syncobj_timeline_v1::WpLinuxDrmSyncobjTimelineV1;
 use wayland_protocols::wp::presentation_time::client::wp_presentation_feedback::{
-    self, Kind, WpPresentationFeedback,
+    self, WpPresentationFeedback,
 };
 use wayland_protocols::wp::viewporter::client::wp_viewport::WpViewport;
 use wayland_protocols::xdg::shell::client::xdg_popup::{self, XdgPopup};
 use wayland_protocols::xdg::shell::client::xdg_positioner::{Anchor, Gravity, XdgPositioner};
-use wayland_protocols::xdg::shell::client::xdg_surface::{self, XdgSurface};
+use wayland_protocols::xdg::shell::client::xdg_surface::XdgSurface;
 use wayland_protocols::xdg::shell::client::xdg_toplevel::{self, XdgToplevel};
 
-use super::link::{Globals, Link, WireError};
+use super::link::{Configured, Feedback, Globals, Link, WireError};
 use crate::buffer::{Allocator, ClientBuffer};
-use crate::delegate_link;
+use crate::{delegate_configure, delegate_link};
 
 /// What the events of the server left behind.
 #[derive(Debug, Default)]
 pub struct Events {
     globals: Globals,
-    /// Version-3 `modifier` events: format and modifier.
-    pub advertised: HashSet<(u32, u64)>,
-    /// Set by the first `xdg_surface.configure`.
-    pub configured: bool,
+    /// There was an `xdg_surface.configure`.
+    pub configured: Configured,
     /// The last size of `xdg_toplevel.configure`; 0 means that the client chooses.
     pub configure_size: (u32, u32),
     /// The last place of a popup: x, y, width, height.
@@ -164,7 +161,7 @@ impl Wire {
             toplevel.set_fullscreen(None);
         }
         surface.commit();
-        if !self.wait(Instant::now() + Duration::from_secs(10), |events| events.configured)? {
+        if !self.wait(Instant::now() + Duration::from_secs(10), |events| events.configured.0)? {
             bail!("no xdg_surface.configure in 10 s");
         }
         Ok(Window { surface, xdg_surface, toplevel, viewport: None, popups: Vec::new() })
@@ -520,22 +517,6 @@ impl Dispatch<WlPointer, ()> for Events {
     }
 }
 
-impl Dispatch<XdgSurface, ()> for Events {
-    fn event(
-        state: &mut Self,
-        surface: &XdgSurface,
-        event: xdg_surface::Event,
-        (): &(),
-        _: &Connection,
-        _: &QueueHandle<Self>,
-    ) {
-        if let xdg_surface::Event::Configure { serial } = event {
-            surface.ack_configure(serial);
-            state.configured = true;
-        }
-    }
-}
-
 impl Dispatch<XdgToplevel, ()> for Events {
     fn event(
         state: &mut Self,
@@ -566,21 +547,6 @@ impl Dispatch<XdgPopup, ()> for Events {
     ) {
         if let xdg_popup::Event::Configure { x, y, width, height } = event {
             state.popup = Some([x, y, width, height]);
-        }
-    }
-}
-
-impl Dispatch<ZwpLinuxDmabufV1, ()> for Events {
-    fn event(
-        state: &mut Self,
-        _: &ZwpLinuxDmabufV1,
-        event: zwp_linux_dmabuf_v1::Event,
-        (): &(),
-        _: &Connection,
-        _: &QueueHandle<Self>,
-    ) {
-        if let zwp_linux_dmabuf_v1::Event::Modifier { format, modifier_hi, modifier_lo } = event {
-            state.advertised.insert((format, u64::from(modifier_hi) << 32 | u64::from(modifier_lo)));
         }
     }
 }
@@ -618,20 +584,19 @@ impl Dispatch<WpPresentationFeedback, ()> for Events {
         _: &Connection,
         _: &QueueHandle<Self>,
     ) {
-        match event {
-            wp_presentation_feedback::Event::Presented { flags, .. } => {
+        match Feedback::of(&event) {
+            Some(Feedback::Presented { zero_copy, .. }) => {
                 state.presented += 1;
-                if matches!(flags, WEnum::Value(kind) if kind.contains(Kind::ZeroCopy)) {
-                    state.zero_copy += 1;
-                }
+                state.zero_copy += u64::from(zero_copy);
             }
-            wp_presentation_feedback::Event::Discarded => state.discarded += 1,
-            _ => {}
+            Some(Feedback::Discarded) => state.discarded += 1,
+            None => {}
         }
     }
 }
 
 delegate_link!(Events);
+delegate_configure!(Events);
 delegate_noop!(Events: WlSubsurface);
 delegate_noop!(Events: WpAlphaModifierSurfaceV1);
 delegate_noop!(Events: WpColorRepresentationSurfaceV1);

@@ -1,8 +1,9 @@
 //! What every client here has, whatever it does: a connection with its queue, the globals, and waiting with a limit.
 //!
-//! Owns the registry, round trips, pings and the answer to a broken connection. What a client does with its events is
+//! Owns the registry, round trips, pings, the list of formats, how feedback is read, and the answer to a broken connection. What a client does with its events is
 //! its own: see `connection`, and the clients of the targets in `tests`.
 
+use std::collections::HashSet;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
@@ -15,15 +16,17 @@ use wayland_client::protocol::wl_registry::{self, WlRegistry};
 use wayland_client::protocol::wl_seat::WlSeat;
 use wayland_client::protocol::wl_shm::WlShm;
 use wayland_client::protocol::wl_subcompositor::WlSubcompositor;
-use wayland_client::{Connection, Dispatch, EventQueue, QueueHandle};
+use wayland_client::{Connection, Dispatch, EventQueue, QueueHandle, WEnum};
 use wayland_protocols::wp::alpha_modifier::v1::client::wp_alpha_modifier_v1::WpAlphaModifierV1;
 use wayland_protocols::wp::color_representation::v1::client::wp_color_representation_manager_v1::WpColorRepresentationManagerV1;
 use wayland_protocols::wp::content_type::v1::client::wp_content_type_manager_v1::WpContentTypeManagerV1;
-use wayland_protocols::wp::linux_dmabuf::zv1::client::zwp_linux_dmabuf_v1::ZwpLinuxDmabufV1;
+use wayland_protocols::wp::linux_dmabuf::zv1::client::zwp_linux_dmabuf_v1::{self, ZwpLinuxDmabufV1};
 use wayland_protocols::wp::linux_drm_syncobj::v1::client::wp_linux_drm_syncobj_manager_v1::WpLinuxDrmSyncobjManagerV1;
 use wayland_protocols::wp::presentation_time::client::wp_presentation::WpPresentation;
+use wayland_protocols::wp::presentation_time::client::wp_presentation_feedback::{self, Kind};
 use wayland_protocols::wp::tearing_control::v1::client::wp_tearing_control_manager_v1::WpTearingControlManagerV1;
 use wayland_protocols::wp::viewporter::client::wp_viewporter::WpViewporter;
+use wayland_protocols::xdg::shell::client::xdg_surface::{self, XdgSurface};
 use wayland_protocols::xdg::shell::client::xdg_wm_base::{self, XdgWmBase};
 
 /// How long a server may take to answer a round trip.
@@ -69,6 +72,8 @@ pub struct Globals {
     pub syncobj: Option<WpLinuxDrmSyncobjManagerV1>,
     /// wp_tearing_control_manager_v1, version 1.
     pub tearing: Option<WpTearingControlManagerV1>,
+    /// What linux-dmabuf lists, as fourcc and modifier.
+    pub formats: HashSet<(u32, u64)>,
     dmabuf_version: u32,
     synced: u64,
 }
@@ -309,6 +314,89 @@ impl<D: AsMut<Globals> + Dispatch<WlCallback, Sync>> Dispatch<WlCallback, Sync, 
     }
 }
 
+impl<D: AsMut<Globals> + Dispatch<ZwpLinuxDmabufV1, ()>> Dispatch<ZwpLinuxDmabufV1, (), D> for Globals {
+    fn event(
+        state: &mut D,
+        _: &ZwpLinuxDmabufV1,
+        event: zwp_linux_dmabuf_v1::Event,
+        (): &(),
+        _: &Connection,
+        _: &QueueHandle<D>,
+    ) {
+        if let zwp_linux_dmabuf_v1::Event::Modifier { format, modifier_hi, modifier_lo } = event {
+            let modifier = u64::from(modifier_hi) << 32 | u64::from(modifier_lo);
+            state.as_mut().formats.insert((format, modifier));
+        }
+    }
+}
+
+/// What a client with one window at a time knows of it: it has been configured, which was acknowledged. The state that has
+/// this names [`delegate_configure!`](crate::delegate_configure).
+#[derive(Debug, Default)]
+pub struct Configured(pub bool);
+
+impl<D: AsMut<Configured> + Dispatch<XdgSurface, ()>> Dispatch<XdgSurface, (), D> for Configured {
+    fn event(
+        state: &mut D,
+        surface: &XdgSurface,
+        event: xdg_surface::Event,
+        (): &(),
+        _: &Connection,
+        _: &QueueHandle<D>,
+    ) {
+        if let xdg_surface::Event::Configure { serial } = event {
+            surface.ack_configure(serial);
+            state.as_mut().0 = true;
+        }
+    }
+}
+
+/// What became of a frame that presentation feedback was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Feedback {
+    /// It was shown.
+    Presented {
+        /// When, in nanoseconds.
+        time: u64,
+        /// Nanoseconds to the next refresh.
+        refresh: u32,
+        /// Number of the vertical blank.
+        sequence: u64,
+        /// The display showed the client's own buffer.
+        zero_copy: bool,
+    },
+    /// It never was.
+    Discarded,
+}
+
+impl Feedback {
+    /// Reads an event; `None` for one that decides nothing.
+    #[must_use]
+    pub fn of(event: &wp_presentation_feedback::Event) -> Option<Feedback> {
+        match *event {
+            wp_presentation_feedback::Event::Presented {
+                tv_sec_hi,
+                tv_sec_lo,
+                tv_nsec,
+                refresh,
+                seq_hi,
+                seq_lo,
+                flags,
+            } => {
+                let seconds = u64::from(tv_sec_hi) << 32 | u64::from(tv_sec_lo);
+                Some(Feedback::Presented {
+                    time: seconds * 1_000_000_000 + u64::from(tv_nsec),
+                    refresh,
+                    sequence: u64::from(seq_hi) << 32 | u64::from(seq_lo),
+                    zero_copy: matches!(flags, WEnum::Value(kind) if kind.contains(Kind::ZeroCopy)),
+                })
+            }
+            wp_presentation_feedback::Event::Discarded => Some(Feedback::Discarded),
+            _ => None,
+        }
+    }
+}
+
 impl<D: Dispatch<XdgWmBase, ()>> Dispatch<XdgWmBase, (), D> for Globals {
     fn event(
         _: &mut D,
@@ -325,7 +413,7 @@ impl<D: Dispatch<XdgWmBase, ()>> Dispatch<XdgWmBase, (), D> for Globals {
 }
 
 /// Lets [`Globals`](crate::client::link::Globals) in the field `globals` of a client's state handle what all clients
-/// handle alike. The state handles `WlSeat` and `ZwpLinuxDmabufV1` and every object it makes.
+/// handle alike. The state handles `WlSeat` and every object it makes.
 #[macro_export]
 macro_rules! delegate_link {
     ($state:ty) => {
@@ -351,6 +439,7 @@ macro_rules! delegate_link {
             use wayland_protocols::wp::content_type::v1::client::wp_content_type_manager_v1::WpContentTypeManagerV1;
             use wayland_protocols::wp::color_representation::v1::client::wp_color_representation_manager_v1::WpColorRepresentationManagerV1;
             use wayland_protocols::wp::linux_drm_syncobj::v1::client::wp_linux_drm_syncobj_manager_v1::WpLinuxDrmSyncobjManagerV1;
+            use wayland_protocols::wp::linux_dmabuf::zv1::client::zwp_linux_dmabuf_v1::ZwpLinuxDmabufV1;
             use wayland_protocols::wp::presentation_time::client::wp_presentation::WpPresentation;
             use wayland_protocols::wp::tearing_control::v1::client::wp_tearing_control_manager_v1::WpTearingControlManagerV1;
             use wayland_protocols::wp::viewporter::client::wp_viewporter::WpViewporter;
@@ -360,6 +449,7 @@ macro_rules! delegate_link {
     delegate_dispatch!($state: [WlRegistry: ()] => Globals);
     delegate_dispatch!($state: [WlCallback: Sync] => Globals);
     delegate_dispatch!($state: [XdgWmBase: ()] => Globals);
+    delegate_dispatch!($state: [ZwpLinuxDmabufV1: ()] => Globals);
     delegate_noop!($state: WlCompositor);
     delegate_noop!($state: WlSubcompositor);
     delegate_noop!($state: WlShmPool);
@@ -373,5 +463,21 @@ macro_rules! delegate_link {
     delegate_noop!($state: ignore WlSurface);
     delegate_noop!($state: ignore WpPresentation);
         };
+    };
+}
+
+/// Has [`Configured`](crate::client::link::Configured) in the field `configured` of a client's state acknowledge configures.
+#[macro_export]
+macro_rules! delegate_configure {
+    ($state:ty) => {
+        impl AsMut<$crate::client::link::Configured> for $state {
+            fn as_mut(&mut self) -> &mut $crate::client::link::Configured {
+                &mut self.configured
+            }
+        }
+
+        wayland_client::delegate_dispatch!($state: [
+            wayland_protocols::xdg::shell::client::xdg_surface::XdgSurface: ()
+        ] => $crate::client::link::Configured);
     };
 }

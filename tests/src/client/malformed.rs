@@ -14,6 +14,7 @@ use super::raw::{Arg, DISPLAY, End, REGISTRY, Raw, message};
 
 mod buffers;
 mod colors;
+mod hints;
 mod windows;
 
 /// Where the sequences run.
@@ -51,6 +52,7 @@ pub fn cases() -> Vec<Case> {
     buffers::list(&mut cases);
     windows::list(&mut cases);
     colors::list(&mut cases);
+    hints::list(&mut cases);
     cases
 }
 
@@ -68,6 +70,9 @@ pub struct Stage {
     shm: u32,
     viewporter: u32,
     color: u32,
+    alpha: u32,
+    content_type: u32,
+    tearing: u32,
 }
 
 /// Bytes of the memory.
@@ -88,8 +93,25 @@ impl Stage {
         let shm = bind("wl_shm", 1)?;
         let viewporter = bind("wp_viewporter", 1)?;
         let color = bind("wp_color_representation_manager_v1", 1)?;
+        let alpha = bind("wp_alpha_modifier_v1", 1)?;
+        let content_type = bind("wp_content_type_manager_v1", 1)?;
+        let tearing = bind("wp_tearing_control_manager_v1", 1)?;
         raw.roundtrip()?.ok().context("the connection ended")?;
-        Ok(Stage { raw, memory, kinds, dmabuf, compositor, wm_base, subcompositor, shm, viewporter, color })
+        Ok(Stage {
+            raw,
+            memory,
+            kinds,
+            dmabuf,
+            compositor,
+            wm_base,
+            subcompositor,
+            shm,
+            viewporter,
+            color,
+            alpha,
+            content_type,
+            tearing,
+        })
     }
 
     /// Number for a new object of an interface.
@@ -256,6 +278,9 @@ fn error_name(interface: &str, code: u32) -> String {
         "wp_color_representation_surface_v1" => {
             &["0", "alpha_mode", "coefficients", "pixel_format", "inert", "chroma_location"]
         }
+        "wp_alpha_modifier_v1" | "wp_content_type_manager_v1" => &["already_constructed"],
+        "wp_alpha_modifier_surface_v1" => &["no_surface"],
+        "wp_tearing_control_manager_v1" => &["tearing_control_exists"],
         "wp_viewporter" => &["viewport_exists"],
         "wp_viewport" => &["bad_value", "bad_size", "out_of_buffer", "no_surface"],
         "xdg_wm_base" => &[

@@ -294,6 +294,46 @@ fn objects_of_any_kind_are_limited() {
     no_memory("objects=5000", 4000, |raw, n| make(raw, n, 1));
 }
 
+/// An object whose surface is gone is inert, and an object all the same: at the default limits who makes 100,000 of them is
+/// sent away, and a neighbour's frames go on meanwhile.
+#[test]
+fn objects_without_their_surface_are_limited() {
+    const DEFAULT: usize = 65_536;
+    let _alone = alone();
+    for manager in [
+        "wp_alpha_modifier_v1",
+        "wp_content_type_manager_v1",
+        "wp_tearing_control_manager_v1",
+        "wp_color_representation_manager_v1",
+    ] {
+        let server = Server::start(OUTPUT).unwrap();
+        let mut neighbour = Neighbour::new(&server, OUTPUT);
+        let mut raw = server.connect_raw().unwrap();
+        let compositor = raw.bind("wl_compositor", 4).unwrap();
+        let factory = raw.bind(manager, 1).unwrap();
+        let mut end = None;
+        for made in 1..=100_000 {
+            let (surface, object) = (raw.id(), raw.id());
+            raw.request(compositor, 0, &[Arg::U(surface)]).unwrap();
+            raw.request(factory, 1, &[Arg::U(object), Arg::U(surface)]).unwrap();
+            raw.request(surface, 0, &[]).unwrap();
+            if made % 2000 == 0 {
+                let began = Instant::now();
+                neighbour.frame(made as u32 / 2000);
+                assert!(began.elapsed() < Duration::from_secs(1), "{manager}: {:?}", began.elapsed());
+                if let Err(how) = raw.roundtrip().unwrap() {
+                    end = Some((made, how));
+                    break;
+                }
+            }
+        }
+        let Some((made, end)) = end else { panic!("{manager}: 100,000 objects are allowed") };
+        assert!(matches!(end, End::Error { object: DISPLAY, code: NO_MEMORY, .. }), "{manager}: {end:?}");
+        assert!((DEFAULT - 4000..DEFAULT + 8000).contains(&made), "{manager}: {made} were allowed");
+        neighbour.draws(manager);
+    }
+}
+
 #[test]
 fn pools_are_limited() {
     let _alone = alone();

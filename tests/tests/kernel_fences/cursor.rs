@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use evdev::uinput::VirtualDevice;
-use evdev::{AttributeSet, EventType, InputEvent, KeyCode, RelativeAxisCode};
+use evdev::{EventType, InputEvent, RelativeAxisCode};
 use primeway_tests::buffer::fence::Timeline;
 use primeway_tests::client::connection::{Events, Wire};
+use primeway_tests::mouse::mouse;
 use primeway_tests::session::Compositor;
 use wayland_client::Proxy;
 
@@ -14,16 +15,6 @@ use crate::scene::{FLUENT, PATIENCE, Pane, buffer, neighbour, presented, rate};
 
 /// As large as the output, so that the pointer is in it.
 const WHOLE: (u32, u32) = (1024, 768);
-
-fn mouse() -> Result<VirtualDevice> {
-    let keys: AttributeSet<KeyCode> = [KeyCode::BTN_LEFT].into_iter().collect();
-    let axes: AttributeSet<RelativeAxisCode> =
-        [RelativeAxisCode::REL_X, RelativeAxisCode::REL_Y].into_iter().collect();
-    let device = VirtualDevice::builder().and_then(|device| {
-        device.name("primeway test mouse").with_keys(&keys)?.with_relative_axes(&axes)?.build()
-    });
-    device.context("cannot make a uinput mouse")
-}
 
 /// Moves to and fro until `done`.
 fn moves(wire: &mut Wire, mouse: &mut VirtualDevice, done: impl Fn(&Events) -> bool) -> Result<bool> {

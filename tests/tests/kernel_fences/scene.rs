@@ -65,7 +65,7 @@ impl Pane {
         format: &str,
         size: (u32, u32),
     ) -> Result<Pane> {
-        wire.events.configured = false;
+        wire.events.configured.0 = false;
         let window = wire.open_window(title, false)?;
         let buffers = (0..3).map(|_| memory(wire, allocator, format, size)).collect::<Result<_>>()?;
         let mut pane = Pane { window, buffers, next: 0 };

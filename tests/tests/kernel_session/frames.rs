@@ -110,7 +110,7 @@ pub fn one_ioctl_per_frame() -> Result<()> {
 /// each frame all the same, and each movement is read without a detour.
 pub fn a_moving_mouse_costs_no_commits() -> Result<()> {
     let mut desktop = Launch::new("mouse")?.start()?;
-    let mut mouse = super::input::mouse()?;
+    let mut mouse = primeway_tests::mouse::mouse()?;
     let client = desktop.client("mouse", &["--fullscreen"])?;
     desktop.wait_frames(&client, 60)?;
     let stop = Arc::new(AtomicBool::new(false));

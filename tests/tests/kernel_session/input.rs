@@ -9,6 +9,7 @@ use evdev::uinput::VirtualDevice;
 use evdev::{AttributeSet, EventType, InputEvent, KeyCode, RelativeAxisCode};
 use primeway_tests::ctl::Surface;
 use primeway_tests::debugfs::{DebugDevice, PlaneState};
+use primeway_tests::mouse::mouse;
 
 use crate::desktop::{Desktop, Launch, PATIENCE};
 use crate::seat_client::SeatClient;
@@ -26,18 +27,6 @@ fn keyboard() -> Result<VirtualDevice> {
     let device = VirtualDevice::builder()
         .and_then(|device| device.name("primeway test keyboard").with_keys(&keys)?.build());
     device.context("cannot make a uinput keyboard")
-}
-
-/// A mouse with two buttons.
-pub fn mouse() -> Result<VirtualDevice> {
-    let mut keys = AttributeSet::<KeyCode>::new();
-    [KeyCode::BTN_LEFT, KeyCode::BTN_RIGHT].into_iter().for_each(|key| keys.insert(key));
-    let mut axes = AttributeSet::<RelativeAxisCode>::new();
-    [RelativeAxisCode::REL_X, RelativeAxisCode::REL_Y].into_iter().for_each(|axis| axes.insert(axis));
-    let device = VirtualDevice::builder().and_then(|device| {
-        device.name("primeway test mouse").with_keys(&keys)?.with_relative_axes(&axes)?.build()
-    });
-    device.context("cannot make a uinput mouse")
 }
 
 fn press(device: &mut VirtualDevice, key: KeyCode, pressed: bool) -> Result<()> {

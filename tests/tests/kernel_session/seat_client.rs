@@ -8,16 +8,14 @@ use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use primeway_tests::client::link::{Globals, Link};
-use primeway_tests::delegate_link;
+use primeway_tests::client::link::{Configured, Globals, Link};
+use primeway_tests::{delegate_configure, delegate_link};
 use wayland_client::protocol::wl_buffer::WlBuffer;
 use wayland_client::protocol::wl_keyboard::{self, KeyState, WlKeyboard};
 use wayland_client::protocol::wl_pointer::{self, ButtonState, WlPointer};
 use wayland_client::protocol::wl_seat::{self, Capability, WlSeat};
 use wayland_client::protocol::wl_shm;
 use wayland_client::{Connection, Dispatch, QueueHandle, WEnum, delegate_noop};
-use wayland_protocols::wp::linux_dmabuf::zv1::client::zwp_linux_dmabuf_v1::ZwpLinuxDmabufV1;
-use wayland_protocols::xdg::shell::client::xdg_surface::{self, XdgSurface};
 use wayland_protocols::xdg::shell::client::xdg_toplevel::XdgToplevel;
 
 use crate::desktop::{PATIENCE, runtime_folder};
@@ -28,7 +26,7 @@ pub struct Seen {
     globals: Globals,
     keyboard: Option<WlKeyboard>,
     pointer: Option<WlPointer>,
-    configured: bool,
+    configured: Configured,
     /// Between `wl_pointer.enter` and `leave`.
     pub pointer_inside: bool,
     /// `wl_pointer.motion` events.
@@ -79,7 +77,7 @@ impl SeatClient {
         let toplevel = xdg_surface.get_toplevel(&handle, ());
         toplevel.set_title(self.title.clone());
         surface.commit();
-        self.wait("a configure", |seen| seen.configured)?;
+        self.wait("a configure", |seen| seen.configured.0)?;
         let memory = rustix::fs::memfd_create("colour", rustix::fs::MemfdFlags::CLOEXEC).context("memfd")?;
         let mut file = std::fs::File::from(memory);
         file.write_all(&colour.to_le_bytes().repeat((width * height) as usize)).context("memfd")?;
@@ -186,23 +184,7 @@ impl Dispatch<WlKeyboard, ()> for Seen {
     }
 }
 
-impl Dispatch<XdgSurface, ()> for Seen {
-    fn event(
-        seen: &mut Self,
-        surface: &XdgSurface,
-        event: xdg_surface::Event,
-        (): &(),
-        _: &Connection,
-        _: &QueueHandle<Self>,
-    ) {
-        if let xdg_surface::Event::Configure { serial } = event {
-            surface.ack_configure(serial);
-            seen.configured = true;
-        }
-    }
-}
-
 delegate_link!(Seen);
+delegate_configure!(Seen);
 delegate_noop!(Seen: ignore WlBuffer);
 delegate_noop!(Seen: ignore XdgToplevel);
-delegate_noop!(Seen: ignore ZwpLinuxDmabufV1);

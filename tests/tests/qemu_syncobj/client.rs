@@ -132,7 +132,7 @@ pub struct Pane {
 
 impl Pane {
     pub fn open(stage: &Stage, wire: &mut Wire, title: &str, fullscreen: bool) -> Result<Pane> {
-        wire.events.configured = false;
+        wire.events.configured.0 = false;
         let window = wire.open_window(title, fullscreen)?;
         let explicit = wire.explicit(&window.surface)?;
         Ok(Pane { window, explicit, ready: stage.line(wire)?, points: 0 })

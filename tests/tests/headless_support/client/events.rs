@@ -3,7 +3,7 @@
 //! Owns the translation from wayland-client's dispatch to [`Event`]. It reacts to nothing but, unless
 //! switched off, configure.
 
-use primeway_tests::client::link::Globals;
+use primeway_tests::client::link::{Feedback, Globals};
 use primeway_tests::delegate_link;
 use wayland_client::backend::ObjectId;
 use wayland_client::protocol::wl_buffer::{self, WlBuffer};
@@ -12,18 +12,15 @@ use wayland_client::protocol::wl_keyboard::{self, WlKeyboard};
 use wayland_client::protocol::wl_region::WlRegion;
 use wayland_client::protocol::wl_seat::WlSeat;
 use wayland_client::protocol::wl_subsurface::WlSubsurface;
-use wayland_client::{
-    Connection, Dispatch, Proxy as _, QueueHandle, WEnum, delegate_noop, event_created_child,
-};
+use wayland_client::{Connection, Dispatch, Proxy as _, QueueHandle, delegate_noop, event_created_child};
 use wayland_protocols::wp::alpha_modifier::v1::client::wp_alpha_modifier_surface_v1::WpAlphaModifierSurfaceV1;
 use wayland_protocols::wp::color_representation::v1::client::wp_color_representation_surface_v1::WpColorRepresentationSurfaceV1;
 use wayland_protocols::wp::content_type::v1::client::wp_content_type_v1::WpContentTypeV1;
 use wayland_protocols::wp::linux_dmabuf::zv1::client::zwp_linux_buffer_params_v1::{
     self, ZwpLinuxBufferParamsV1,
 };
-use wayland_protocols::wp::linux_dmabuf::zv1::client::zwp_linux_dmabuf_v1::{self, ZwpLinuxDmabufV1};
 use wayland_protocols::wp::presentation_time::client::wp_presentation_feedback::{
-    self, Kind, WpPresentationFeedback,
+    self, WpPresentationFeedback,
 };
 use wayland_protocols::wp::tearing_control::v1::client::wp_tearing_control_v1::WpTearingControlV1;
 use wayland_protocols::wp::viewporter::client::wp_viewport::WpViewport;
@@ -88,14 +85,13 @@ pub struct Seen {
     pub log: Vec<Event>,
     /// Acknowledge configure events at once.
     pub acknowledge: bool,
-    /// Formats and modifiers that linux-dmabuf's `modifier` events named.
-    pub advertised: Vec<(u32, u64)>,
-    pub(super) globals: Globals,
+    /// What the server offers.
+    pub globals: Globals,
 }
 
 impl Seen {
     pub(super) fn new() -> Seen {
-        Seen { log: Vec::new(), acknowledge: true, advertised: Vec::new(), globals: Globals::with_dmabuf(4) }
+        Seen { log: Vec::new(), acknowledge: true, globals: Globals::with_dmabuf(4) }
     }
 
     /// Whether an xdg_surface was configured.
@@ -299,27 +295,12 @@ impl Dispatch<WpPresentationFeedback, u32> for Seen {
         _: &Connection,
         _: &QueueHandle<Self>,
     ) {
-        match event {
-            wp_presentation_feedback::Event::Presented {
-                tv_sec_hi,
-                tv_sec_lo,
-                tv_nsec,
-                refresh,
-                seq_hi,
-                seq_lo,
-                flags,
-            } => {
-                let seconds = u64::from(tv_sec_hi) << 32 | u64::from(tv_sec_lo);
-                state.log.push(Event::Presented {
-                    token: *token,
-                    time: seconds * 1_000_000_000 + u64::from(tv_nsec),
-                    refresh,
-                    sequence: u64::from(seq_hi) << 32 | u64::from(seq_lo),
-                    zero_copy: matches!(flags, WEnum::Value(kind) if kind.contains(Kind::ZeroCopy)),
-                });
+        match Feedback::of(&event) {
+            Some(Feedback::Presented { time, refresh, sequence, zero_copy }) => {
+                state.log.push(Event::Presented { token: *token, time, refresh, sequence, zero_copy });
             }
-            wp_presentation_feedback::Event::Discarded => state.log.push(Event::Discarded(*token)),
-            _ => {}
+            Some(Feedback::Discarded) => state.log.push(Event::Discarded(*token)),
+            None => {}
         }
     }
 }
@@ -334,18 +315,3 @@ delegate_noop!(Seen: XdgPositioner);
 delegate_noop!(Seen: WpViewport);
 delegate_noop!(Seen: WpTearingControlV1);
 delegate_noop!(Seen: ignore WlSeat);
-
-impl Dispatch<ZwpLinuxDmabufV1, ()> for Seen {
-    fn event(
-        state: &mut Self,
-        _: &ZwpLinuxDmabufV1,
-        event: zwp_linux_dmabuf_v1::Event,
-        (): &(),
-        _: &Connection,
-        _: &QueueHandle<Self>,
-    ) {
-        if let zwp_linux_dmabuf_v1::Event::Modifier { format, modifier_hi, modifier_lo } = event {
-            state.advertised.push((format, u64::from(modifier_hi) << 32 | u64::from(modifier_lo)));
-        }
-    }
-}
