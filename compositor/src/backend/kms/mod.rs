@@ -343,7 +343,8 @@ impl Kms {
         Ok(())
     }
 
-    /// Leaves nothing of ours on the screens; see [`DisplayDevice::leave`].
+    /// Leaves nothing of ours on the screens, where the next master could read it: while active by turning the outputs off,
+    /// otherwise by removing the framebuffers that they show or are about to show.
     pub fn leave(&mut self) {
         let active = self.active;
         self.devices.iter_mut().for_each(|device| device.leave(active));
