@@ -114,7 +114,7 @@ pub(super) fn has_buffer(surface: &WlSurface) -> bool {
 }
 
 impl BufferHandler for State {
-    /// Those of dma-bufs are [`State::buffer_ended`]'s.
+    /// Those of dma-bufs are `State::buffer_ended`'s.
     fn buffer_destroyed(&mut self, _: &WlBuffer) {}
 }
 

@@ -23,7 +23,7 @@
 //! An implicit layout (INVALID) becomes LINEAR where the exporter is known to have no other. Any other implicit layout is for
 //! the GPU alone: a framebuffer without modifier would have the display's driver guess.
 //!
-//! A buffer that was just destroyed and is described again skips all of this ([`revive`]).
+//! A buffer that was just destroyed and is described again skips all of this (`revive`).
 //!
 //! Owns: the pipeline and its reasons. Does not own: the protocol's rules, handles and framebuffers
 //! ([`crate::backend::buffers`]), textures and views ([`crate::render`]).
@@ -359,7 +359,7 @@ impl Imports {
         self.ways.get(&dmabuf.weak())
     }
 
-    /// Buffers that came back after their wl_buffer was destroyed, ever ([`revive`]).
+    /// Buffers that came back after their wl_buffer was destroyed, ever (`revive`).
     #[must_use]
     pub fn revived(&self) -> u64 {
         self.revived
