@@ -10,7 +10,7 @@ use smithay::reexports::wayland_server::protocol::wl_surface::WlSurface;
 use crate::backend::{Flip, OutputId};
 use crate::output::{self, Drawn, OutputState, Redraw, RedrawParts};
 use crate::shell::Scene;
-use crate::state::{OutputEntry, State, monotonic};
+use crate::state::{OutputEntry, State};
 
 /// How often a surface that cannot be seen may draw.
 const HIDDEN_INTERVAL: Duration = Duration::from_secs(1);
@@ -45,7 +45,7 @@ impl State {
         if self.runtime.clients.has_queue() {
             return Some(Duration::ZERO);
         }
-        let (now, timer) = (monotonic(), self.runtime.timers.first());
+        let (now, timer) = (self.runtime.clock.last(), self.runtime.timers.first());
         let due = self.outputs.iter_mut().filter_map(|entry| entry.state.next_due(now)).chain(timer).min();
         due.map(|due| due.saturating_sub(now))
     }
@@ -65,7 +65,7 @@ impl State {
 
     /// A surface has committed: a redraw may have waited for that.
     pub(crate) fn surface_answered(&mut self, surface: &WlSurface) {
-        if output::committed(surface, monotonic) {
+        if output::committed(surface, self.runtime.clock.last()) {
             self.outputs.iter_mut().for_each(|entry| entry.state.answered(surface));
         }
     }
@@ -101,7 +101,7 @@ impl State {
         if self.backend.kms().is_some_and(|kms| !kms.is_active()) {
             return;
         }
-        let began = monotonic();
+        let began = self.runtime.clock.last();
         let area = output.geometry();
         let Scene { layers, covers, backdrop } = self.shell.scene(area, output.take_memory());
         let at = self.input.position().filter(|at| area.to_f64().contains(*at));
@@ -127,7 +127,7 @@ impl State {
         let visible = layers.iter().take(output.visible()).map(|l| l.surface.clone());
         let surfaces = visible.chain(self.input.cursor.surface().cloned());
         let hides = covers || output.visible() < layers.len();
-        let now = monotonic();
+        let now = self.runtime.clock.read();
         match drawn {
             Drawn::Submitted => {
                 let free = self.backend.shows_at_once(id);
@@ -164,7 +164,7 @@ impl State {
             let hidden = state
                 .shell
                 .behind(entry.state.geometry(), |surface| entry.state.seen().any(|s| s == surface));
-            let now = monotonic();
+            let now = state.runtime.clock.last();
             for surface in hidden.iter().filter(|surface| surface.is_alive()) {
                 if output::call(surface, now) {
                     state.runtime.clients.told(surface);

@@ -27,7 +27,7 @@ use crate::fences::{self, Fences};
 use crate::import::{Imports, Worker, probe};
 use crate::input::Input;
 use crate::output::OutputState;
-use crate::reactor::{Reactor, Timers};
+use crate::reactor::{Clock, Reactor, Timers};
 use crate::record::Recorder;
 use crate::render::{Painter, choice};
 use crate::shell::Shell;
@@ -198,6 +198,7 @@ fn start(
         runtime: Runtime {
             handle: handle.clone(),
             timers: reactor.timers().clone(),
+            clock: Clock::default(),
             display: display.clone(),
             clients: Clients::new(owner, reactor.watch().clone(), limits),
             fences: Fences::new(handle.clone(), reactor.timers().clone(), display, timelines),

@@ -30,7 +30,7 @@ use crate::fences::Fences;
 use crate::import::{Imports, Worker};
 use crate::input::Input;
 use crate::output::{OutputState, color};
-use crate::reactor::Timers;
+use crate::reactor::{Clock, Timers};
 use crate::record::Recorder;
 use crate::render::Painter;
 use crate::shell::{Mapping, Shell};
@@ -96,6 +96,8 @@ pub struct Runtime {
     pub handle: LoopHandle<'static, State>,
     /// What happens later.
     pub timers: Timers,
+    /// The time of the turn.
+    pub clock: Clock,
     /// The Wayland display.
     pub display: DisplayHandle,
     /// The clients.

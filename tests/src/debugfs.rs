@@ -124,6 +124,17 @@ impl DebugDevice {
         Ok(parse_planes(&self.read("state")?))
     }
 
+    /// What each CRTC shows where no plane is: opaque ARGB16161616. Nothing before the kernel has the property.
+    ///
+    /// # Errors
+    ///
+    /// When `state` cannot be read.
+    pub fn backgrounds(&self) -> Result<Vec<u64>> {
+        let state = self.read("state")?;
+        let values = state.lines().filter_map(|line| line.trim().strip_prefix("background_color="));
+        values.map(|value| u64::from_str_radix(value, 16).context("background_color")).collect()
+    }
+
     /// Every framebuffer of the device, on a plane or not.
     ///
     /// # Errors

@@ -49,6 +49,7 @@ const SCANNED_OUT: &[Case] = &[
     ("what_lies_over_an_underlay_is_blended", what_lies_over_an_underlay_is_blended),
     ("turned_buffers_are_shown_by_planes", turned_buffers_are_shown_by_planes),
     ("a_letterboxed_window_is_on_the_primary_plane", a_letterboxed_window_is_on_the_primary_plane),
+    ("windows_lie_on_the_background_of_the_crtc", windows_lie_on_the_background_of_the_crtc),
     ("outputs_share_their_overlays", outputs_share_their_overlays),
 ];
 
@@ -481,6 +482,34 @@ fn a_letterboxed_window_is_on_the_primary_plane() -> Result<()> {
     let stats = stage.stats()?;
     let primary = stats.outputs[0].planes.iter().find(|plane| plane.kind == "Primary");
     ensure!(planes[0].is_some() && planes[0] == primary.map(|plane| plane.id), "{planes:?} of {primary:?}");
+    Ok(())
+}
+
+/// Windows beside each other, the lowest on the primary plane: what is between them is the CRTC's BACKGROUND_COLOR, and is not
+/// drawn. It is black again afterwards.
+fn windows_lie_on_the_background_of_the_crtc() -> Result<()> {
+    let add = |stage: &mut Stage| {
+        (0..3).try_for_each(|seed| stage.add_noise("XR24", seed, (180, 140), &[]).map(|_| ()))
+    };
+    let planes = same_without_planes("background", 0, add)?;
+    ensure!(planes.iter().all(Option::is_some), "{planes:?}");
+    let mut stage = Stage::start("background")?;
+    add(&mut stage)?;
+    stage.settle()?;
+    let lit: Vec<_> = stage.stats()?.outputs[0].planes.iter().map(|plane| plane.content.clone()).collect();
+    let drawn = lit.iter().filter(|content| *content == "composited").count();
+    ensure!(drawn == 0, "{lit:?}");
+    let device = DebugDevice::of_driver("vkms")?;
+    let during = device.backgrounds()?;
+    ensure!(during == [0xffff_2424_2929_3333], "{during:x?}");
+    // A window without a buffer that planes take: the background is drawn with it.
+    stage.add_noise("XR24", 7, (100, 80), &["--alloc", "shm"])?;
+    stage.settle()?;
+    let lit: Vec<_> = stage.stats()?.outputs[0].planes.iter().map(|plane| plane.content.clone()).collect();
+    ensure!(lit.iter().any(|content| content == "composited"), "{lit:?}");
+    drop(stage);
+    let after = device.backgrounds()?;
+    ensure!(after == [0xffff_0000_0000_0000], "{after:x?}");
     Ok(())
 }
 

@@ -115,6 +115,9 @@ pub struct FrameSpec {
     pub alone: bool,
     /// Its client would rather have it shown at once than whole.
     pub tearing: bool,
+    /// What is seen where no plane is: red, green and blue of 16 bits, as the planes' pixels are. Black where
+    /// [`Backend::shows_backdrop`] says that nothing else can be.
+    pub backdrop: [u16; 3],
 }
 
 /// Why a frame was not submitted.
@@ -307,6 +310,14 @@ impl Backend {
     pub fn varies(&self, output: OutputId) -> bool {
         match self {
             Self::Kms(kms) => kms.vrr(output) == Some(true),
+            Self::Headless(_) => false,
+        }
+    }
+
+    /// Tells whether an output shows any colour where no plane is; others show black.
+    pub fn shows_backdrop(&self, output: OutputId) -> bool {
+        match self {
+            Self::Kms(kms) => kms.shows_backdrop(output),
             Self::Headless(_) => false,
         }
     }

@@ -18,13 +18,13 @@ mod relay;
 mod usage;
 
 use std::cell::RefCell;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ffi::CString;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::event::epoll::EventFlags;
 use rustix::process::{Resource as SystemResource, getrlimit};
@@ -37,7 +37,7 @@ use smithay::reexports::wayland_server::{Client, Display, Resource as _};
 use crate::reactor::{Source, Watch};
 use crate::state::State;
 pub use limits::{LimitArg, Limits};
-use relay::{Header, Malformed, Read, Relay};
+use relay::{Header, Malformed, Read, Relay, Scratch};
 pub use usage::{ClientState, Credentials};
 
 /// A connection's number, never used again.
@@ -98,7 +98,7 @@ pub struct Clients {
     display: Rc<RefCell<Display<State>>>,
     watch: Watch,
     limits: Limits,
-    connections: HashMap<Key, Connection>,
+    connections: BTreeMap<Key, Connection>,
     next: Key,
     /// Those who wait for their turn, or have more to say than a slice.
     queue: VecDeque<Key>,
@@ -111,6 +111,7 @@ pub struct Clients {
     gone: Arc<Mutex<Vec<Key>>>,
     /// Time that slices of this turn have taken.
     spent: Duration,
+    scratch: Scratch,
 }
 
 impl std::fmt::Debug for Clients {
@@ -141,7 +142,7 @@ impl Clients {
             display: Rc::new(RefCell::new(display)),
             watch,
             limits,
-            connections: HashMap::new(),
+            connections: BTreeMap::new(),
             next: 0,
             queue: VecDeque::new(),
             seen: VecDeque::new(),
@@ -149,6 +150,7 @@ impl Clients {
             told: Vec::new(),
             gone: Arc::default(),
             spent: Duration::ZERO,
+            scratch: Scratch::default(),
         }
     }
 
@@ -350,9 +352,10 @@ impl State {
 
     /// Handles a slice of a client's requests.
     fn serve_client(&mut self, key: Key) {
-        let began = Instant::now();
+        let began = self.runtime.clock.last();
         let served = self.try_serve(key);
-        self.runtime.clients.charge(key, began.elapsed());
+        let took = self.runtime.clock.read().saturating_sub(began);
+        self.runtime.clients.charge(key, took);
         match served {
             Ok(more) => {
                 if more {
@@ -368,10 +371,11 @@ impl State {
 
     /// Handles a slice of a client's requests; says whether there is more.
     fn try_serve(&mut self, key: Key) -> Result<bool, End> {
-        let Some(connection) = self.runtime.clients.connections.get_mut(&key) else { return Ok(false) };
+        let clients = &mut self.runtime.clients;
+        let Some(connection) = clients.connections.get_mut(&key) else { return Ok(false) };
         let mut full = false;
         if connection.relay.next().map_err(End::from)?.is_none() {
-            let read = connection.relay.receive().map_err(|_| End::HungUp)?;
+            let read = connection.relay.receive(&mut clients.scratch).map_err(|_| End::HungUp)?;
             let Read::Got { bytes, files, highest } = read else {
                 return match read {
                     Read::End => Err(End::HungUp),
@@ -474,9 +478,10 @@ impl State {
         tracing::trace!(%err, "dispatching a client");
         // The library gives up a client whose request names no object, or no request, without telling it why.
         if err.raw_os_error() == Some(rustix::io::Errno::PROTO.raw_os_error())
-            && let Some(connection) = self.runtime.clients.connections.get_mut(&key)
+            && let Clients { connections, scratch, .. } = &mut self.runtime.clients
+            && let Some(connection) = connections.get_mut(&key)
             && let Err(err) =
-                connection.relay.say_error(DisplayError::InvalidMethod as u32, "invalid request")
+                connection.relay.say_error(DisplayError::InvalidMethod as u32, "invalid request", scratch)
         {
             tracing::trace!(%err, "client not reached");
         }
@@ -526,7 +531,7 @@ impl State {
         clients.queue.retain(|other| *other != key);
         clients.seen.retain(|other| *other != key);
         // The last words, among them the error.
-        if let Err(err) = connection.relay.pump() {
+        if let Err(err) = connection.relay.pump(&mut clients.scratch) {
             tracing::trace!(%err, "last words");
         }
         let (id, display) = (connection.client.id(), clients.display.clone());
@@ -570,7 +575,7 @@ impl State {
     pub(crate) fn pump_client(&mut self, key: Key) {
         let clients = &mut self.runtime.clients;
         let Some(connection) = clients.connections.get_mut(&key) else { return };
-        match connection.relay.pump() {
+        match connection.relay.pump(&mut clients.scratch) {
             Ok(()) => self.check_outgoing(key),
             Err(err) => {
                 tracing::trace!(%err, "client not reached");
@@ -652,9 +657,14 @@ impl State {
 
     /// Those who wait for something that has just happened hear of it.
     pub(crate) fn tell_waiting(&mut self) {
+        if self.runtime.clients.told.is_empty() {
+            return;
+        }
         while let Some(key) = self.runtime.clients.told.pop() {
             self.answer_client(key);
         }
+        // Not at the expense of who is served next.
+        self.runtime.clock.read();
     }
 
     /// Everybody hears what is new.

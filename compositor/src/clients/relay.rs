@@ -27,6 +27,16 @@ const FILES_AT_ONCE: usize = 28;
 const MAX_FILES: usize = 253;
 /// Read at once of what the library sends.
 const OUTPUT_AT_ONCE: usize = 32 * 1024;
+
+/// Memory to read into, for one relay after the other: to clear that much for each reading would cost more than the reading.
+#[derive(Debug)]
+pub(super) struct Scratch(Box<[u8]>);
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Self(vec![0; OUTPUT_AT_ONCE].into())
+    }
+}
 /// wl_display, whose event 0 is error.
 const DISPLAY: u32 = 1;
 /// Bytes of a message's header: object, then length and opcode.
@@ -161,8 +171,7 @@ impl Relay {
     /// # Errors
     ///
     /// When the socket is broken.
-    pub(super) fn receive(&mut self) -> Result<Read> {
-        let mut buffer = [0; MAX_MESSAGE];
+    pub(super) fn receive(&mut self, Scratch(buffer): &mut Scratch) -> Result<Read> {
         let space = MAX_MESSAGE.saturating_sub(self.input.len());
         let mut control = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FILES))];
         let mut control = RecvAncillaryBuffer::new(&mut control);
@@ -246,13 +255,12 @@ impl Relay {
     /// # Errors
     ///
     /// When the client cannot be reached any more, or the library has closed its end: with the kind `UnexpectedEof`.
-    pub(super) fn pump(&mut self) -> Result<()> {
-        let mut buffer = [0; OUTPUT_AT_ONCE];
+    pub(super) fn pump(&mut self, Scratch(buffer): &mut Scratch) -> Result<()> {
         loop {
             let mut control = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FILES_AT_ONCE))];
             let mut control = RecvAncillaryBuffer::new(&mut control);
             let before = self.output_files.len();
-            match receive(&self.library, &mut buffer, &mut control, &mut self.output_files) {
+            match receive(&self.library, buffer, &mut control, &mut self.output_files) {
                 Ok((0, _)) => {
                     self.send()?;
                     return Err(std::io::ErrorKind::UnexpectedEof.into());
@@ -276,8 +284,8 @@ impl Relay {
     /// # Errors
     ///
     /// When the client cannot be reached any more.
-    pub(super) fn say_error(&mut self, code: u32, text: &str) -> Result<()> {
-        match self.pump() {
+    pub(super) fn say_error(&mut self, code: u32, text: &str, scratch: &mut Scratch) -> Result<()> {
+        match self.pump(scratch) {
             Err(err) if err.kind() == std::io::ErrorKind::UnexpectedEof => {}
             other => other?,
         }

@@ -21,7 +21,8 @@ thread_local! {
     static ALARM: OnceCell<Option<Alarm>> = const { OnceCell::new() };
 }
 
-/// Calls `f`; a system call in it that still waits after some milliseconds, and can be interrupted, fails with EINTR.
+/// Calls `f`; a system call in it that still waits after some milliseconds, and can be interrupted, fails with EINTR. Not to be
+/// called within itself.
 pub fn bounded<T>(f: impl FnOnce() -> T) -> T {
     ALARM.with(|alarm| {
         let alarm = alarm.get_or_init(Alarm::new).as_ref();

@@ -22,6 +22,7 @@ use super::attach;
 use super::guard::{self, guarded_dispatch};
 use crate::clients::{ClientState, over_quota};
 use crate::lock;
+use crate::output;
 use crate::state::State;
 
 impl CompositorHandler for State {
@@ -54,7 +55,7 @@ impl CompositorHandler for State {
         }
         add_pre_commit_hook::<Self, _>(surface, |state, _, surface| {
             check_scale(surface);
-            crate::output::commits(surface, crate::state::monotonic);
+            output::commits(surface, state.runtime.clock.last());
             state.commit_color(surface);
             state.commit_alpha(surface);
             state.wait_for_fences(surface);
@@ -64,6 +65,7 @@ impl CompositorHandler for State {
     fn commit(&mut self, surface: &WlSurface) {
         self.surface_answered(surface);
         super::subcompositor::place_children(surface);
+        output::replace(surface);
         on_commit_buffer_handler::<Self>(surface);
         self.commit_popup(surface);
         if is_sync_subsurface(surface) {
@@ -83,6 +85,7 @@ impl CompositorHandler for State {
             usage.surfaces = usage.surfaces.saturating_sub(1);
         }
         self.forget_fences(surface);
+        output::forget(surface);
         self.outputs.iter_mut().for_each(|entry| entry.state.surface_gone(surface));
         self.dmabuf.feedback.surface_gone(&self.runtime.timers, surface);
         self.queue_redraw_all();

@@ -9,8 +9,8 @@
 //! ```
 //!
 //! Frame callbacks go out as late as the client's measured time to draw allows ([`super::clock`]). What there is to say of the
-//! frame on screen (presentation feedback, `wl_buffer.release`) goes with them, if the clients it concerns are called soon: they
-//! are woken once a frame.
+//! frame on screen (presentation feedback, `wl_buffer.release`) goes with them to the clients that are called soon: they are
+//! woken once a frame. The others hear of it at once.
 //!
 //! It owns the state machine, the calls, and the news that is held back. It does not own the frames ([`super`]).
 
@@ -21,6 +21,9 @@ use smithay::reexports::wayland_server::protocol::wl_surface::WlSurface;
 
 use super::clock::FrameClock;
 use super::{Frame, OutputState, present, rhythm, stats};
+
+/// Clients whose calls are less than this apart are called together: one wake-up serves them all, and their answers come together.
+const TOGETHER: Duration = Duration::from_millis(2);
 
 /// Where an output is in its cycle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +69,14 @@ pub(super) struct Cycle {
     /// One that was called has committed.
     answered: bool,
     news: Option<News>,
+    /// Some of the news may be held back for a call that does not come any more.
+    owes_news: bool,
+}
+
+/// When a call goes out that is due at `at`, if the first of all is due at `first`. No later than due.
+fn together(first: Duration, at: Duration) -> Duration {
+    let steps = at.saturating_sub(first).as_nanos() / TOGETHER.as_nanos();
+    first + TOGETHER * u32::try_from(steps).unwrap_or_default()
 }
 
 impl Cycle {
@@ -78,17 +89,13 @@ impl Cycle {
             awaited: Vec::new(),
             answered: false,
             news: None,
+            owes_news: false,
         }
     }
 
     /// All who were called have drawn: there is nothing to wait for.
     fn is_complete(&self) -> bool {
         self.answered && self.awaited.is_empty() && self.calls.is_empty()
-    }
-
-    /// The calls are gone that the news was held back for.
-    fn owes_news(&self) -> bool {
-        self.news.is_some() && self.calls.is_empty()
     }
 
     fn calls(&self, surface: &WlSurface) -> bool {
@@ -125,7 +132,7 @@ impl OutputState {
             Redraw::Estimated { .. } => Some(self.cycle.until),
             Redraw::Idle | Redraw::Waiting { .. } => None,
         };
-        let news = self.cycle.owes_news().then_some(now);
+        let news = self.cycle.owes_news.then_some(now);
         self.cycle.calls.iter().map(|(at, _)| *at).chain(cycle).chain(news).min()
     }
 
@@ -145,12 +152,16 @@ impl OutputState {
         (began, now): (Duration, Duration),
         free: bool,
     ) {
-        let Self { cycle: Cycle { clock, calls, .. }, .. } = self;
+        let Self { cycle: Cycle { clock, calls, owes_news, .. }, .. } = self;
         clock.set_free(free);
         clock.submitted(began, now);
+        *owes_news |= !calls.is_empty();
         calls.clear();
         for surface in surfaces.filter(rhythm::waits) {
             calls.push((clock.draw_at(now, rhythm::takes(&surface)), surface));
+        }
+        if let Some(first) = calls.iter().map(|(at, _)| *at).min() {
+            calls.iter_mut().for_each(|(at, _)| *at = together(first, *at));
         }
     }
 
@@ -158,6 +169,7 @@ impl OutputState {
     pub(crate) fn wait_for_blank(&mut self, surfaces: impl Iterator<Item = WlSurface>, now: Duration) {
         let cycle = &mut self.cycle;
         cycle.until = cycle.clock.shown_at(now);
+        cycle.owes_news |= !cycle.calls.is_empty();
         cycle.calls.clear();
         cycle.calls.extend(surfaces.filter(rhythm::waits).map(|surface| (cycle.until, surface)));
         self.redraw = Redraw::Estimated { again: false };
@@ -170,10 +182,14 @@ impl OutputState {
         {
             self.redraw = if again { Redraw::Queued } else { Redraw::Idle };
         }
-        if self.cycle.calls.iter().all(|(at, _)| *at > now) && !self.cycle.owes_news() {
+        if std::mem::take(&mut self.cycle.owes_news) {
+            self.deliver(&mut told, |cycle, surface| !cycle.calls(surface));
+        }
+        if self.cycle.calls.iter().all(|(at, _)| *at > now) {
             return;
         }
-        self.deliver(&mut told);
+        let due = |(at, called): &(Duration, WlSurface), surface: &WlSurface| *at <= now && called == surface;
+        self.deliver(&mut told, |cycle, surface| cycle.calls.iter().any(|call| due(call, surface)));
         let Cycle { calls, awaited, .. } = &mut self.cycle;
         calls.retain(|(at, surface)| {
             let wait = *at > now;
@@ -196,6 +212,7 @@ impl OutputState {
 
     /// A surface is gone: it is neither called nor awaited.
     pub(crate) fn surface_gone(&mut self, surface: &WlSurface) {
+        self.cycle.owes_news = true;
         self.cycle.calls.retain(|(_, called)| called != surface);
         self.cycle.awaited.retain(|awaited| awaited != surface);
     }
@@ -203,7 +220,7 @@ impl OutputState {
     /// The pending frame is on screen since the vertical blank at `time`. `told` is asked to send what is said of it.
     pub fn frame_shown(&mut self, time: Duration, sequence: u32, mut told: impl FnMut(&WlSurface)) {
         let Some(frame) = self.pending.take() else { return };
-        self.deliver(&mut told);
+        self.deliver(&mut told, |_, _| true);
         frame.shown.iter().filter(|shown| shown.surface.is_alive()).for_each(stats::record_shown);
         let made = frame.shown.iter().filter_map(|shown| shown.fresh?.made).min();
         self.trace.shown(&frame.spec, made, time, self.refresh);
@@ -213,37 +230,65 @@ impl OutputState {
         std::mem::swap(&mut before.shown, &mut self.current.shown);
         self.frames += 1;
         self.cycle.clock.shown(time);
-        let cycle = &self.cycle;
-        let concerned = before.shown.iter().filter(|s| !s.feedback.is_empty()).map(|s| &s.surface);
-        let hold = concerned.chain(before.buffers.iter().map(|(s, _)| s)).all(|surface| cycle.calls(surface));
         self.cycle.news = Some(News { frame: before, time, sequence });
-        if !hold {
-            self.deliver(&mut told);
-        }
+        self.deliver(&mut told, |cycle, surface| !cycle.calls(surface));
         let again = matches!(self.redraw, Redraw::Waiting { again: true });
         self.redraw = if again { Redraw::Queued } else { Redraw::Idle };
     }
 
     /// Calls nobody any more, and tells what there is to tell.
     pub(super) fn end_cycle(&mut self, mut told: impl FnMut(&WlSurface)) {
-        self.deliver(&mut told);
+        self.deliver(&mut told, |_, _| true);
         self.cycle.calls.clear();
         self.cycle.awaited.clear();
     }
 
-    /// Tells what there is to tell of the frame on screen.
-    fn deliver(&mut self, told: &mut impl FnMut(&WlSurface)) {
+    /// Tells what there is to tell of the frame on screen, to the clients of the surfaces for which it is time.
+    fn deliver(&mut self, told: &mut impl FnMut(&WlSurface), is_time: impl Fn(&Cycle, &WlSurface) -> bool) {
         let Some(News { mut frame, time, sequence }) = self.cycle.news.take() else { return };
-        for shown in frame.shown.drain(..) {
+        let mut index = 0;
+        while let Some(shown) = frame.shown.get(index) {
+            if !is_time(&self.cycle, &shown.surface) {
+                index += 1;
+                continue;
+            }
+            let shown = frame.shown.swap_remove(index);
             if !shown.feedback.is_empty() {
                 told(&shown.surface);
             }
             present::presented(&self.output, shown, time, self.refresh, sequence);
         }
-        for (surface, buffer) in frame.buffers.drain(..) {
-            told(&surface);
-            drop(buffer);
+        let mut index = 0;
+        while let Some((surface, buffer)) = frame.buffers.get(index) {
+            if !is_time(&self.cycle, surface) {
+                index += 1;
+                continue;
+            }
+            if !self.current.buffers.iter().any(|(_, shown)| *shown == **buffer) {
+                told(surface);
+            }
+            frame.buffers.swap_remove(index);
         }
-        self.spare.push(frame.emptied());
+        if frame.shown.is_empty() && frame.buffers.is_empty() {
+            self.spare.push(frame.emptied());
+        } else {
+            self.cycle.news = Some(News { frame, time, sequence });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_that_are_close_go_together_and_none_goes_late() {
+        const fn us(us: u64) -> Duration {
+            Duration::from_micros(us)
+        }
+        let first = us(50_000);
+        for (at, called) in [(50_000, 50_000), (51_999, 50_000), (52_000, 52_000), (55_500, 54_000)] {
+            assert_eq!(together(first, us(at)), us(called), "{at}");
+        }
     }
 }

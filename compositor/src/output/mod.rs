@@ -46,7 +46,7 @@ use cycle::Cycle;
 pub use cycle::Redraw;
 use layers::SurfaceLayer;
 use pointer::{PointerCanvas, PointerUpdate};
-pub(crate) use rhythm::{call, commits, committed};
+pub(crate) use rhythm::{call, commits, committed, forget, replace};
 pub use stand_in::StandIn;
 pub use stats::SurfaceStats;
 pub use trace::Trace;
@@ -123,6 +123,8 @@ pub struct OutputState {
     pointer: PointerCanvas,
     entered: Vec<WlSurface>,
     planner: Planner,
+    /// What is behind all layers.
+    backdrop: Color32F,
     /// What was last asked of the planner; kept for its memory.
     requests: Vec<Layer>,
     /// Planes that were asked about the layers whose buffers they do not take.
@@ -213,6 +215,7 @@ impl OutputState {
             pointer: PointerCanvas::default(),
             entered: Vec::new(),
             planner: Planner::new(),
+            backdrop: Color32F::BLACK,
             requests: Vec::new(),
             stand_ins: Vec::new(),
             told: Vec::new(),
@@ -389,6 +392,7 @@ impl OutputState {
         parts: &mut RedrawParts<'_>,
     ) -> Drawn {
         self.trace.begun(now);
+        self.backdrop = parts.backdrop;
         let mut buffers = std::mem::take(&mut self.framebuffers);
         let direct = parts.direct_scanout.then_some(self.id);
         make_requests(layers, direct, parts.backend, now, requests, &mut buffers);
@@ -409,14 +413,14 @@ impl OutputState {
     ) -> Drawn {
         let pointer = self.draw_pointer(parts);
         let (output, canvas) = (self.picture(), parts.backend.canvas());
-        let backdrop_is_black = parts.backdrop == Color32F::BLACK;
+        let crtc_shows_backdrop = parts.backdrop == Color32F::BLACK || parts.backend.shows_backdrop(self.id);
         let scene = Scene {
             planes: &[],
             layers: requests,
             pointer: pointer.as_ref().map(|p| &p.request),
             output,
             canvas,
-            backdrop_is_black,
+            crtc_shows_backdrop,
             overlays: !self.without_overlays,
         };
         let stale = !planner.stands(&Scene { planes: parts.backend.planes(self.id), ..scene }, now);
@@ -619,6 +623,9 @@ impl OutputState {
         pointer: Option<&PointerUpdate>,
         backend: &Backend,
     ) -> Option<()> {
+        let shown = if backend.shows_backdrop(self.id) { self.backdrop } else { Color32F::BLACK };
+        spec.backdrop =
+            [shown.r(), shown.g(), shown.b()].map(|part| (part * f32::from(u16::MAX)).round() as u16);
         let mut show = |update: PlaneUpdate| {
             let setting = plan.setting(update.plane);
             spec.planes.push(update.set(setting));

@@ -21,6 +21,7 @@
 //!
 //! Owns: the epoll, what it watches, the order. Does not own: what happens then ([`crate::state`], [`crate::clients`]).
 
+mod clock;
 mod timers;
 
 use std::io;
@@ -34,10 +35,11 @@ use calloop::{EventLoop, LoopHandle};
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, Event, EventData, EventFlags};
 
+pub use self::clock::Clock;
 pub use self::timers::{TimerId, Timers};
 
 use crate::clients::Key;
-use crate::state::{State, monotonic};
+use crate::state::State;
 
 /// Events that are taken at once.
 const EVENTS: usize = 64;
@@ -163,9 +165,9 @@ impl Reactor {
     /// # Errors
     /// When a source fails that the compositor cannot be without.
     pub fn open(&mut self, state: &mut State) -> anyhow::Result<()> {
-        let end = monotonic() + OPENING;
+        let end = state.runtime.clock.read() + OPENING;
         state.runtime.opening = true;
-        while state.runtime.exit.is_none() && monotonic() < end {
+        while state.runtime.exit.is_none() && state.runtime.clock.read() < end {
             let queued = state.runtime.clients.has_queue();
             let happened = self.turn(state, Some(if queued { Duration::ZERO } else { QUIET }))?;
             if !happened && !queued {
@@ -209,7 +211,7 @@ impl Reactor {
             Err(err) => return Err(anyhow::Error::from(err).context("waiting for events")),
         };
         let sources = || events.iter().filter_map(|event| Some((Source::unpack(event.data)?, event.flags)));
-        let now = monotonic();
+        let now = state.runtime.clock.read();
         self.timers.run_due(state, now);
         state.run_cycles(now);
         // What keeps the display busy comes first, whatever else there is: the next vertical blank should not be missed.
@@ -230,7 +232,10 @@ impl Reactor {
                 Source::Client(key) if state.runtime.clients.is_visible(key) => {}
                 Source::Client(key) => state.client_ready(key, flags),
                 Source::Library(key) => state.pump_client_unless_late(key),
-                Source::Calloop => self.dispatch_calloop(state)?,
+                Source::Calloop => {
+                    self.dispatch_calloop(state)?;
+                    state.runtime.clock.read();
+                }
             }
         }
         state.end_turn(now);

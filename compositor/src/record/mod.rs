@@ -87,8 +87,8 @@ pub struct SceneLine {
     pub size: Rect,
     /// What composition draws into.
     pub canvas: Canvas,
-    /// The background is black.
-    pub backdrop_is_black: bool,
+    /// Nothing needs to be drawn where no layer is.
+    pub crtc_shows_backdrop: bool,
     /// Overlays may be used.
     pub overlays: bool,
     /// The layers, topmost first.
@@ -231,7 +231,7 @@ impl Recorder {
             forget,
             size: scene.output,
             canvas: scene.canvas,
-            backdrop_is_black: scene.backdrop_is_black,
+            crtc_shows_backdrop: scene.crtc_shows_backdrop,
             overlays: scene.overlays,
             layers: scene.layers.to_vec(),
             pointer: scene.pointer.cloned(),

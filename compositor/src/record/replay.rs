@@ -195,7 +195,7 @@ fn plan(output: &mut Output, line: &SceneLine) -> usize {
         pointer: line.pointer.as_ref(),
         output: line.size,
         canvas: line.canvas,
-        backdrop_is_black: line.backdrop_is_black,
+        crtc_shows_backdrop: line.crtc_shows_backdrop,
         overlays: line.overlays,
     };
     if line.forget {

@@ -16,6 +16,7 @@ use smithay::wayland::compositor::SurfaceData;
 use super::dmabuf_view::{self, DmabufView, Views};
 use super::element::{LayerElement, Texture};
 use super::{Imported, RenderError, Target, image, resample, yuv};
+use crate::fences::bounded;
 use crate::import::Reason;
 use crate::output::color::Color;
 use crate::output::layers::SurfaceLayer;
@@ -173,9 +174,14 @@ impl Cpu {
         background: Color32F,
     ) -> Result<bool, RenderError> {
         let mut framebuffer = self.renderer.bind(&mut target.image)?;
-        let result =
-            tracker.render_output(&mut self.renderer, &mut framebuffer, age, elements, background)?;
-        Ok(result.damage.is_some())
+        let reads = elements.iter().any(LayerElement::reads_dmabuf);
+        let mut draw = || {
+            let renderer = &mut self.renderer;
+            let result = tracker.render_output(renderer, &mut framebuffer, age, elements, background);
+            result.map(|result| result.damage.is_some())
+        };
+        // One limit for all: setting it costs more than looking at a buffer's fences.
+        Ok(if reads { bounded(draw) } else { draw() }?)
     }
 }
 

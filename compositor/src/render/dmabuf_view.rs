@@ -158,7 +158,8 @@ impl DmabufView {
         })
     }
 
-    /// Begins a CPU read on every plane that nothing writes to; the guard ends it. Waits for no fence.
+    /// Begins a CPU read on every plane that nothing writes to; the guard ends it. Waits for no fence, if it is called within
+    /// [`bounded`].
     pub(super) fn begin_read(&self) -> Result<ReadGuard, ViewError> {
         let dmabuf = self.dmabuf.upgrade().ok_or(ViewError::Sync)?;
         let mut guard = ReadGuard { dmabuf, begun: 0 };
@@ -168,7 +169,7 @@ impl DmabufView {
         let pending = pending_planes(guard.dmabuf.handles());
         for plane in (0..self.planes.len()).filter(|plane| pending & 1 << plane == 0) {
             let sync = DmabufSyncFlags::START | DmabufSyncFlags::READ;
-            match bounded(|| guard.dmabuf.sync_plane(plane, sync)) {
+            match guard.dmabuf.sync_plane(plane, sync) {
                 Ok(()) => guard.begun |= 1 << plane,
                 Err(DmabufSyncFailed::Io(err)) if err.kind() == ErrorKind::Interrupted => {
                     tracing::debug!(plane, "a fence came between a look at a buffer and its reading");
@@ -187,7 +188,7 @@ impl DmabufView {
     /// # Errors
     /// When the buffer is gone.
     pub fn read<T>(&self, f: impl FnOnce(&[PlaneBytes<'_>]) -> T) -> Result<T, ViewError> {
-        let _guard = self.begin_read()?;
+        let _guard = bounded(|| self.begin_read())?;
         let planes: Vec<PlaneBytes<'_>> = self
             .planes
             .iter()
@@ -212,7 +213,7 @@ impl DmabufView {
         code: pixman::FormatCode,
         f: impl FnOnce(&mut pixman::Image<'static, 'static>) -> T,
     ) -> Result<T, ViewError> {
-        let _guard = self.begin_read()?;
+        let _guard = bounded(|| self.begin_read())?;
         Ok(f(&mut self.image(code)?))
     }
 

@@ -106,6 +106,11 @@ impl LayerElement {
         }
     }
 
+    /// Drawing it reads a client's dma-buf.
+    pub(super) fn reads_dmabuf(&self) -> bool {
+        matches!(self.texture, Texture::Pixman(_, Some(_)))
+    }
+
     /// Where it is drawn.
     pub fn place(&self) -> Rectangle<i32, Physical> {
         self.dst

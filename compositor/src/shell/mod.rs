@@ -167,13 +167,8 @@ impl Shell {
         has_buffer: bool,
         area: Rectangle<i32, Logical>,
     ) -> Option<Mapping> {
-        let taken: Vec<_> = self
-            .windows
-            .iter()
-            .filter(|w| w.mapped && w.toplevel_surface() != Some(surface))
-            .map(WindowEntry::geometry)
-            .collect();
-        let entry = self.find_mut(surface)?;
+        let index = self.windows.iter().position(|w| w.toplevel_surface() == Some(surface))?;
+        let entry = &mut self.windows[index];
         entry.window.on_commit();
         if entry.sizing.fullscreen {
             // A client that insists on a smaller size is shown in the middle.
@@ -192,7 +187,10 @@ impl Shell {
             return None;
         }
         if entry.sizing.is_floating() {
-            entry.position = place::place(entry.window.geometry().size, area, &taken);
+            let size = entry.window.geometry().size;
+            let others = self.windows.iter().enumerate().filter(|(other, w)| w.mapped && *other != index);
+            let taken: Vec<_> = others.map(|(_, w)| w.geometry()).collect();
+            self.windows[index].position = place::place(size, area, &taken);
         }
         Some(Mapping::Mapped)
     }
@@ -309,6 +307,9 @@ impl Shell {
 
     /// Tells whether a full-screen window keeps a window from being shown on an output.
     pub fn is_covered(&self, surface: &WlSurface, area: Rectangle<i32, Logical>) -> bool {
+        if !self.windows.iter().any(|w| w.covers(area)) {
+            return false;
+        }
         let mut windows = self.shown_windows();
         let above = |w: &&WindowEntry| w.toplevel_surface() != Some(surface);
         windows.by_ref().take_while(above).any(|w| w.covers(area)) && windows.any(|w| !above(&w))

@@ -375,7 +375,7 @@ impl<'a> Search<'a> {
             Side::Primary => {
                 layer + 1 == problem.visible
                     && content.is_solid()
-                    && fills(caps, content.dst, scene.output, scene.backdrop_is_black)
+                    && fills(caps, content.dst, scene.output, scene.crtc_shows_backdrop)
                     && !self.pointer_covers(scene.output)
                     && self.all_over(&self.others(layer), 0)
             }

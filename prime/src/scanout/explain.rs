@@ -115,7 +115,7 @@ impl Explainer<'_> {
 
     fn not_primary(&self, index: usize, layer: &Layer, caps: &PlaneCaps) -> Option<Refusal> {
         let (problem, scene) = (self.problem, self.problem.scene);
-        if !fills(caps, layer.dst, scene.output, scene.backdrop_is_black) {
+        if !fills(caps, layer.dst, scene.output, scene.crtc_shows_backdrop) {
             return Some(Refusal::NotFullOutput { dst: layer.dst });
         }
         if !layer.is_solid() {

@@ -97,6 +97,6 @@ impl Pointer {
 }
 
 /// Tells whether a primary plane may show `layer` at its place, given what is around it.
-pub(super) fn fills(plane: &PlaneCaps, dst: Rect, output: Rect, backdrop_is_black: bool) -> bool {
-    dst == output || (plane.covers_part && backdrop_is_black && output.contains(&dst))
+pub(super) fn fills(plane: &PlaneCaps, dst: Rect, output: Rect, crtc_shows_backdrop: bool) -> bool {
+    dst == output || (plane.covers_part && crtc_shows_backdrop && output.contains(&dst))
 }

@@ -102,8 +102,9 @@ pub struct Scene<'a> {
     pub output: Rect,
     /// What composition draws into.
     pub canvas: Canvas,
-    /// Where no layer is, the picture is black: what a CRTC shows where no plane is.
-    pub backdrop_is_black: bool,
+    /// Where no layer is, the picture is what the CRTC shows where no plane is: its background colour, which is black where it
+    /// cannot be set. Then nothing needs to be drawn there.
+    pub crtc_shows_backdrop: bool,
     /// Overlay planes may be used. Without them the plan is the one to try when a mode was refused with them.
     pub overlays: bool,
 }
@@ -112,7 +113,7 @@ impl<'a> Scene<'a> {
     /// A scene without a pointer, on a drawn backdrop.
     pub fn new(planes: &'a [PlaneCaps], layers: &'a [Layer], output: Rect) -> Self {
         let (canvas, pointer) = (Canvas::default(), None);
-        Self { planes, layers, pointer, output, canvas, backdrop_is_black: false, overlays: true }
+        Self { planes, layers, pointer, output, canvas, crtc_shows_backdrop: false, overlays: true }
     }
 }
 

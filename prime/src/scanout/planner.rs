@@ -40,7 +40,7 @@ struct Made {
     pointer: Option<Pointer>,
     output: Rect,
     canvas: Canvas,
-    backdrop_is_black: bool,
+    crtc_shows_backdrop: bool,
     overlays: bool,
 }
 
@@ -52,7 +52,7 @@ impl Made {
         self.layers.extend_from_slice(scene.layers);
         self.pointer = scene.pointer.cloned();
         (self.output, self.canvas) = (scene.output, scene.canvas);
-        (self.backdrop_is_black, self.overlays) = (scene.backdrop_is_black, scene.overlays);
+        (self.crtc_shows_backdrop, self.overlays) = (scene.crtc_shows_backdrop, scene.overlays);
     }
 
     /// Nothing changed, or nothing but the place of a pointer that a cursor plane shows.
@@ -67,7 +67,7 @@ impl Made {
         };
         pointer
             && (self.output, self.canvas) == (scene.output, scene.canvas)
-            && (self.backdrop_is_black, self.overlays) == (scene.backdrop_is_black, scene.overlays)
+            && (self.crtc_shows_backdrop, self.overlays) == (scene.crtc_shows_backdrop, scene.overlays)
             && self.layers == scene.layers
             && self.planes == scene.planes
     }
@@ -133,7 +133,7 @@ impl Planner {
             pointer: self.made.pointer.as_ref(),
             output: self.made.output,
             canvas: self.made.canvas,
-            backdrop_is_black: self.made.backdrop_is_black,
+            crtc_shows_backdrop: self.made.crtc_shows_backdrop,
             overlays: self.made.overlays,
         }
     }

@@ -86,3 +86,49 @@ fn a_client_that_never_draws_again_keeps_nobody_waiting() {
     }
     server.settle().unwrap();
 }
+
+#[test]
+fn a_composited_buffer_comes_back_with_the_call() {
+    let (server, mut client) = start();
+    let buffers = [1, 2].map(|n| client.shm("XR24", (64, 48), Pattern::Noise(n)).unwrap());
+    let window = client.open_window("composited").unwrap();
+    draw(&mut client, &window, &buffers, KNOWN);
+    let mut together = 0;
+    for number in 0..20 {
+        let before = buffers[(number + 1) % 2].id();
+        let token = client.frame(&window.surface);
+        client.attach(&window.surface, &buffers[number % 2]);
+        client.seen.log.clear();
+        window.surface.commit();
+        client.wait("the old buffer", |seen| seen.released(before)).unwrap();
+        together += usize::from(client.seen.frame_done(token));
+        client.wait("called", |seen| seen.frame_done(token)).unwrap();
+    }
+    assert_eq!(together, 20);
+    server.settle().unwrap();
+}
+
+#[test]
+fn who_does_not_wait_for_a_call_gets_composited_buffers_back_at_once() {
+    let (server, mut client) = start();
+    let buffers = [1, 2].map(|n| client.shm("XR24", (64, 48), Pattern::Noise(n)).unwrap());
+    let window = client.open_window("does not wait").unwrap();
+    client.show(&window.surface, &buffers[0]).unwrap();
+    for number in 1..9 {
+        client.seen.log.clear();
+        let before = buffers[(number + 1) % 2].id();
+        client.attach(&window.surface, &buffers[number % 2]);
+        window.surface.commit();
+        client.roundtrip().unwrap();
+        assert!(client.seen.released(before), "commit {number}");
+    }
+    // Who waits has it back when the window is taken away.
+    let _ = client.frame(&window.surface);
+    client.attach(&window.surface, &buffers[1]);
+    window.surface.commit();
+    client.seen.log.clear();
+    window.surface.attach(None, 0, 0);
+    window.surface.commit();
+    client.wait("both", |seen| buffers.iter().all(|b| seen.released(b.id()))).unwrap();
+    server.settle().unwrap();
+}

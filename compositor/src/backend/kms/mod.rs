@@ -494,6 +494,11 @@ impl Kms {
         self.output(output).is_some_and(|o| o.pipe.needs_modeset)
     }
 
+    /// Tells whether an output shows any colour where no plane is.
+    pub fn shows_backdrop(&self, output: OutputId) -> bool {
+        self.output(output).is_some_and(KmsOutput::shows_backdrop)
+    }
+
     /// Tells whether a plane gains from being told what has changed.
     pub fn takes_damage(&self, output: OutputId, plane: NonZeroU32) -> bool {
         self.output(output).is_some_and(|o| o.takes_damage(plane))

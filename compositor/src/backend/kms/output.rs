@@ -12,7 +12,9 @@ use drm_prime::scanout::{PlaneCaps, PlaneType, Rect, SourceRect};
 use drm_prime::{PlaneFramebuffers, SharedFramebuffer, Staging};
 use rustix::io::Errno;
 
-use super::device::{CardError, ConnectorInfo, KmsDevice, Mode, Object, Properties, Request, connectors_on};
+use super::device::{
+    CardError, ConnectorInfo, KmsDevice, Mode, Object, Properties, Request, argb64, connectors_on,
+};
 use super::in_fence::{InFence, OutFence};
 use super::pacing::{Tearing, Vrr};
 use super::plane::KmsPlane;
@@ -66,6 +68,8 @@ pub struct Pipe {
     crtc_mode: property::Handle,
     crtc_active: property::Handle,
     crtc_out_fence: Option<property::Handle>,
+    /// What is seen where no plane is.
+    crtc_background: Option<property::Handle>,
     /// Of a display whose refresh rate may vary.
     crtc_vrr: Option<property::Handle>,
     /// What it is set to.
@@ -102,6 +106,7 @@ impl KmsOutput {
             crtc_mode: crtc_props.require("MODE_ID")?,
             crtc_active: crtc_props.require("ACTIVE")?,
             crtc_out_fence: crtc_props.id("OUT_FENCE_PTR"),
+            crtc_background: crtc_props.id("BACKGROUND_COLOR"),
             crtc_vrr: crtc_props
                 .id("VRR_ENABLED")
                 .filter(|_| connector_props.value("vrr_capable") == Some(1)),
@@ -176,7 +181,8 @@ impl KmsOutput {
         let wanted = self.pipe.crtc_vrr.is_some() && vrr.wants(frame);
         self.tearing.last = None;
         if frame.tearing {
-            let more = self.pipe.needs_modeset || wanted != self.pipe.vrr;
+            let more =
+                self.pipe.needs_modeset || wanted != self.pipe.vrr || frame.backdrop != before.backdrop;
             let allowed = self.tearing.allows(primary, frame, before, more);
             self.tearing.last = Some(allowed);
             if allowed.is_ok() {
@@ -249,6 +255,7 @@ impl KmsOutput {
         self.pipe.needs_modeset = false;
         self.pending.planes.clone_from(&frame.planes);
         (self.pending.alone, self.pending.tearing) = (frame.alone, frame.tearing);
+        self.pending.backdrop = frame.backdrop;
         self.lit.clear();
         self.lit.extend(frame.planes.iter().map(|update| update.plane));
         self.commits += 1;
@@ -307,6 +314,11 @@ impl KmsOutput {
         if let Err(err) = self.again(fence, |_| Ok(())) {
             tracing::error!(%err, "nothing was asked");
         }
+    }
+
+    /// Tells whether it shows any colour where no plane is.
+    pub(super) fn shows_backdrop(&self) -> bool {
+        self.pipe.crtc_background.is_some()
     }
 
     fn primary(&self) -> Option<NonZeroU32> {
@@ -421,6 +433,7 @@ impl KmsOutput {
             if let Some(property) = pipe.crtc_vrr {
                 request.set(pipe.crtc.into(), property, 0);
             }
+            pipe.set_background(request, [0; 3]);
             device.commit(AtomicCommitFlags::ALLOW_MODESET, request)
         })?;
         self.turned_off();
@@ -449,6 +462,7 @@ impl KmsOutput {
         if let Some(property) = self.pipe.crtc_vrr {
             req.set(self.pipe.crtc.into(), property, 0);
         }
+        self.pipe.set_background(&mut req, [0; 3]);
         if let Err(err) = device.commit(AtomicCommitFlags::ALLOW_MODESET, &mut req) {
             tracing::warn!(%err, output = self.name, "crtc not turned off");
         }
@@ -534,6 +548,9 @@ impl Pipe {
             }
         }
         let before = before.filter(|_| !self.needs_modeset);
+        if before.is_none_or(|before| before.backdrop != frame.backdrop) {
+            self.set_background(req, frame.backdrop);
+        }
         for update in &frame.planes {
             let unchanged = before.is_some_and(|b| b.planes.contains(update));
             if !unchanged {
@@ -562,6 +579,13 @@ impl Pipe {
     fn wait_for(&self, req: &mut Request, fence: Option<u64>, planes: impl IntoIterator<Item = NonZeroU32>) {
         let Some(fence) = fence else { return };
         planes.into_iter().filter_map(|id| self.plane(id)).for_each(|plane| plane.wait_for(req, fence));
+    }
+
+    /// Sets what is seen where no plane is.
+    fn set_background(&self, req: &mut Request, color: [u16; 3]) {
+        if let Some(property) = self.crtc_background {
+            req.set(self.crtc.into(), property, argb64(color));
+        }
     }
 
     /// Sets the refresh rate free or not, where that differs from what it is.

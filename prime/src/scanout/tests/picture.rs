@@ -129,7 +129,7 @@ struct Show {
     planes: Vec<PlaneCaps>,
     contents: Vec<Content>,
     pointer: Option<(Pointer, Image)>,
-    backdrop_is_black: bool,
+    crtc_shows_backdrop: bool,
     holes: bool,
     overlays: bool,
 }
@@ -146,13 +146,13 @@ impl Show {
             pointer: self.pointer.as_ref().map(|p| &p.0),
             output: OUT,
             canvas: Canvas { alpha: self.holes.then_some(DrmFourcc::Argb8888), ..Canvas::default() },
-            backdrop_is_black: self.backdrop_is_black,
+            crtc_shows_backdrop: self.crtc_shows_backdrop,
             overlays: self.overlays,
         }
     }
 
     fn backdrop(&self) -> Image {
-        let pixel = if self.backdrop_is_black { [0.0, 0.0, 0.0, 1.0] } else { [0.1, 0.2, 0.3, 1.0] };
+        let pixel = if self.crtc_shows_backdrop { [0.0, 0.0, 0.0, 1.0] } else { [0.1, 0.2, 0.3, 1.0] };
         Image::filled(OUT.w, OUT.h, pixel)
     }
 
@@ -347,9 +347,9 @@ prop_compose! {
         planes in any_planes(),
         contents in prop::collection::vec(any_content(), 0..6),
         pointer in any_pointer(),
-        (backdrop_is_black, holes, overlays) in (any::<bool>(), any::<bool>(), prop::bool::weighted(0.95)),
+        (crtc_shows_backdrop, holes, overlays) in (any::<bool>(), any::<bool>(), prop::bool::weighted(0.95)),
     ) -> Show {
-        Show { planes, contents, pointer, backdrop_is_black, holes, overlays }
+        Show { planes, contents, pointer, crtc_shows_backdrop, holes, overlays }
     }
 }
 

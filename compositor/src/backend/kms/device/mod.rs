@@ -410,9 +410,16 @@ pub fn turn_everything_off(device: &dyn KmsDevice) -> Result<(), Errno> {
         set(Object::Connector(connector), &[("CRTC_ID", 0)])?;
     }
     for &crtc in &resources.crtcs {
-        set(Object::Crtc(crtc), &[("MODE_ID", 0), ("ACTIVE", 0), ("VRR_ENABLED", 0)])?;
+        // Nor of a background that is not black.
+        let black = ("BACKGROUND_COLOR", argb64([0; 3]));
+        set(Object::Crtc(crtc), &[("MODE_ID", 0), ("ACTIVE", 0), ("VRR_ENABLED", 0), black])?;
     }
     device.commit(AtomicCommitFlags::ALLOW_MODESET, &mut request)
+}
+
+/// Opaque ARGB16161616 of red, green and blue, as the kernel has colours in properties (DRM_ARGB64_PREP, drm_mode.h).
+pub(super) fn argb64([red, green, blue]: [u16; 3]) -> u64 {
+    [u16::MAX, red, green, blue].into_iter().fold(0, |value, channel| value << 16 | u64::from(channel))
 }
 
 /// The properties of one object, by name.
