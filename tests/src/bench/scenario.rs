@@ -101,7 +101,9 @@ impl Scenario {
             windows: 1,
             size: (640, 480),
             format: "XR24".to_owned(),
-            allocator: Allocator::Vgem,
+            // Of large runs of pages. A display that maps what it shows pays for each run, and how scattered pages of shmem are
+            // differs from start to start: that would be half of a figure.
+            allocator: Allocator::Heap,
             fullscreen: false,
             draw: Duration::ZERO,
             new_buffers: false,
