@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use drm_prime::device::faults::{Call, Faulty};
+use drm_prime::device::faults::Call;
 use drm_prime::model::Driver;
 use drm_prime::{HandleTable, KernelDevice, LinearExporters};
 use primeway::backend::headless::Headless;
@@ -29,8 +29,8 @@ use primeway_tests::session::Compositor;
 use wayland_client::protocol::wl_buffer::WlBuffer;
 use wayland_protocols::wp::linux_dmabuf::zv1::client::zwp_linux_buffer_params_v1::Flags;
 
-use headless_support::Server;
 use headless_support::client::{Client, Event, hi, lo};
+use headless_support::{FaultyDevice, Server};
 
 const CASES: &[Case] = &[
     ("implicit_layouts_are_shown_where_they_are_known", implicit_layouts_are_shown_where_they_are_known),
@@ -46,23 +46,11 @@ fn main() -> ExitCode {
 }
 
 /// A compositor on the model device, with or without modifiers, for which the machine has these drivers.
-fn start(
-    modifiers: bool,
-    drivers: &'static [&'static str],
-) -> Result<(Server, Arc<Faulty<drm_prime::model::File>>)> {
-    let (sender, device) = std::sync::mpsc::channel();
-    let server = Server::start_on(OUTPUT, &[], move |handle| {
-        let driver = Driver { modifiers, ..Headless::driver() };
-        let mut headless = Headless::on(handle, OUTPUT, driver, move |file| {
-            let device = Arc::new(Faulty::new(file));
-            // Whoever asked for it waits for the compositor to start.
-            let _ = sender.send(device.clone());
-            device
-        })?;
+fn start(modifiers: bool, drivers: &'static [&'static str]) -> Result<(Server, FaultyDevice)> {
+    let driver = Driver { modifiers, ..Headless::driver() };
+    Server::start_faulty(OUTPUT, &[], driver, move |headless| {
         headless.buffers.suppose_exporters(LinearExporters::of_drivers(drivers.iter().copied()));
-        Ok(headless)
-    })?;
-    Ok((server, device.recv()?))
+    })
 }
 
 /// A buffer as large as the output with a picture in it.

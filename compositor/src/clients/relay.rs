@@ -27,6 +27,10 @@ const FILES_AT_ONCE: usize = 28;
 const MAX_FILES: usize = 253;
 /// Read at once of what the library sends.
 const OUTPUT_AT_ONCE: usize = 32 * 1024;
+/// wl_display, whose event 0 is error.
+const DISPLAY: u32 = 1;
+/// Bytes of a message's header: object, then length and opcode.
+const HEADER: usize = 8;
 
 /// Memory to read into, for one relay after the other: to clear that much for each reading would cost more than the reading.
 #[derive(Debug)]
@@ -37,10 +41,6 @@ impl Default for Scratch {
         Self(vec![0; OUTPUT_AT_ONCE].into())
     }
 }
-/// wl_display, whose event 0 is error.
-const DISPLAY: u32 = 1;
-/// Bytes of a message's header: object, then length and opcode.
-const HEADER: usize = 8;
 
 /// What came of reading from the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

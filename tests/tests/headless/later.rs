@@ -1,11 +1,9 @@
 //! Imports that take long: their clients wait for them, nobody else does, and each is answered once.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use drm_prime::device::faults::{Call, Faulty};
-use drm_prime::model::File;
+use drm_prime::device::faults::Call;
 use primeway::backend::headless::Headless;
 use primeway_tests::picture::Pattern;
 use rustix::io::Errno;
@@ -16,11 +14,9 @@ use wayland_protocols::wp::linux_dmabuf::zv1::client::zwp_linux_buffer_params_v1
 
 use crate::headless_support::client::{Client, Event};
 use crate::headless_support::neighbour::Neighbour;
-use crate::headless_support::{self, PATIENCE, Server};
+use crate::headless_support::{self, FaultyDevice, PATIENCE, Server};
 
 use super::{OUTPUT, present};
-
-type Device = Arc<Faulty<File>>;
 
 const SIZE: (u32, u32) = (96, 64);
 /// What nobody may notice: an import takes at least so long in these cases.
@@ -29,16 +25,8 @@ const LONG: Duration = Duration::from_millis(700);
 const FRAMES: u32 = 25;
 
 /// A compositor whose imports can be held up.
-fn start(limits: &[&str]) -> (Server, Device) {
-    let (sender, device) = std::sync::mpsc::channel();
-    let server = Server::start_on(OUTPUT, limits, move |handle| {
-        Ok(Headless::on(handle, OUTPUT, Headless::driver(), move |file| {
-            let device = Arc::new(Faulty::new(file));
-            sender.send(device.clone()).unwrap();
-            device
-        })?)
-    });
-    (server.unwrap(), device.recv().unwrap())
+fn start(limits: &[&str]) -> (Server, FaultyDevice) {
+    Server::start_faulty(OUTPUT, limits, Headless::driver(), |_| {}).unwrap()
 }
 
 fn memory() -> OwnedFd {
@@ -68,7 +56,7 @@ fn failed(client: &Client) -> usize {
 }
 
 /// Waits until a thread is in an import; the client's requests have to be under way.
-fn until_held(client: &mut Client, device: &Device) {
+fn until_held(client: &mut Client, device: &FaultyDevice) {
     let deadline = Instant::now() + PATIENCE;
     while device.waiting(Call::FdToHandle) == 0 {
         assert!(Instant::now() < deadline, "nothing is imported");

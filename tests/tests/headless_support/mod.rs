@@ -11,11 +11,14 @@ pub mod neighbour;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use calloop::channel::{Channel, Event, Sender, channel};
+use drm_prime::device::faults::Faulty;
+use drm_prime::model::{Driver, File};
 use primeway::backend::Backend;
 use primeway::backend::headless::Headless;
 use primeway::backend::kms::Kms;
@@ -41,6 +44,9 @@ pub const BACKGROUND: [u8; 3] = [0x33, 0x29, 0x24];
 pub const PATIENCE: Duration = Duration::from_secs(10);
 /// `BTN_LEFT` of `linux/input-event-codes.h`.
 const BTN_LEFT: u32 = 0x110;
+
+/// A software device whose calls are counted, and can be held up or fail.
+pub type FaultyDevice = Arc<Faulty<File>>;
 
 struct Question(Box<dyn FnOnce(&mut State) + Send>);
 
@@ -163,6 +169,31 @@ impl Server {
     ) -> Result<Server> {
         let cli = cli(size, limits)?;
         Server::start_prepared(move || primeway::run::prepare_headless(&cli, backend))
+    }
+
+    /// The same on a software device whose calls are counted, and can be held up or fail; `prepare` is given the backend.
+    ///
+    /// # Errors
+    ///
+    /// When it does not start.
+    pub fn start_faulty(
+        size: (u32, u32),
+        limits: &[&str],
+        driver: Driver,
+        prepare: impl FnOnce(&mut Headless) + Send + 'static,
+    ) -> Result<(Server, FaultyDevice)> {
+        let (sender, device) = std::sync::mpsc::channel();
+        let server = Server::start_on(size, limits, move |handle| {
+            let mut headless = Headless::on(handle, size, driver, move |file| {
+                let device = Arc::new(Faulty::new(file));
+                // Whoever asked for it waits for the compositor to start.
+                let _ = sender.send(device.clone());
+                device
+            })?;
+            prepare(&mut headless);
+            Ok(headless)
+        })?;
+        Ok((server, device.recv()?))
     }
 
     /// Starts a compositor on the display of a model.
