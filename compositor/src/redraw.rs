@@ -4,9 +4,11 @@
 
 use std::time::Duration;
 
+use smallvec::SmallVec;
 use smithay::reexports::wayland_server::Resource as _;
 use smithay::reexports::wayland_server::protocol::wl_surface::WlSurface;
 
+use crate::backend::kms::slot_of;
 use crate::backend::{Flip, OutputId};
 use crate::output::{self, Drawn, OutputState, Redraw, RedrawParts};
 use crate::shell::Scene;
@@ -23,16 +25,33 @@ impl State {
         }
     }
 
+    /// Whether it is soon enough to hear of the frames that are about to be shown when their clients are called.
+    pub(crate) fn flips_can_wait(&self) -> bool {
+        let now = self.runtime.clock.last();
+        self.outputs.iter().all(|entry| entry.state.flip_can_wait(now))
+    }
+
+    /// Hears of the frames that should have been shown by `now`, after a sleep that no display device has ended.
+    pub(crate) fn read_late_flips(&mut self, now: Duration) {
+        let shown = self.outputs.iter().filter(|entry| entry.state.should_be_shown(now));
+        let mut slots: SmallVec<[u32; 4]> = shown.map(|entry| slot_of(entry.state.id)).collect();
+        slots.dedup();
+        slots.into_iter().for_each(|slot| self.card_readable(slot));
+    }
+
     /// Does what the display and those who can be seen have brought about, before others have their turns.
     pub(crate) fn show_changes(&mut self, now: Duration) {
+        self.charge_slices();
         self.redraw_due(now);
         self.tell_waiting();
     }
 
     /// The end of a turn: what was put off until all events are known.
     pub(crate) fn end_turn(&mut self, now: Duration) {
+        self.charge_slices();
         self.redraw_due(now);
         self.serve_queue();
+        self.charge_slices();
         self.apply_cleared();
         self.redraw_due(now);
         self.forget_dead_buffers();

@@ -10,12 +10,14 @@
 //!
 //! Frame callbacks go out as late as the client's measured time to draw allows ([`super::clock`]). What there is to say of the
 //! frame on screen (presentation feedback, `wl_buffer.release`) goes with them to the clients that are called soon: they are
-//! woken once a frame. The others hear of it at once.
+//! woken once a frame. The others hear of it at once. Where there are no others, the compositor sleeps on until the first call
+//! when a frame comes on screen, and is woken once less.
 //!
 //! It owns the state machine, the calls, and the news that is held back. It does not own the frames ([`super`]).
 
 use std::time::Duration;
 
+use smithay::backend::renderer::utils::Buffer;
 use smithay::reexports::wayland_server::Resource as _;
 use smithay::reexports::wayland_server::protocol::wl_surface::WlSurface;
 
@@ -24,6 +26,8 @@ use super::{Frame, OutputState, present, rhythm, stats};
 
 /// Clients whose calls are less than this apart are called together: one wake-up serves them all, and their answers come together.
 const TOGETHER: Duration = Duration::from_millis(2);
+/// So long after the vertical blank the display device has certainly told of it, unless it was missed.
+const TELLS: Duration = Duration::from_micros(500);
 
 /// Where an output is in its cycle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +75,8 @@ pub(super) struct Cycle {
     news: Option<News>,
     /// Some of the news may be held back for a call that does not come any more.
     owes_news: bool,
+    /// When the pending frame should be on screen, if nobody hears of it before the calls that follow.
+    unheard: Option<Duration>,
 }
 
 /// When a call goes out that is due at `at`, if the first of all is due at `first`. No later than due.
@@ -90,6 +96,7 @@ impl Cycle {
             answered: false,
             news: None,
             owes_news: false,
+            unheard: None,
         }
     }
 
@@ -163,6 +170,36 @@ impl OutputState {
         if let Some(first) = calls.iter().map(|(at, _)| *at).min() {
             calls.iter_mut().for_each(|(at, _)| *at = together(first, *at));
         }
+        self.cycle.unheard = self.unheard_until_calls(now);
+    }
+
+    /// When the frame that was submitted by `now` should be on screen, if whoever hears of that is called, and later.
+    fn unheard_until_calls(&self, now: Duration) -> Option<Duration> {
+        let cycle = &self.cycle;
+        let blank = cycle.clock.blank_after(now)?;
+        let first = cycle.calls.iter().map(|(at, _)| *at).min()?;
+        let Frame { shown, buffers, .. } = self.pending.as_ref()?;
+        let is_called = |surface: &WlSurface| cycle.calls(surface);
+        let stays = |buffer: &Buffer| buffers.iter().any(|(_, next)| *next == **buffer);
+        let quiet = first >= blank + TELLS
+            && cycle.news.is_none()
+            && self.current._releases.is_empty()
+            && shown.iter().all(|shown| shown.feedback.is_empty() || is_called(&shown.surface))
+            && self.current.buffers.iter().all(|(surface, buffer)| is_called(surface) || stays(buffer));
+        quiet.then_some(blank)
+    }
+
+    /// Whether there is nothing to do when the pending frame is shown, if there is one, before its clients are called.
+    pub fn flip_can_wait(&self, now: Duration) -> bool {
+        match self.redraw {
+            Redraw::Waiting { again } => !again && self.cycle.unheard.is_some_and(|blank| now < blank),
+            Redraw::Idle | Redraw::Queued | Redraw::Estimated { .. } => true,
+        }
+    }
+
+    /// Whether there is a pending frame that should be on screen by `now`.
+    pub(crate) fn should_be_shown(&self, now: Duration) -> bool {
+        matches!(self.redraw, Redraw::Waiting { .. }) && self.cycle.unheard.is_some_and(|blank| blank <= now)
     }
 
     /// Nothing was submitted: these surfaces hear at the next vertical blank that they may draw, and nothing is drawn before.
@@ -212,7 +249,7 @@ impl OutputState {
 
     /// A surface is gone: it is neither called nor awaited.
     pub(crate) fn surface_gone(&mut self, surface: &WlSurface) {
-        self.cycle.owes_news = true;
+        (self.cycle.owes_news, self.cycle.unheard) = (true, None);
         self.cycle.calls.retain(|(_, called)| called != surface);
         self.cycle.awaited.retain(|awaited| awaited != surface);
     }
@@ -230,6 +267,7 @@ impl OutputState {
         std::mem::swap(&mut before.shown, &mut self.current.shown);
         self.frames += 1;
         self.cycle.clock.shown(time);
+        self.cycle.unheard = None;
         self.cycle.news = Some(News { frame: before, time, sequence });
         self.deliver(&mut told, |cycle, surface| !cycle.calls(surface));
         let again = matches!(self.redraw, Redraw::Waiting { again: true });

@@ -11,10 +11,11 @@
 //!             all others; clients that wait for their turns; redraws, and what clients are told
 //! ```
 //!
-//! A frame that a plane scans out wakes the compositor twice: the client commits, the display has shown it. calloop makes
-//! five system calls around each wait (it sets a timer and arms two descriptors, whether they are used or not), which were
-//! half of all the compositor's calls in such a frame. So what belongs to every frame is watched directly, and calloop's own
-//! descriptor is watched like one more source.
+//! A frame that a plane scans out wakes the compositor twice: it is time to call the client, the client commits. That the
+//! display has shown the frame before is read with the first of the two, as long as nobody is to hear of it sooner. calloop
+//! makes five system calls around each wait (it sets a timer and arms two descriptors, whether they are used or not), which
+//! were half of all the compositor's calls in such a frame. So what belongs to every frame is watched directly, and calloop's
+//! own descriptor is watched like one more source.
 //!
 //! calloop's timers and idle callbacks are not served in time here, since nobody but calloop knows when: [`Timers`] are
 //! the timers, and what has to be done at the end of a turn is in `State::end_turn`.
@@ -66,6 +67,10 @@ pub enum Source {
 }
 
 impl Source {
+    fn is_card(self) -> bool {
+        matches!(self, Self::Card(_))
+    }
+
     fn pack(self) -> EventData {
         let (kind, key) = match self {
             Self::Calloop => (0, 0),
@@ -94,11 +99,19 @@ impl Source {
 ///
 /// What is watched is level-triggered: it is told of again until it has been dealt with.
 #[derive(Clone, Debug)]
-pub struct Watch(Rc<OwnedFd>);
+pub struct Watch(Rc<Sets>);
+
+#[derive(Debug)]
+struct Sets {
+    all: OwnedFd,
+    /// All but the display devices: who sleeps in it is not woken by a frame that is shown.
+    but_cards: OwnedFd,
+}
 
 impl Watch {
     fn new() -> io::Result<Self> {
-        Ok(Self(Rc::new(epoll::create(epoll::CreateFlags::CLOEXEC)?)))
+        let create = || epoll::create(epoll::CreateFlags::CLOEXEC);
+        Ok(Self(Rc::new(Sets { all: create()?, but_cards: create()? })))
     }
 
     /// Watches a descriptor until [`Watch::remove`]. That it hung up is always told.
@@ -106,7 +119,12 @@ impl Watch {
     /// # Errors
     /// When the kernel has no room, or the descriptor is watched already.
     pub fn add(&self, fd: impl AsFd, source: Source, interest: EventFlags) -> io::Result<()> {
-        Ok(epoll::add(&*self.0, fd, source.pack(), interest)?)
+        epoll::add(&self.0.all, &fd, source.pack(), interest)?;
+        if !source.is_card() {
+            epoll::add(&self.0.but_cards, &fd, source.pack(), interest)
+                .inspect_err(|_| Self::delete(&self.0.all, &fd))?;
+        }
+        Ok(())
     }
 
     /// Watches a descriptor for something else than before.
@@ -114,12 +132,23 @@ impl Watch {
     /// # Errors
     /// When the descriptor is not watched.
     pub fn change(&self, fd: impl AsFd, source: Source, interest: EventFlags) -> io::Result<()> {
-        Ok(epoll::modify(&*self.0, fd, source.pack(), interest)?)
+        epoll::modify(&self.0.all, &fd, source.pack(), interest)?;
+        if !source.is_card() {
+            epoll::modify(&self.0.but_cards, &fd, source.pack(), interest)?;
+        }
+        Ok(())
     }
 
     /// Watches a descriptor no longer.
-    pub fn remove(&self, fd: impl AsFd) {
-        if let Err(err) = epoll::delete(&*self.0, fd) {
+    pub fn remove(&self, fd: impl AsFd, source: Source) {
+        Self::delete(&self.0.all, &fd);
+        if !source.is_card() {
+            Self::delete(&self.0.but_cards, &fd);
+        }
+    }
+
+    fn delete(set: &OwnedFd, fd: impl AsFd) {
+        if let Err(err) = epoll::delete(set, fd) {
             tracing::debug!(%err, "a descriptor was not watched");
         }
     }
@@ -205,13 +234,18 @@ impl Reactor {
     fn turn(&mut self, state: &mut State, rest: Option<Duration>) -> anyhow::Result<bool> {
         let timeout = rest.and_then(|rest| Timespec::try_from(rest).ok());
         let mut events = [MaybeUninit::<Event>::uninit(); EVENTS];
-        let events = match epoll::wait(&*self.watch.0, &mut events, timeout.as_ref()) {
+        let late = state.flips_can_wait();
+        let set = if late { &self.watch.0.but_cards } else { &self.watch.0.all };
+        let events = match epoll::wait(set, &mut events, timeout.as_ref()) {
             Ok((events, _)) => &*events,
             Err(rustix::io::Errno::INTR) => &[],
             Err(err) => return Err(anyhow::Error::from(err).context("waiting for events")),
         };
         let sources = || events.iter().filter_map(|event| Some((Source::unpack(event.data)?, event.flags)));
         let now = state.runtime.clock.read();
+        if late {
+            state.read_late_flips(now);
+        }
         self.timers.run_due(state, now);
         state.run_cycles(now);
         // What keeps the display busy comes first, whatever else there is: the next vertical blank should not be missed.

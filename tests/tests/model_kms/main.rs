@@ -9,6 +9,7 @@ mod flips;
 #[allow(dead_code, reason = "the headless cases use the rest")]
 #[path = "../headless_support/mod.rs"]
 mod headless_support;
+mod hearing;
 mod outputs;
 mod planes;
 mod rates;

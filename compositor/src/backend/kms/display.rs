@@ -38,7 +38,7 @@ pub fn crtc_of(output: OutputId) -> u32 {
 }
 
 /// The slot of the output's device.
-pub(super) fn slot_of(output: OutputId) -> u32 {
+pub fn slot_of(output: OutputId) -> u32 {
     output >> CRTC_BITS
 }
 

@@ -46,8 +46,8 @@ pub use self::session::insert_sources;
 
 use self::device::kernel::Card;
 use self::device::{CardError, Mode, enable_writeback};
-pub use self::display::{Changes, crtc_of};
-use self::display::{DisplayDevice, SLOTS, slot_of};
+pub use self::display::{Changes, crtc_of, slot_of};
+use self::display::{DisplayDevice, SLOTS};
 use self::output::KmsOutput;
 use self::pacing::{TearingRefusal, Vrr};
 use self::watchdog::Watchdog;
@@ -269,7 +269,7 @@ impl Kms {
         }
         changes.removed.extend(device.ids());
         if let Some(watch) = &self.watch {
-            watch.remove(device.device.event_fd());
+            watch.remove(device.device.event_fd(), Source::Card(device.slot));
         }
         let card = device.into_card().map(Rc::try_unwrap);
         if let (Some(Ok(card)), Some(session)) = (card, &mut self.session)
