@@ -46,8 +46,8 @@ impl State {
         self.tell_waiting();
     }
 
-    /// The end of a turn: what was put off until all events are known.
-    pub(crate) fn end_turn(&mut self, now: Duration) {
+    /// The end of a turn: what was put off until all events are known. `urgent` if others than clients and displays have spoken.
+    pub(crate) fn end_turn(&mut self, now: Duration, urgent: bool) {
         self.charge_slices();
         self.redraw_due(now);
         self.serve_queue();
@@ -55,7 +55,7 @@ impl State {
         self.apply_cleared();
         self.redraw_due(now);
         self.forget_dead_buffers();
-        self.tell_clients();
+        self.tell_clients(urgent);
         self.tell_watchers();
     }
 
@@ -65,6 +65,7 @@ impl State {
             return Some(Duration::ZERO);
         }
         let (now, timer) = (self.runtime.clock.last(), self.runtime.timers.first());
+        let timer = timer.into_iter().chain(self.held_back_until()).min();
         let due = self.outputs.iter_mut().filter_map(|entry| entry.state.next_due(now)).chain(timer).min();
         due.map(|due| due.saturating_sub(now))
     }

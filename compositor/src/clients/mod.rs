@@ -15,6 +15,7 @@
 
 mod limits;
 mod relay;
+mod telling;
 mod usage;
 
 use std::cell::RefCell;
@@ -111,6 +112,10 @@ pub struct Clients {
     visible: Vec<Key>,
     /// Those who are likely to be told something this turn.
     told: Vec<Key>,
+    /// Those who have asked this turn for nothing that is answered, but have let go of objects: the library confirms that.
+    let_go: Vec<Key>,
+    /// Those to whom that is said with the call that is due soon, and when everybody hears everything at the latest.
+    held_back: (Vec<Key>, Option<Duration>),
     gone: Arc<Mutex<Vec<Key>>>,
     /// Time that slices of this turn have taken.
     spent: Duration,
@@ -153,6 +158,8 @@ impl Clients {
             seen: VecDeque::new(),
             visible: Vec::new(),
             told: Vec::new(),
+            let_go: Vec::new(),
+            held_back: (Vec::new(), None),
             gone: Arc::default(),
             spent: Duration::ZERO,
             uncharged: (Vec::new(), 0),
@@ -433,7 +440,7 @@ impl State {
         let id = connection.client.id();
         let data = ClientState::of(&connection.client);
         let stray = data.is_some_and(|data| data.usage().stray_files() > 0);
-        let (mut answers, mut taken) = (false, 0);
+        let (mut answers, mut lets_go, mut taken) = (false, false, 0);
         let importing = data.is_some_and(ClientState::imports);
         let (mut creates, mut held, mut first) = (importing, false, true);
         let handed = connection.relay.hand_on(connection.slice, |header, message| {
@@ -460,6 +467,7 @@ impl State {
             }
             first = false;
             answers |= header.object == 1;
+            lets_go |= header.may_be_destroy();
             // Offers are the library's own objects, which are not asked here what they do with a file.
             if stray && takes_file(header) {
                 let offer =
@@ -483,6 +491,9 @@ impl State {
         let Some(connection) = clients.connections.get_mut(&key) else { return Ok(false) };
         if connection.answers && !clients.told.contains(&key) {
             clients.told.push(key);
+        }
+        if lets_go && !clients.let_go.contains(&key) {
+            clients.let_go.push(key);
         }
         if held && data_imports(connection) {
             connection.held = true;
@@ -563,6 +574,7 @@ impl State {
         clients.watch.remove(connection.relay.library(), Source::Library(key));
         clients.queue.retain(|other| *other != key);
         clients.seen.retain(|other| *other != key);
+        clients.held_back.0.retain(|other| *other != key);
         // The last words, among them the error.
         if let Err(err) = connection.relay.pump(&mut clients.scratch) {
             tracing::trace!(%err, "last words");
@@ -583,72 +595,6 @@ impl State {
                 return;
             }
             gone.into_iter().for_each(|key| self.forget_client(key));
-        }
-    }
-
-    /// Passes on at once what the library has to say to a client: its socket pair does not hold many answers.
-    fn answer_client(&mut self, key: Key) {
-        let Some(connection) = self.runtime.clients.connections.get(&key) else { return };
-        let id = connection.client.id();
-        if let Err(err) = self.runtime.display.backend_handle().flush(Some(id)) {
-            tracing::debug!(%err, "flushing a client");
-        }
-        self.pump_client(key);
-    }
-
-    /// Passes on what the library has to say to a client, if that can still be done in this turn.
-    pub(crate) fn pump_client_unless_late(&mut self, key: Key) {
-        // It will be told of again.
-        if !self.runtime.clients.late() {
-            self.pump_client(key);
-        }
-    }
-
-    /// Passes on what the library has to say to a client.
-    pub(crate) fn pump_client(&mut self, key: Key) {
-        let clients = &mut self.runtime.clients;
-        let Some(connection) = clients.connections.get_mut(&key) else { return };
-        match connection.relay.pump(&mut clients.scratch) {
-            Ok(()) => self.check_outgoing(key),
-            Err(err) => {
-                tracing::trace!(%err, "client not reached");
-                self.end_client(key, End::HungUp);
-            }
-        }
-    }
-
-    /// Sends what waits for a client.
-    fn client_writable(&mut self, key: Key) {
-        let Some(connection) = self.runtime.clients.connections.get_mut(&key) else { return };
-        match connection.relay.send() {
-            Ok(()) if connection.relay.unread().0 > 0 => {}
-            Ok(()) => {
-                connection.backlog = false;
-                self.runtime.clients.update_interest(key);
-            }
-            Err(_) => {
-                self.end_client(key, End::HungUp);
-                self.bury();
-            }
-        }
-    }
-
-    /// Watches for room when something is left to send, and sends away who lets too much wait.
-    fn check_outgoing(&mut self, key: Key) {
-        let clients = &mut self.runtime.clients;
-        let Some(connection) = clients.connections.get_mut(&key) else { return };
-        let (bytes, files) = connection.relay.unread();
-        let too_much = bytes as u64 > clients.limits.outgoing || files as u64 > clients.limits.files;
-        if too_much {
-            tracing::info!(
-                pid = pid(&connection.client),
-                bytes,
-                files,
-                "client disconnected: it does not read"
-            );
-            self.end_client(key, End::HungUp);
-        } else if bytes > 0 && !std::mem::replace(&mut connection.backlog, true) {
-            clients.update_interest(key);
         }
     }
 
@@ -687,33 +633,10 @@ impl State {
             self.answer_client(key);
         }
     }
-
-    /// Those who wait for something that has just happened hear of it.
-    pub(crate) fn tell_waiting(&mut self) {
-        if self.runtime.clients.told.is_empty() {
-            return;
-        }
-        while let Some(key) = self.runtime.clients.told.pop() {
-            self.answer_client(key);
-        }
-        // Not at the expense of who is served next.
-        self.runtime.clock.read();
-    }
-
-    /// Everybody hears what is new.
-    pub(crate) fn tell_clients(&mut self) {
-        self.tell_waiting();
-        if let Err(err) = self.runtime.display.flush_clients() {
-            tracing::debug!(%err, "flushing clients");
-        }
-        self.bury();
-        let clients = &mut self.runtime.clients;
-        clients.spent = Duration::ZERO;
-    }
 }
 
 /// Whose it is.
-fn key_of(surface: &WlSurface) -> Option<Key> {
+pub(crate) fn key_of(surface: &WlSurface) -> Option<Key> {
     surface.client().as_ref().and_then(ClientState::of).map(|data| data.key)
 }
 

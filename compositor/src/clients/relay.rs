@@ -87,6 +87,11 @@ impl Header {
         self.opcode == 0 && message.get(NAME) == Some(&[0; 4])
     }
 
+    /// Whether it has the shape of most requests that destroy their object: the first of the interface, without arguments.
+    pub(super) fn may_be_destroy(self) -> bool {
+        (self.opcode, self.len) == (0, HEADER)
+    }
+
     /// Whether it has the shape of `zwp_linux_buffer_params_v1.create`: four words behind the header.
     pub(super) fn may_be_create(self) -> bool {
         (self.opcode, self.len) == (2, HEADER + 16)

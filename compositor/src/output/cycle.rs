@@ -23,6 +23,7 @@ use smithay::reexports::wayland_server::protocol::wl_surface::WlSurface;
 
 use super::clock::FrameClock;
 use super::{Frame, OutputState, present, rhythm, stats};
+use crate::clients::{Key, key_of};
 
 /// Clients whose calls are less than this apart are called together: one wake-up serves them all, and their answers come together.
 const TOGETHER: Duration = Duration::from_millis(2);
@@ -130,6 +131,11 @@ impl OutputState {
         let cycle = &mut self.cycle;
         let due = *cycle.due.get_or_insert_with(|| cycle.clock.redraw_at(now));
         if cycle.is_complete() { now.min(due) } else { due }
+    }
+
+    /// When a client is going to be called, if it is.
+    pub(crate) fn calls_client(&self, client: Key) -> Option<Duration> {
+        self.cycle.calls.iter().find(|(_, surface)| key_of(surface) == Some(client)).map(|(at, _)| *at)
     }
 
     /// When there is something to do that nobody else tells of.

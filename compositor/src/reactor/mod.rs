@@ -272,7 +272,8 @@ impl Reactor {
                 }
             }
         }
-        state.end_turn(now);
+        let urgent = sources().any(|(source, _)| matches!(source, Source::Calloop | Source::Input));
+        state.end_turn(now, urgent);
         Ok(!events.is_empty())
     }
 }
