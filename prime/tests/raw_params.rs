@@ -305,19 +305,25 @@ fn the_planner_answers_whatever_it_is_given() {
     let on_planes = std::cell::Cell::new(0_u32);
     try_all("plans", inputs, |(planes, layers, output, answers)| {
         let mut asked = 0_u32;
-        let canvas = Canvas { alpha: (answers & 1 == 1).then_some(DrmFourcc::Xrgb8888), ..Canvas::default() };
-        let plan = scanout::plan(&Scene { canvas, ..Scene::new(&planes, &layers, output) }, |_: &Plan| {
+        let alpha = (answers & 1 == 1).then_some(DrmFourcc::Xrgb8888);
+        let (grid, crtc_shows_backdrop) = (NonZeroU32::new(answers as u32 >> 8), answers & 2 == 2);
+        let canvas = Canvas { alpha, grid, ..Canvas::default() };
+        let scene = Scene { canvas, crtc_shows_backdrop, ..Scene::new(&planes, &layers, output) };
+        let plan = scanout::plan(&scene, |_: &Plan| {
             asked += 1;
             if answers >> (asked % 64) & 1 == 1 { Ok(()) } else { Err(Errno::INVAL) }
         });
         prop_assert!(asked as usize <= scanout::MAX_ASKS);
         prop_assert_eq!(plan.planes.len(), layers.len());
         prop_assert!(plan.visible <= layers.len());
+        prop_assert!(plan.part.is_none_or(|part| output.contains(&part)));
         prop_assert!(plan.composited().all(|index| index < plan.visible));
         prop_assert!(plan.planes[plan.visible..].iter().all(Option::is_none));
         prop_assert!(plan.planes.iter().flatten().all(|id| planes.iter().any(|plane| plane.id == *id)));
         if let PrimaryContent::Layer(index) = plan.primary {
-            prop_assert!(layers[index].opaque && layers[index].dst == output);
+            let dst = layers[index].dst;
+            prop_assert!(layers[index].opaque);
+            prop_assert!(dst == output || (crtc_shows_backdrop && output.contains(&dst)));
         }
         for (index, shown) in plan.planes.iter().enumerate() {
             let reason = plan.reason(index);

@@ -211,6 +211,7 @@ impl<'a> Problem<'a> {
             primary: a.direct().map_or(PrimaryContent::Composited, PrimaryContent::Layer),
             pointer: a.pointer.map(id),
             underlays: a.on_side(Side::Under).into_iter().rev().map(|(layer, _)| layer).collect(),
+            part: None,
             settings,
             visible: self.visible,
             hidden: self.hidden.to_vec(),

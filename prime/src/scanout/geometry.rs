@@ -49,6 +49,14 @@ impl Rect {
         Some(Rect { x, y, w, h })
     }
 
+    /// The smallest rectangle that has the pixels of both.
+    pub fn union(&self, other: &Rect) -> Rect {
+        let (x, y) = (self.x.min(other.x), self.y.min(other.y));
+        let len = |end: i64, start: i32| u32::try_from(end - i64::from(start)).unwrap_or(u32::MAX);
+        let (w, h) = (len(self.right().max(other.right()), x), len(self.bottom().max(other.bottom()), y));
+        Rect { x, y, w, h }
+    }
+
     /// Tells whether all pixels of `other` are among its own.
     pub fn contains(&self, other: &Rect) -> bool {
         self.x <= other.x

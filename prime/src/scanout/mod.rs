@@ -17,6 +17,13 @@
 //!  bottom layer 5  ──> the primary itself, if opaque, as large as the output and nothing is composited
 //! ```
 //!
+//! # The composited picture
+//!
+//! It covers the output. Where the CRTC shows the backdrop by itself, the primary plane may cover less than the output and
+//! [`Canvas::grid`] is set, it covers no more than what is drawn ([`Plan::part`]): the windows that are composited, the holes
+//! over underlays, and the whole output while the pointer is composited. It grows at once and becomes smaller when it has been
+//! too large for [`SHRINK_AFTER`]. If the driver refuses that in a test, the picture covers the output.
+//!
 //! # Bounds
 //!
 //! A plan considers [`MAX_CANDIDATES`] layers, those that change most often and, of those, the largest first; it asks the
@@ -37,6 +44,7 @@ mod geometry;
 mod history;
 mod layer;
 mod open;
+mod part;
 mod plan;
 mod plane;
 mod planner;
@@ -49,6 +57,7 @@ mod stack;
 mod tests;
 mod verdicts;
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use drm_fourcc::{DrmFourcc, DrmModifier};
@@ -57,6 +66,7 @@ pub use self::geometry::{Rect, SourceRect};
 pub use self::history::{FLAP_WINDOW, HOLD, PATIENCE};
 pub use self::layer::{ContentType, Layer, Pointer, Scannable};
 pub use self::open::open_planes;
+pub use self::part::SHRINK_AFTER;
 pub use self::plan::{Plan, PlaneSetting, PrimaryContent};
 pub use self::plane::{
     BlendMode, BlendModes, ColorEncoding, ColorRange, PlaneCaps, PlaneType, Rotation, Rotations, Scaling,
@@ -80,12 +90,16 @@ pub struct Canvas {
     /// Their modifier.
     #[cfg_attr(feature = "serde", serde(with = "serial::modifier"))]
     pub modifier: DrmModifier,
+    /// They may be smaller than the output: their edges lie on a grid of so many pixels, or on the edges of the output.
+    /// `None` if they are always as large as the output.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub grid: Option<NonZeroU32>,
 }
 
 impl Default for Canvas {
-    /// XRGB8888 without holes, linear.
+    /// XRGB8888 without holes, linear, as large as the output.
     fn default() -> Self {
-        Self { opaque: DrmFourcc::Xrgb8888, alpha: None, modifier: DrmModifier::Linear }
+        Self { opaque: DrmFourcc::Xrgb8888, alpha: None, modifier: DrmModifier::Linear, grid: None }
     }
 }
 

@@ -50,6 +50,9 @@ pub struct Plan {
     /// the order of layers: what is drawn below it is wiped out in all of its destination, and nothing but what lies above
     /// it is drawn there, over full transparency.
     pub underlays: Vec<usize>,
+    /// The part of the output that the composited picture covers, in pixels of the CRTC; around it nothing is drawn. `None`
+    /// for the whole output.
+    pub part: Option<Rect>,
     /// One entry for every plane that is on.
     pub settings: Vec<PlaneSetting>,
     /// Number of layers, from the top, that are visible at all; those below lie under an opaque layer as large
@@ -74,6 +77,7 @@ impl Plan {
             primary: PrimaryContent::Composited,
             pointer: None,
             underlays: Vec::new(),
+            part: None,
             settings: Vec::new(),
             visible,
             hidden,
@@ -126,6 +130,7 @@ impl Plan {
             primary,
             pointer,
             underlays,
+            part: self.part,
             settings,
             visible: self.visible,
             hidden,

@@ -18,6 +18,7 @@ use super::explain::{Standing, explain};
 use super::geometry::Rect;
 use super::history::History;
 use super::layer::{Layer, Pointer};
+use super::part::{Parts, Wanted};
 use super::plan::{Plan, sight};
 use super::plane::{PlaneCaps, PlaneType};
 use super::refusal::Refusal;
@@ -81,6 +82,7 @@ pub struct Planner {
     configuration: Vec<PlaneState>,
     verdicts: Verdicts,
     history: History,
+    parts: Parts,
     asked: u64,
 }
 
@@ -111,7 +113,9 @@ impl Planner {
     /// Tells whether the last plan is that of `scene`.
     pub fn stands(&self, scene: &Scene<'_>, now: Duration) -> bool {
         self.plan.as_ref().is_some_and(|plan| {
-            self.history.stands(now) && self.made.is(scene, on_cursor_plane(&self.made.planes, plan))
+            self.history.stands(now)
+                && self.parts.stands(now)
+                && self.made.is(scene, on_cursor_plane(&self.made.planes, plan))
         })
     }
 
@@ -152,6 +156,7 @@ impl Planner {
     pub fn forget(&mut self) {
         self.plan = None;
         self.verdicts.forget();
+        self.parts = Parts::default();
     }
 
     /// The driver took the last plan in a test and refused it in a commit, as it does when a mode needs what the overlays
@@ -168,6 +173,7 @@ impl Planner {
         composed.pointer_refusals.extend(plan.pointer.map(|plane| (plane, Refusal::Commit { errno })));
         *plan = composed;
         self.history.stand();
+        self.parts.stand();
     }
 
     fn replan(&mut self, scene: &Scene<'_>, now: Duration, mut test: impl FnMut(&Plan) -> Result<(), Errno>) {
@@ -196,12 +202,23 @@ impl Planner {
         if self.verdicts.has_shapes() {
             excluded = self.known_shapes(&base, &order);
         }
-        let (found, spent) = loop {
+        let (found, spent, part) = loop {
             let problem = Problem { excluded: &excluded, ..base };
             let whole = problem.solve();
+            let part = self.parts.wanted(scene, &problem.plan(&whole), now);
+            let smaller = part.filter(|wanted| wanted.part != scene.output);
+            if smaller.is_some() {
+                let answer = self.verdict(&problem, &whole, smaller, now, &mut asks, &mut test);
+                if matches!(answer, Answer::Yes) {
+                    break (whole, false, part);
+                }
+            }
             match self.settle(&problem, &whole, now, &mut asks, &mut test) {
-                Settled::Accepted => break (whole, false),
-                Settled::Spent(placed) => break (whole.prefix(placed), true),
+                Settled::Accepted => {
+                    smaller.into_iter().for_each(|_| self.parts.refused());
+                    break (whole, false, part.filter(|_| smaller.is_none()));
+                }
+                Settled::Spent(placed) => break (whole.prefix(placed), true, None),
                 Settled::Culprit(who, plane, refusal) => {
                     let refused = excluded.iter().filter(|(w, ..)| *w == who).count();
                     let others = scene.planes.iter().filter(|p| p.id != plane).map(|p| p.id);
@@ -219,6 +236,7 @@ impl Planner {
         };
         let problem = Problem { excluded: &excluded, ..base };
         let mut plan = problem.plan(&found);
+        plan.part = part.map(|wanted| wanted.part).filter(|part| *part != scene.output);
         plan.asked = asks.made;
         configuration(&problem, &plan, &mut self.configuration);
         let standing = |layer: usize| match (&scene.layers[layer].content, self.history.held(layer)) {
@@ -234,6 +252,7 @@ impl Planner {
         };
         explain(&problem, &found, standing, spent.then_some(MAX_ASKS), &mut plan);
         self.history.leave(scene.layers, &plan, &order, now);
+        self.parts.leave(scene, part, now);
         self.asked += asks.made as u64;
         self.made.of(scene);
         self.plan = Some(plan);
@@ -264,14 +283,14 @@ impl Planner {
     ) -> Settled {
         let all = whole.log.len();
         let (mut accepted, mut refused) = (0, all);
-        let mut last = match self.verdict(problem, whole, now, asks, test) {
+        let mut last = match self.verdict(problem, whole, None, now, asks, test) {
             Answer::Yes => return Settled::Accepted,
             Answer::No(refusal) => refusal,
             Answer::NotAsked => return Settled::Spent(0),
         };
         while refused - accepted > 1 {
             let middle = accepted + (refused - accepted) / 2;
-            match self.verdict(problem, &whole.prefix(middle), now, asks, test) {
+            match self.verdict(problem, &whole.prefix(middle), None, now, asks, test) {
                 Answer::Yes => accepted = middle,
                 Answer::No(refusal) => (refused, last) = (middle, refusal),
                 Answer::NotAsked => return Settled::Spent(accepted),
@@ -293,14 +312,15 @@ impl Planner {
         &mut self,
         problem: &Problem<'_>,
         a: &Assignment,
+        part: Option<Wanted>,
         now: Duration,
         asks: &mut Asks,
         test: &mut impl FnMut(&Plan) -> Result<(), Errno>,
     ) -> Answer {
-        if a.log.is_empty() {
+        if a.log.is_empty() && part.is_none() {
             return Answer::Yes;
         }
-        let plan = problem.plan(a);
+        let plan = Plan { part: part.map(|wanted| wanted.part), ..problem.plan(a) };
         configuration(problem, &plan, &mut self.configuration);
         let known = match self.verdicts.known(&self.configuration, now) {
             Some(known) => known,

@@ -62,9 +62,9 @@ pub(super) fn configuration(problem: &Problem<'_>, plan: &Plan, out: &mut Vec<Pl
     {
         let canvas = scene.canvas;
         let format = canvas.alpha.filter(|_| !plan.underlays.is_empty()).unwrap_or(canvas.opaque);
-        let src = SourceRect::whole(scene.output.w, scene.output.h);
+        let dst = plan.part.unwrap_or(scene.output);
         let content = Scannable::new(format, canvas.modifier);
-        out.push(PlaneState::new(setting, &content, src, scene.output));
+        out.push(PlaneState::new(setting, &content, SourceRect::whole(dst.w, dst.h), dst));
     }
     for (layer, plane) in scene.layers.iter().zip(&plan.planes) {
         if let (Some(plane), Ok(content)) = (*plane, &layer.content)

@@ -1,5 +1,6 @@
 //! The planner's decisions, on planes and layers made up.
 
+mod part;
 mod picture;
 mod shared;
 mod time;

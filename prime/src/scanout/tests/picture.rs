@@ -132,6 +132,7 @@ struct Show {
     crtc_shows_backdrop: bool,
     holes: bool,
     overlays: bool,
+    grid: Option<NonZeroU32>,
 }
 
 impl Show {
@@ -145,15 +146,18 @@ impl Show {
             layers,
             pointer: self.pointer.as_ref().map(|p| &p.0),
             output: OUT,
-            canvas: Canvas { alpha: self.holes.then_some(DrmFourcc::Argb8888), ..Canvas::default() },
+            canvas: Canvas {
+                alpha: self.holes.then_some(DrmFourcc::Argb8888),
+                grid: self.grid,
+                ..Canvas::default()
+            },
             crtc_shows_backdrop: self.crtc_shows_backdrop,
             overlays: self.overlays,
         }
     }
 
     fn backdrop(&self) -> Image {
-        let pixel = if self.crtc_shows_backdrop { [0.0, 0.0, 0.0, 1.0] } else { [0.1, 0.2, 0.3, 1.0] };
-        Image::filled(OUT.w, OUT.h, pixel)
+        Image::filled(OUT.w, OUT.h, [0.1, 0.2, 0.3, 1.0])
     }
 
     fn reference(&self) -> Image {
@@ -167,6 +171,7 @@ impl Show {
         picture
     }
 
+    /// As large as the output, of which a plane shows a part.
     fn composited(&self, plan: &Plan) -> Image {
         let mut picture = self.backdrop();
         let drawn: Vec<_> = plan.drawn().collect();
@@ -184,7 +189,7 @@ impl Show {
         picture
     }
 
-    /// What the CRTC shows: black, and over it every plane that is on, lowest first.
+    /// What the CRTC shows: the backdrop or else black, and over it every plane that is on, lowest first.
     fn on_planes(&self, plan: &Plan) -> Image {
         let mut on: Vec<(i64, NonZeroU32, Image, Rect)> = Vec::new();
         for caps in &self.planes {
@@ -196,7 +201,13 @@ impl Show {
             };
             let (image, dst) = match (layer, &self.pointer) {
                 (Some(layer), _) => (self.contents[layer].on_plane(setting), self.contents[layer].layer.dst),
-                (None, _) if primary => (self.composited(plan), OUT),
+                (None, _) if primary => {
+                    let part = plan.part.unwrap_or(OUT);
+                    assert!(OUT.contains(&part) && part.area() > 0, "{part:?}");
+                    let all = self.composited(plan);
+                    let at = |x, y| all.at(x + part.x as usize, y + part.y as usize);
+                    (Image::made(part.w as usize, part.h as usize, at), part)
+                }
                 (None, Some((pointer, image))) if plan.pointer == Some(caps.id) => {
                     (image.clone(), pointer.dst)
                 }
@@ -216,7 +227,8 @@ impl Show {
             on.push((zpos, caps.id, image, dst));
         }
         on.sort_by_key(|(zpos, id, ..)| (*zpos, *id));
-        let mut picture = Image::filled(OUT.w, OUT.h, [0.0, 0.0, 0.0, 1.0]);
+        let black = Image::filled(OUT.w, OUT.h, [0.0, 0.0, 0.0, 1.0]);
+        let mut picture = if self.crtc_shows_backdrop { self.backdrop() } else { black };
         for (_, _, image, dst) in on {
             picture.put(&image, dst, over);
         }
@@ -347,9 +359,12 @@ prop_compose! {
         planes in any_planes(),
         contents in prop::collection::vec(any_content(), 0..6),
         pointer in any_pointer(),
-        (crtc_shows_backdrop, holes, overlays) in (any::<bool>(), any::<bool>(), prop::bool::weighted(0.95)),
+        (crtc_shows_backdrop, holes, overlays) in
+            (prop::bool::weighted(0.7), prop::bool::weighted(0.7), prop::bool::weighted(0.95)),
+        grid in 0..4u32,
     ) -> Show {
-        Show { planes, contents, pointer, crtc_shows_backdrop, holes, overlays }
+        let grid = NonZeroU32::new(grid);
+        Show { planes, contents, pointer, crtc_shows_backdrop, holes, overlays, grid }
     }
 }
 
@@ -367,7 +382,8 @@ fn said(show: &Show, plan: &Plan, seed: u64) -> u64 {
         let place = |p: &Pointer| if caps.kind == PlaneType::Cursor { Rect::new(0, 0, 2, 2) } else { p.dst };
         let pointer = pointer.map(|p| (&p.content, SourceRect::whole(2, 2), place(p)));
         let primary = caps.kind == PlaneType::Primary && plan.primary == PrimaryContent::Composited;
-        let canvas = primary.then_some((&canvas, SourceRect::whole(OUT.w, OUT.h), OUT));
+        let part = plan.part.unwrap_or(OUT);
+        let canvas = primary.then_some((&canvas, SourceRect::whole(part.w, part.h), part));
         if let Some(shown) = layer.map(|l| (&l.content, l.src, l.dst)).or(pointer).or(canvas) {
             (caps.id, shown).hash(&mut hasher);
         }
@@ -408,7 +424,7 @@ fn check(
         prop_assert_eq!(has, show.planes.iter().map(|p| p.id.get()).collect::<Vec<_>>());
     }
     // What is on planes was accepted as a whole.
-    let on = plan.pointer.is_some() || plan.planes.iter().any(Option::is_some);
+    let on = plan.pointer.is_some() || plan.planes.iter().any(Option::is_some) || plan.part.is_some();
     prop_assert!(!on || said(show, &plan, seed) % 8 >= grumpy || grumpy == 0);
     Ok(plan)
 }
@@ -424,12 +440,16 @@ struct Seen {
     scaled: u32,
     pointer: u32,
     set: u32,
+    part: u32,
+    part_with_hole: u32,
 }
 
 impl Seen {
     fn count(&mut self, show: &Show, plan: &Plan) {
         self.under += plan.underlays.len() as u32;
         self.pointer += u32::from(plan.pointer.is_some());
+        self.part += u32::from(plan.part.is_some());
+        self.part_with_hole += u32::from(plan.part.is_some() && !plan.underlays.is_empty());
         self.set += u32::from(plan.settings.iter().any(|s| s.zpos.is_some_and(|z| z > 0)));
         if let PrimaryContent::Layer(layer) = plan.primary {
             self.direct += 1;
@@ -492,7 +512,9 @@ fn try_scenes() {
         panic!("{}", text.chars().take(20_000).collect::<String>());
     }
     let seen = seen.into_inner();
-    let Seen { over, under, direct, letterboxed, turned, faded, scaled, pointer, set } = seen;
-    let counts = [over, under, direct, letterboxed, turned, faded, scaled, pointer, set];
+    let Seen { over, under, direct, letterboxed, turned, faded, scaled, pointer, set, part, part_with_hole } =
+        seen;
+    let counts =
+        [over, under, direct, letterboxed, turned, faded, scaled, pointer, set, part, part_with_hole];
     assert!(counts.iter().all(|count| *count > 5), "hardly tried: {seen:?}");
 }
