@@ -73,11 +73,19 @@ pub fn wants_damage(driver: &str) -> bool {
     COPIES.contains(&driver)
 }
 
-/// Whether a driver's primary plane may cover less than the CRTC, with black around it; the kernel has no property for
-/// it, and most drivers refuse (`can_position` of `drm_atomic_helper_check_plane_state`).
+/// Whether a driver's primary plane may cover less than the CRTC, with black or the CRTC's background colour around it; the
+/// kernel has no property for it, and most drivers refuse (`can_position` of `drm_atomic_helper_check_plane_state`). Whether it
+/// takes such a frame is asked in a test commit all the same.
+///
+/// | driver | allowed by | around it (read in Linux 7.2) |
+/// |---|---|---|
+/// | mediatek | `mtk_plane_atomic_check` | opaque black: `mtk_ovl_config` |
+/// | rockchip | `vop2_plane_atomic_check`, `vop_plane_atomic_check` | the colour that `vop2_post_config` sets; VOP's default, black |
+/// | vc4 | `vc4_plane_setup_clipping_and_scaling` | black: `needs_bg_fill`, where the lowest plane does not cover the screen |
+/// | vkms | `vkms_plane_atomic_check` | the colour that its composer fills lines with |
 #[must_use]
 pub fn primary_covers_part(driver: &str) -> bool {
-    driver == "vkms"
+    ["mediatek", "rockchip", "vc4", "vkms"].contains(&driver)
 }
 
 #[cfg(test)]
@@ -109,7 +117,8 @@ mod tests {
         assert_eq!(stacking("vkms", 2), Zpos::Fixed(2));
         assert_eq!(stacking("i915", 2), Zpos::Unknown);
         assert_eq!((scaling("vkms"), scaling("i915")), (Scaling::Never, Scaling::Unknown));
-        assert!(primary_covers_part("vkms") && !primary_covers_part("i915"));
+        assert!(["vkms", "rockchip"].into_iter().all(primary_covers_part));
+        assert!(!["i915", "amdgpu", "virtio_gpu", ""].into_iter().any(primary_covers_part));
     }
 
     #[test]

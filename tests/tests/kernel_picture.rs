@@ -50,6 +50,8 @@ const SCANNED_OUT: &[Case] = &[
     ("turned_buffers_are_shown_by_planes", turned_buffers_are_shown_by_planes),
     ("a_letterboxed_window_is_on_the_primary_plane", a_letterboxed_window_is_on_the_primary_plane),
     ("windows_lie_on_the_background_of_the_crtc", windows_lie_on_the_background_of_the_crtc),
+    ("the_composited_picture_is_as_large_as_its_windows", the_composited_picture_is_as_large_as_its_windows),
+    ("a_hole_is_in_a_picture_smaller_than_the_output", a_hole_is_in_a_picture_smaller_than_the_output),
     ("outputs_share_their_overlays", outputs_share_their_overlays),
 ];
 
@@ -510,6 +512,84 @@ fn windows_lie_on_the_background_of_the_crtc() -> Result<()> {
     drop(stage);
     let after = device.backgrounds()?;
     ensure!(after == [0xffff_0000_0000_0000], "{after:x?}");
+    Ok(())
+}
+
+/// A window of noise: its client, its seed and its size.
+type Noise = (usize, u32, (u32, u32));
+
+/// What is on the screen is what `windows`, lowest first, would be over the background, by the kernel's CRC; those that are
+/// composited, and those `below` the composited picture, lie in it. Returns its size and place.
+fn composited_at(stage: &mut Stage, windows: &[Noise], below: Option<usize>) -> Result<[i32; 4]> {
+    stage.settle()?;
+    let screen = stage.capture()?;
+    ensure!(background(&screen) == [0x24, 0x29, 0x33], "{:?}", background(&screen));
+    let stats = stage.stats()?;
+    let primary = stats.outputs[0].planes.iter().find(|plane| plane.kind == "Primary");
+    let primary = primary.context("no primary plane")?.id;
+    let planes = DebugDevice::of_driver("vkms")?.planes()?;
+    let shown = planes.iter().find(|plane| plane.id == primary).context("no such plane")?;
+    let ([w, h, x, y], buffer) = (shown.position, shown.framebuffer.as_ref().context("it is off")?);
+    ensure!(buffer.size.map(|side| side as i32) == [w, h], "a buffer of {:?} at {w}x{h}", buffer.size);
+    let mut layers = Vec::new();
+    for &(client, seed, size) in windows {
+        let surface = stage.surface(client)?;
+        let layer = layer(noise(seed, size.0, size.1), Format::named("XR24")?, &surface);
+        let right = (layer.x + size.0 as i32).min(screen.width as i32);
+        let bottom = (layer.y + size.1 as i32).min(screen.height as i32);
+        let inside = layer.x >= x && layer.y >= y && right <= x + w && bottom <= y + h;
+        let drawn = surface.plane.is_none() || below == Some(client);
+        ensure!(!drawn || inside, "{layer:?} is not in {:?}", shown.position);
+        layers.push(layer);
+    }
+    stage.expect_crc(&screen, layers)?;
+    Ok(shown.position)
+}
+
+/// Windows that are composited, some larger than the output: what is seen is the same wherever the composited picture lies. It
+/// grows at once and becomes smaller in time, and its old buffers are gone then.
+fn the_composited_picture_is_as_large_as_its_windows() -> Result<()> {
+    let mut stage = Stage::start("composited-part")?;
+    let mut windows: Vec<Noise> = Vec::new();
+    let mut places = Vec::new();
+    for (seed, size) in [(1, (180, 140)), (2, (90, 201)), (3, (61, 33)), (4, (1200, 50)), (5, (300, 900))] {
+        // If it grew twice within a second, it would cover the output.
+        std::thread::sleep(Duration::from_millis(1100));
+        windows.push((stage.add_noise("XR24", seed, size, &["--alloc", "shm"])?, seed, size));
+        places.push(composited_at(&mut stage, &windows, None).with_context(|| format!("{windows:?}"))?);
+    }
+    note_figure(&format!("the composited picture of more and more windows: {places:?}"))?;
+    ensure!(places.iter().take(3).all(|place| place[0] < 1024 && place[1] < 768), "{places:?}");
+    ensure!(places.windows(2).all(|two| two[0][0] <= two[1][0] && two[0][1] <= two[1][1]), "{places:?}");
+    while stage.clients.len() > 1 {
+        drop(stage.clients.pop());
+        windows.pop();
+    }
+    ensure!(composited_at(&mut stage, &windows, None)? == places[4], "it became smaller at once");
+    // The windows did not end all at once: what was needed meanwhile is drawn for a second, too.
+    for seed in [8, 9] {
+        std::thread::sleep(Duration::from_millis(1100));
+        windows.push((stage.add_noise("XR24", seed, (40, 40), &[])?, seed, (40, 40)));
+    }
+    let [w, h, ..] = composited_at(&mut stage, &windows, None)?;
+    ensure!(w < places[4][0] && h < places[4][1] && w <= 256 && h <= 256, "{w}x{h} after {places:?}");
+    let all = DebugDevice::of_driver("vkms")?.framebuffers()?;
+    let mut own = all.iter().filter(|fb| !fb.imported && fb.format == "XR24");
+    ensure!(own.all(|fb| fb.size.map(|side| side as i32) == [w, h]), "old buffers are left: {all:?}");
+    Ok(())
+}
+
+/// A window on a plane below the primary is seen through a hole in a composited picture that is smaller than the output.
+fn a_hole_is_in_a_picture_smaller_than_the_output() -> Result<()> {
+    let _only = lab_device("overlays=1,writeback,order=overlay+primary")?;
+    let mut stage = Stage::start("composited-hole")?;
+    let below = stage.add_noise("XR24", 1, (500, 300), &[])?;
+    std::thread::sleep(Duration::from_millis(1100));
+    let above = stage.add_noise("XR24", 2, (430, 260), &["--alloc", "shm"])?;
+    let windows = [(below, 1, (500, 300)), (above, 2, (430, 260))];
+    let [w, h, ..] = composited_at(&mut stage, &windows, Some(below))?;
+    ensure!(stage.surface(below)?.plane.is_some() && stage.surface(above)?.plane.is_none());
+    ensure!(w < 1024 || h < 768, "{w}x{h}");
     Ok(())
 }
 

@@ -182,7 +182,7 @@ impl Headless {
     /// # Errors
     /// When there is no memory.
     pub fn any_target(&mut self, _output: OutputId, canvas: Canvas) -> Result<SharedFramebuffer, Errno> {
-        if canvas != Canvas::Primary {
+        if canvas != Canvas::Primary(self.size.0, self.size.1) {
             return Err(Errno::NODEV);
         }
         let (size, buffers) = (self.size, &self.buffers);
@@ -191,7 +191,7 @@ impl Headless {
     }
 
     /// See [`super::Backend::compose`]. There is no cursor plane, nor one under the primary: the
-    /// pointer is composited, and the picture has no holes.
+    /// pointer is composited, and the picture has no holes and is as large as the output.
     ///
     /// # Errors
     /// Busy when every target is shown or pending.
@@ -201,7 +201,7 @@ impl Headless {
         canvas: Canvas,
         draw: &mut dyn FnMut(&mut Target, usize) -> bool,
     ) -> Result<SharedFramebuffer, SubmitError> {
-        if canvas != Canvas::Primary {
+        if canvas != Canvas::Primary(self.size.0, self.size.1) {
             return Err(SubmitError::Failed(Errno::NODEV));
         }
         let (size, buffers) = (self.size, &self.buffers);

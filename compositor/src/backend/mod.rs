@@ -35,6 +35,10 @@ use crate::render::Target;
 /// Pixels of the buffer with which sharing is tried.
 const SHARE_EXAMPLE: (u32, u32) = (64, 64);
 
+/// Edges of composited pictures that are smaller than the output lie on a grid of so many pixels: 256 bytes, of which the rows
+/// of every driver's dumb buffers are a multiple, so that none of them has bytes that nobody sees.
+const GRID: Option<NonZeroU32> = NonZeroU32::new(64);
+
 /// Names an output for its whole life: the CRTC's object id with the number of its device above it ([`kms::crtc_of`]), or a
 /// number of the backend's own.
 pub type OutputId = u32;
@@ -148,10 +152,10 @@ pub struct Flip {
 /// Which of an output's pictures is composed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Canvas {
-    /// XRGB8888, the size of the output, for the primary plane.
-    Primary,
+    /// XRGB8888, of so many pixels, for the primary plane.
+    Primary(u32, u32),
     /// The same in ARGB8888, where planes below the primary shine through holes.
-    Holes,
+    Holes(u32, u32),
     /// ARGB8888, of so many pixels, for the pointer.
     Cursor(u32, u32),
 }
@@ -184,11 +188,11 @@ impl Backend {
 
     /// What composition draws into, as the planner needs it.
     pub fn canvas(&self) -> scanout::Canvas {
-        let alpha = match self {
-            Self::Kms(_) => Some(DrmFourcc::Argb8888),
-            Self::Headless(_) => None,
-        };
-        scanout::Canvas { alpha, ..scanout::Canvas::default() }
+        let whole = scanout::Canvas::default();
+        match self {
+            Self::Kms(_) => scanout::Canvas { alpha: Some(DrmFourcc::Argb8888), grid: GRID, ..whole },
+            Self::Headless(_) => whole,
+        }
     }
 
     /// Planes that `output` can use, in no particular order; empty for an unknown output.
@@ -357,8 +361,8 @@ impl Backend {
         }
     }
 
-    /// Some buffer of one of the output's composition swapchains, whatever it holds: what a test commit shows on the
-    /// primary plane while nothing is composited yet.
+    /// Some buffer like those that one of the output's pictures is composed into, whatever it holds: what a test commit shows
+    /// on the primary plane while nothing is composited yet.
     ///
     /// # Errors
     /// When the memory cannot be had.
@@ -374,7 +378,7 @@ impl Backend {
     }
 
     /// Lets `draw` draw into a free buffer of one of the output's composition swapchains, given its age as in
-    /// EGL_EXT_buffer_age. `draw` returns whether it changed anything; if not, the buffer shown last is returned.
+    /// EGL_EXT_buffer_age. Buffers of another size than asked for the last time are let go. `draw` returns whether it changed anything; if not, the buffer shown last is returned.
     ///
     /// # Errors
     /// [`SubmitError::Busy`] when every buffer is still on screen; the errno when memory cannot be had.

@@ -33,6 +33,11 @@ impl<T> Swapchain<T> {
         Ok(self.slots.len() - 1)
     }
 
+    /// Some buffer, if there is one, whatever it holds.
+    pub fn first(&self) -> Option<&T> {
+        self.slots.first().map(|slot| &slot.buffer)
+    }
+
     /// Any buffer, whatever it holds.
     ///
     /// # Errors

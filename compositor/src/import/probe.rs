@@ -273,7 +273,7 @@ impl Bench {
         let mut planes = backend.planes(output).to_vec();
         planes.retain(|plane| plane.kind != PlaneType::Cursor);
         let primary = planes.iter().find(|plane| plane.kind == PlaneType::Primary)?.id;
-        let target = backend.any_target(output, Canvas::Primary).ok()?;
+        let target = backend.any_target(output, Canvas::Primary(size.0, size.1)).ok()?;
         let bench = Self { output, size, planes, primary, target };
         match backend.test(output, &bench.frame(&[], &bench.target)) {
             Ok(()) => Some(bench),

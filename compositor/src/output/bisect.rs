@@ -112,7 +112,7 @@ impl OutputState {
             true => Plan { pointer: None, ..plan.clone() },
             false => Plan::composite_all(scene.layers, scene.output),
         };
-        let composed = backend.any_target(self.id, super::canvas(&plan)).ok()?;
+        let composed = backend.any_target(self.id, self.canvas(&plan)).ok()?;
         let mut spec = self.spec(&plan, layers, buffers, Some(&composed), None, backend)?;
         spec.planes.retain(|update| update.plane != subject.plane);
         let caps = scene.planes.iter().find(|caps| caps.id == subject.plane)?;

@@ -26,7 +26,6 @@ use drm_prime::scanout::{
     Layer, Plan, PlaneType, Planner, PrimaryContent, Rect, Refusal, Scannable, Scene, SourceRect,
 };
 use smithay::backend::renderer::Color32F;
-use smithay::backend::renderer::damage::OutputDamageTracker;
 use smithay::backend::renderer::utils::Buffer;
 use smithay::output::{Mode as WlMode, Output, PhysicalProperties, Subpixel};
 use smithay::reexports::wayland_server::Resource;
@@ -119,7 +118,7 @@ pub struct OutputState {
     /// A timer for the surfaces that cannot be seen is running.
     pub throttling: bool,
     /// Damage of the composited picture, and of the one with holes.
-    trackers: [OutputDamageTracker; 2],
+    trackers: [whole::Tracker; 2],
     pointer: PointerCanvas,
     entered: Vec<WlSurface>,
     planner: Planner,
@@ -197,8 +196,6 @@ impl OutputState {
         let mode = wl_mode(size, refresh);
         output.change_current_state(Some(mode), Some(Transform::Normal), None, Some((0, 0).into()));
         output.set_preferred(mode);
-        let trackers = [(); 2].map(|()| OutputDamageTracker::from_output(&output));
-        let clips = whole::Clips::new(&output);
         Self {
             output,
             id,
@@ -211,7 +208,7 @@ impl OutputState {
             plans: 0,
             off: false,
             throttling: false,
-            trackers,
+            trackers: Default::default(),
             pointer: PointerCanvas::default(),
             entered: Vec::new(),
             planner: Planner::new(),
@@ -219,7 +216,7 @@ impl OutputState {
             requests: Vec::new(),
             stand_ins: Vec::new(),
             told: Vec::new(),
-            clips,
+            clips: whole::Clips::default(),
             recorder: None,
             forgot: false,
             without_overlays: false,
@@ -246,8 +243,7 @@ impl OutputState {
             self.output.delete_mode(old);
         }
         self.output.set_preferred(mode);
-        self.trackers = [(); 2].map(|()| OutputDamageTracker::from_output(&self.output));
-        self.clips = whole::Clips::new(&self.output);
+        (self.trackers, self.clips) = Default::default();
         self.cycle = Cycle::new(refresh);
         self.composed = None;
         self.forget_told();
@@ -442,7 +438,8 @@ impl OutputState {
         let Some(claimed) = planner.last() else { return Drawn::Failed };
         let copying = parts.copy_on_purpose.then(|| Plan::composite_all(requests, self.picture()));
         let plan = copying.as_ref().unwrap_or(claimed);
-        let uses_planes = plan.pointer.is_some() || plan.planes.iter().any(Option::is_some);
+        let uses_planes =
+            plan.pointer.is_some() || plan.part.is_some() || plan.planes.iter().any(Option::is_some);
         match self.show(layers, buffers, pointer.as_ref(), plan, claimed, parts) {
             // A mode may need what the overlays take: it is tried without them first.
             Err(_) if uses_planes && !self.without_overlays && parts.backend.sets_mode(self.id) => {
@@ -577,7 +574,7 @@ impl OutputState {
         let mut asked = Vec::new();
         planner.plan(scene, now, |plan| {
             let composed = match plan.primary {
-                PrimaryContent::Composited => Some(parts.backend.any_target(self.id, canvas(plan))?),
+                PrimaryContent::Composited => Some(parts.backend.any_target(self.id, self.canvas(plan))?),
                 PrimaryContent::Layer(_) => None,
             };
             let spec = self.spec(plan, layers, buffers, composed.as_ref(), pointer, parts.backend);
@@ -632,9 +629,9 @@ impl OutputState {
         };
         if plan.primary == PrimaryContent::Composited {
             let primary = backend.planes(self.id).iter().find(|p| p.kind == PlaneType::Primary)?;
-            let (w, h) = (self.size.w as u32, self.size.h as u32);
-            let src = SourceRect::whole(w, h);
-            show(PlaneUpdate::new(primary.id, composed?.clone(), src, Rect::new(0, 0, w, h)));
+            let place = plan.part.unwrap_or(self.picture());
+            let src = SourceRect::whole(place.w, place.h);
+            show(PlaneUpdate::new(primary.id, composed?.clone(), src, place));
         }
         for (index, plane) in plan.planes.iter().enumerate().take(plan.visible) {
             let (Some(plane), layer) = (*plane, &layers[index]) else { continue };
@@ -649,6 +646,13 @@ impl OutputState {
         Some(())
     }
 
+    /// What the composited picture of a plan is drawn into.
+    fn canvas(&self, plan: &Plan) -> Canvas {
+        let Rect { w, h, .. } = plan.part.unwrap_or(self.picture());
+        if plan.underlays.is_empty() { Canvas::Primary(w, h) } else { Canvas::Holes(w, h) }
+    }
+
+    /// Draws the composited picture of a plan: what lies outside of its part is cut off.
     fn compose(
         &mut self,
         layers: &[SurfaceLayer],
@@ -680,8 +684,12 @@ impl OutputState {
             }
         }
         self.undrawn = undrawn;
-        let canvas = canvas(plan);
-        let tracker = &mut self.trackers[usize::from(canvas == Canvas::Holes)];
+        let (canvas, place) = (self.canvas(plan), plan.part.unwrap_or(self.picture()));
+        if (place.x, place.y) != (0, 0) {
+            elements =
+                elements.into_iter().map(|element| element.moved((-place.x, -place.y).into())).collect();
+        }
+        let tracker = self.trackers[usize::from(!plan.underlays.is_empty())].of(place);
         let (painter, backdrop) = (&mut *parts.painter, parts.backdrop);
         let mut failure = None;
         let buffer = parts.backend.compose(self.id, canvas, &mut |image, age| match painter
@@ -698,7 +706,7 @@ impl OutputState {
         }
         let primary = parts.backend.planes(self.id).iter().find(|p| p.kind == PlaneType::Primary);
         if primary.is_some_and(|primary| parts.backend.takes_damage(self.id, primary.id)) {
-            self.clips.composed(canvas, &elements);
+            self.clips.composed(canvas, place, &elements);
         }
         Ok(buffer)
     }
@@ -713,11 +721,6 @@ fn wl_mode(size: Size<i32, Physical>, refresh: Duration) -> WlMode {
 fn releases(layers: &[SurfaceLayer], plan: &Plan) -> impl Iterator<Item = Release> {
     let visible = layers.iter().zip(&plan.planes).take(plan.visible);
     visible.filter(|(_, plane)| plane.is_some()).filter_map(|(l, _)| Some(l.release.as_ref()?.for_frame()))
-}
-
-/// What the composited picture of a plan is drawn into.
-fn canvas(plan: &Plan) -> Canvas {
-    if plan.underlays.is_empty() { Canvas::Primary } else { Canvas::Holes }
 }
 
 /// Fills in what each layer asks of the planner, and the buffers that planes of the output would show for them.

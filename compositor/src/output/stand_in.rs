@@ -68,7 +68,8 @@ impl OutputState {
         plan: &Plan,
         parts: &mut RedrawParts<'_>,
     ) -> Option<StandIn> {
-        let buffer = parts.backend.any_target(self.id, Canvas::Primary).ok()?;
+        let whole = self.picture();
+        let buffer = parts.backend.any_target(self.id, Canvas::Primary(whole.w, whole.h)).ok()?;
         let pair = (buffer.format(), buffer.modifier());
         let caps = parts.backend.planes(self.id).iter().find(|caps| caps.id == plane)?;
         let rotations = caps.rotations;
@@ -83,7 +84,7 @@ impl OutputState {
             return None;
         }
         let above = Plan { pointer: None, ..plan.above(index) };
-        let composed = parts.backend.any_target(self.id, super::canvas(&above)).ok()?;
+        let composed = parts.backend.any_target(self.id, self.canvas(&above)).ok()?;
         let mut spec = self.spec(&above, layers, buffers, Some(&composed), None, parts.backend)?;
         spec.planes.retain(|update| update.plane != plane);
         let dst = layer.dst;

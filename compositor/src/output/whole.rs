@@ -7,8 +7,7 @@ use drm_prime::scanout::{Plan, PlaneType, PrimaryContent, Rect};
 use smithay::backend::renderer::damage::OutputDamageTracker;
 use smithay::backend::renderer::element::Id;
 use smithay::backend::renderer::utils::CommitCounter;
-use smithay::output::Output;
-use smithay::utils::{Physical, Rectangle};
+use smithay::utils::{Physical, Rectangle, Transform};
 
 use super::layers::SurfaceLayer;
 use super::{OutputState, RedrawParts};
@@ -26,24 +25,42 @@ pub(super) struct Told {
     commit: CommitCounter,
 }
 
-/// What of the composited picture is new, from one composition to the next.
-#[derive(Debug)]
+/// Damage of a picture that has a place on the output. At another place it is another picture: all of it is drawn anew, whatever
+/// buffers of the same size hold.
+#[derive(Debug, Default)]
+pub(super) struct Tracker(Option<(Rect, OutputDamageTracker)>);
+
+impl Tracker {
+    /// The tracker of the picture at `place`.
+    pub(super) fn of(&mut self, place: Rect) -> &mut OutputDamageTracker {
+        let same = self.0.take().filter(|(before, _)| *before == place);
+        let fresh = || {
+            let side = |len: u32| i32::try_from(len).unwrap_or(i32::MAX);
+            let size = (side(place.w), side(place.h));
+            (place, OutputDamageTracker::new(size, 1.0, Transform::Normal))
+        };
+        &mut self.0.insert(same.unwrap_or_else(fresh)).1
+    }
+}
+
+/// What is composed, and where on the output it is shown.
+type Placed = (Canvas, Rect);
+
+/// What of the composited picture is new, from one composition to the next, in pixels of the picture.
+#[derive(Debug, Default)]
 pub(super) struct Clips {
-    tracker: OutputDamageTracker,
+    tracker: Tracker,
     /// The picture drawn last, and what of it is not as in the one before; none for all of it.
-    drawn: Option<(Canvas, Option<Vec<Rect>>)>,
+    drawn: Option<(Placed, Option<Vec<Rect>>)>,
     /// What the plane was told to show last is the picture drawn last.
-    shown: Option<Canvas>,
+    shown: Option<Placed>,
 }
 
 impl Clips {
-    pub(super) fn new(output: &Output) -> Self {
-        Self { tracker: OutputDamageTracker::from_output(output), drawn: None, shown: None }
-    }
-
-    /// A picture was composed of these elements.
-    pub(super) fn composed(&mut self, canvas: Canvas, elements: &[LayerElement]) {
-        let damage = match self.tracker.damage_output(1, elements) {
+    /// A picture for a place was composed of these elements.
+    pub(super) fn composed(&mut self, canvas: Canvas, place: Rect, elements: &[LayerElement]) {
+        let canvas = (canvas, place);
+        let damage = match self.tracker.of(place).damage_output(1, elements) {
             Ok((damage, _)) => Some(damage.map_or_else(Vec::new, |all| bounded(all.iter().map(rect)))),
             Err(err) => {
                 tracing::debug!(%err, "damage not known");
@@ -147,6 +164,30 @@ fn bounded(rects: impl Iterator<Item = Rect>) -> Vec<Rect> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::render::Texture;
+
+    #[test]
+    fn what_is_new_is_told_in_pixels_of_the_picture_and_all_of_it_elsewhere() {
+        let canvas = Canvas::Primary(128, 64);
+        let (here, there) = (Rect::new(64, 0, 128, 64), Rect::new(128, 64, 128, 64));
+        let (id, mut clips, mut commit) = (Id::new(), Clips::default(), CommitCounter::default());
+        let mut compose = |clips: &mut Clips, place: Rect| {
+            commit.increment();
+            // Something at 80, 70 of the output.
+            let at = Rectangle::<i32, Physical>::new((80 - place.x, 70 - place.y).into(), (60, 10).into());
+            let element = LayerElement::still(id.clone(), commit, Texture::Hole, at);
+            clips.composed(canvas, place, &[element]);
+        };
+        compose(&mut clips, there);
+        assert_eq!(clips.told(), None, "the first one");
+        compose(&mut clips, there);
+        assert_eq!(clips.told(), Some(vec![Rect::new(0, 6, 12, 10)]), "what of it is in the picture");
+        compose(&mut clips, here);
+        assert_eq!(clips.told(), None, "another picture of the same size");
+        compose(&mut clips, here);
+        compose(&mut clips, there);
+        assert_eq!(clips.told(), None, "of which one was never shown");
+    }
 
     #[test]
     fn many_rectangles_become_their_bounds() {

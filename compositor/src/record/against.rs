@@ -156,6 +156,7 @@ fn shown(caps: &PlaneCaps, scene: &Scene<'_>, plan: &Plan) -> Option<(Scannable,
     composited.then(|| {
         let alpha = scene.canvas.alpha.filter(|_| !plan.underlays.is_empty());
         let content = Scannable::new(alpha.unwrap_or(scene.canvas.opaque), scene.canvas.modifier);
-        (content, SourceRect::whole(scene.output.w, scene.output.h), scene.output)
+        let place = plan.part.unwrap_or(scene.output);
+        (content, SourceRect::whole(place.w, place.h), place)
     })
 }

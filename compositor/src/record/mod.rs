@@ -121,6 +121,9 @@ pub struct Assigned {
     pub pointer: Option<NonZeroU32>,
     /// The layers below the primary.
     pub underlays: Vec<usize>,
+    /// The part of the output that the composited picture covers, if it is not all of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part: Option<Rect>,
     /// What is set on each plane.
     pub settings: Vec<PlaneSetting>,
 }
@@ -133,6 +136,7 @@ impl Assigned {
             primary: plan.primary,
             pointer: plan.pointer,
             underlays: plan.underlays.clone(),
+            part: plan.part,
             settings: plan.settings.clone(),
         }
     }

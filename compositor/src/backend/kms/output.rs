@@ -36,10 +36,11 @@ pub struct KmsOutput {
     chosen: bool,
     pub(super) physical_mm: (u32, u32),
     pub(super) caps: Vec<PlaneCaps>,
-    primary: Swapchain<DumbCanvas>,
-    holes: Swapchain<DumbCanvas>,
-    /// With the size of its buffers.
-    cursor: ((u32, u32), Swapchain<DumbCanvas>),
+    primary: SizedSwapchain,
+    holes: SizedSwapchain,
+    cursor: SizedSwapchain,
+    /// What was tested last and is of another size than what is composed, until something is composed.
+    tried: Option<((u32, u32), DumbCanvas)>,
     /// What the planes show and are about to show.
     pub(super) shown: PlaneFramebuffers,
     /// The planes that the last commit left on.
@@ -52,6 +53,24 @@ pub struct KmsOutput {
     pending: FrameSpec,
     pub(super) tearing: Tearing,
     pub(super) watched: Watched,
+}
+
+/// A swapchain with the size of its buffers.
+#[derive(Debug, Default)]
+struct SizedSwapchain((u32, u32), Swapchain<DumbCanvas>);
+
+impl SizedSwapchain {
+    fn of_size(&self, size: (u32, u32)) -> Option<&Swapchain<DumbCanvas>> {
+        (self.0 == size).then_some(&self.1)
+    }
+
+    /// The same, with buffers of `size`: those of another size are let go, and gone when no frame shows them.
+    fn resized(&mut self, size: (u32, u32)) -> &mut Swapchain<DumbCanvas> {
+        if self.0 != size {
+            *self = Self(size, Swapchain::default());
+        }
+        &mut self.1
+    }
 }
 
 /// The objects of an output and their properties: what a commit names.
@@ -120,9 +139,10 @@ impl KmsOutput {
             chosen: false,
             physical_mm: info.size_mm.unwrap_or_default(),
             caps,
-            primary: Swapchain::default(),
-            holes: Swapchain::default(),
-            cursor: Default::default(),
+            primary: SizedSwapchain::default(),
+            holes: SizedSwapchain::default(),
+            cursor: SizedSwapchain::default(),
+            tried: None,
             shown: PlaneFramebuffers::new(),
             lit: Vec::new(),
             commits: 0,
@@ -410,7 +430,7 @@ impl KmsOutput {
         discard(device, std::mem::replace(&mut self.pipe.mode_blob, blob));
         self.mode = mode;
         self.pipe.needs_modeset = true;
-        (self.primary, self.holes) = (Swapchain::default(), Swapchain::default());
+        (self.primary, self.holes, self.tried) = Default::default();
     }
 
     /// Turns the CRTC and its planes off, with a commit that waits for those before it; the mode stays. The next frame turns
@@ -468,7 +488,8 @@ impl KmsOutput {
         }
     }
 
-    fn size(&self) -> (u32, u32) {
+    /// Pixels of the mode.
+    pub fn size(&self) -> (u32, u32) {
         self.mode.size()
     }
 
@@ -477,24 +498,32 @@ impl KmsOutput {
     /// # Errors
     /// When there is no memory.
     pub fn any_target(&mut self, buffers: &Buffers, canvas: Canvas) -> Result<SharedFramebuffer, Errno> {
-        let (size, format, swapchain) = self.swapchain(canvas);
-        let canvas = swapchain.any(|| DumbCanvas::new(buffers, size, format))?;
-        Ok(canvas.framebuffer.clone())
+        let ((size, format, swapchain), tried) = self.swapchain(canvas);
+        if let Some(canvas) = swapchain.of_size(size).and_then(|swapchain| swapchain.first()) {
+            return Ok(canvas.framebuffer.clone());
+        }
+        let canvas = match tried.take_if(|(of, canvas)| (*of, canvas.framebuffer.format()) == (size, format))
+        {
+            Some((_, canvas)) => canvas,
+            None => DumbCanvas::new(buffers, size, format)?,
+        };
+        let framebuffer = canvas.framebuffer.clone();
+        *tried = Some((size, canvas));
+        Ok(framebuffer)
     }
 
-    /// The buffers of a canvas, with their size and format.
-    fn swapchain(&mut self, canvas: Canvas) -> ((u32, u32), DrmFourcc, &mut Swapchain<DumbCanvas>) {
-        let size = self.size();
-        match canvas {
-            Canvas::Primary => (size, DrmFourcc::Xrgb8888, &mut self.primary),
-            Canvas::Holes => (size, DrmFourcc::Argb8888, &mut self.holes),
-            Canvas::Cursor(width, height) => {
-                if self.cursor.0 != (width, height) {
-                    self.cursor = ((width, height), Swapchain::default());
-                }
-                (self.cursor.0, DrmFourcc::Argb8888, &mut self.cursor.1)
-            }
-        }
+    /// The size, format and buffers of a canvas, and the buffer that was tested last.
+    #[allow(clippy::type_complexity, reason = "parts of two fields")]
+    fn swapchain(
+        &mut self,
+        canvas: Canvas,
+    ) -> (((u32, u32), DrmFourcc, &mut SizedSwapchain), &mut Option<((u32, u32), DumbCanvas)>) {
+        let of = match canvas {
+            Canvas::Primary(width, height) => ((width, height), DrmFourcc::Xrgb8888, &mut self.primary),
+            Canvas::Holes(width, height) => ((width, height), DrmFourcc::Argb8888, &mut self.holes),
+            Canvas::Cursor(width, height) => ((width, height), DrmFourcc::Argb8888, &mut self.cursor),
+        };
+        (of, &mut self.tried)
     }
 
     /// See [`crate::backend::Backend::compose`].
@@ -507,10 +536,14 @@ impl KmsOutput {
         canvas: Canvas,
         draw: &mut dyn FnMut(&mut Target, usize) -> bool,
     ) -> Result<SharedFramebuffer, SubmitError> {
-        let (size, format, swapchain) = self.swapchain(canvas);
-        let drawn = swapchain.compose(
+        let ((size, format, swapchain), tried) = self.swapchain(canvas);
+        let tried = match canvas {
+            Canvas::Cursor(..) => None,
+            _ => tried.take().filter(|(of, canvas)| (*of, canvas.framebuffer.format()) == (size, format)),
+        };
+        let drawn = swapchain.resized(size).compose(
             DumbCanvas::is_free,
-            || DumbCanvas::new(buffers, size, format),
+            || tried.map_or_else(|| DumbCanvas::new(buffers, size, format), |(_, canvas)| Ok(canvas)),
             |canvas, age| draw(&mut canvas.target, age),
         )?;
         Ok(drawn.framebuffer.clone())

@@ -205,7 +205,9 @@ impl Probe {
         let mut spec = FrameSpec::default();
         if kind != PlaneType::Primary {
             let primary = self.planes.iter().find(|caps| caps.kind == PlaneType::Primary);
-            let (Some(primary), Ok(base)) = (primary, output.any_target(&self.buffers, Canvas::Primary))
+            let (w, h) = output.size();
+            let (Some(primary), Ok(base)) =
+                (primary, output.any_target(&self.buffers, Canvas::Primary(w, h)))
             else {
                 return PlaneAnswer::NotAsked(NotAsked::NothingConnected);
             };
