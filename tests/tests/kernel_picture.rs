@@ -51,6 +51,7 @@ const SCANNED_OUT: &[Case] = &[
     ("a_letterboxed_window_is_on_the_primary_plane", a_letterboxed_window_is_on_the_primary_plane),
     ("windows_lie_on_the_background_of_the_crtc", windows_lie_on_the_background_of_the_crtc),
     ("the_composited_picture_is_as_large_as_its_windows", the_composited_picture_is_as_large_as_its_windows),
+    ("the_composited_picture_lies_where_its_windows_are", the_composited_picture_lies_where_its_windows_are),
     ("a_hole_is_in_a_picture_smaller_than_the_output", a_hole_is_in_a_picture_smaller_than_the_output),
     ("outputs_share_their_overlays", outputs_share_their_overlays),
 ];
@@ -576,6 +577,22 @@ fn the_composited_picture_is_as_large_as_its_windows() -> Result<()> {
     let all = DebugDevice::of_driver("vkms")?.framebuffers()?;
     let mut own = all.iter().filter(|fb| !fb.imported && fb.format == "XR24");
     ensure!(own.all(|fb| fb.size.map(|side| side as i32) == [w, h]), "old buffers are left: {all:?}");
+    Ok(())
+}
+
+/// A composited picture that does not begin in the corner of the output.
+fn the_composited_picture_lies_where_its_windows_are() -> Result<()> {
+    let mut stage = Stage::start("composited-place")?;
+    let mut windows: Vec<Noise> = Vec::new();
+    let shm = ["--alloc", "shm"];
+    for (seed, size, more) in [(1, (300, 200), &[][..]), (2, (180, 140), &shm), (3, (40, 40), &[])] {
+        windows.push((stage.add_noise("XR24", seed, size, more)?, seed, size));
+        // The picture had another place before there was a window.
+        std::thread::sleep(Duration::from_millis(1100));
+    }
+    windows.push((stage.add_noise("XR24", 4, (30, 50), &[])?, 4, (30, 50)));
+    let place = composited_at(&mut stage, &windows, None)?;
+    ensure!(place[2] > 0 && place[0] <= 256 && place[1] <= 256, "{place:?}");
     Ok(())
 }
 
