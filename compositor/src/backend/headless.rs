@@ -259,7 +259,7 @@ impl Headless {
         self.pending = false;
         self.shown = frame;
         self.sequence = self.sequence.wrapping_add(1);
-        Flip { output: OUTPUT, time, sequence: self.sequence }
+        Flip { output: OUTPUT, time, sequence: Some(self.sequence) }
     }
 
     /// What the planes show together, blended lowest first.

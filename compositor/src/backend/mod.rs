@@ -145,8 +145,8 @@ pub struct Flip {
     pub output: OutputId,
     /// When, on CLOCK_MONOTONIC.
     pub time: Duration,
-    /// The vertical blank's number.
-    pub sequence: u32,
+    /// The vertical blank's number; none if no event told of it, and the time is that of noticing.
+    pub sequence: Option<u32>,
 }
 
 /// Which of an output's pictures is composed.

@@ -56,7 +56,7 @@ struct News {
     /// dropped, and so released, with the news.
     frame: Frame,
     time: Duration,
-    sequence: u32,
+    sequence: Option<u32>,
 }
 
 /// What an output keeps for its cycle.
@@ -261,7 +261,7 @@ impl OutputState {
     }
 
     /// The pending frame is on screen since the vertical blank at `time`. `told` is asked to send what is said of it.
-    pub fn frame_shown(&mut self, time: Duration, sequence: u32, mut told: impl FnMut(&WlSurface)) {
+    pub fn frame_shown(&mut self, time: Duration, sequence: Option<u32>, mut told: impl FnMut(&WlSurface)) {
         let Some(frame) = self.pending.take() else { return };
         self.deliver(&mut told, |_, _| true);
         frame.shown.iter().filter(|shown| shown.surface.is_alive()).for_each(stats::record_shown);

@@ -26,10 +26,19 @@ pub fn take_feedback(surface: &WlSurface) -> Vec<PresentationFeedbackCallback> {
     })
 }
 
-/// Tells a client that its content is on screen, and how it got there.
-pub fn presented(output: &Output, mut shown: Shown, time: Duration, refresh: Duration, sequence: u32) {
-    let mut flags = Kind::HwClock | Kind::HwCompletion;
-    if !shown.torn {
+/// Tells a client that its content is on screen, and how it got there; without a `sequence` the display did not tell.
+pub fn presented(
+    output: &Output,
+    mut shown: Shown,
+    time: Duration,
+    refresh: Duration,
+    sequence: Option<u32>,
+) {
+    let mut flags = Kind::empty();
+    if sequence.is_some() {
+        flags |= Kind::HwClock | Kind::HwCompletion;
+    }
+    if sequence.is_some() && !shown.torn {
         flags |= Kind::Vsync;
     }
     if shown.zero_copy {
@@ -38,6 +47,6 @@ pub fn presented(output: &Output, mut shown: Shown, time: Duration, refresh: Dur
     // Of a free rate, the fastest; clients of version 1 hear 0.
     let rate = if shown.varies { Refresh::variable(refresh) } else { Refresh::fixed(refresh) };
     for callback in shown.feedback.drain(..) {
-        callback.presented(output, time, rate, u64::from(sequence), flags);
+        callback.presented(output, time, rate, sequence.unwrap_or(0).into(), flags);
     }
 }

@@ -15,8 +15,12 @@ const SIZE: (u32, u32) = (200, 150);
 
 /// The program that a user runs.
 fn primeway(stage: &Stage, arguments: &[&str]) -> Result<Output> {
+    run(stage, "output", arguments)
+}
+
+fn run(stage: &Stage, subcommand: &str, arguments: &[&str]) -> Result<Output> {
     let mut command = Command::new(sibling_program("primeway")?);
-    command.env("WAYLAND_DISPLAY", &stage.compositor.display).arg("output").args(arguments);
+    command.env("WAYLAND_DISPLAY", &stage.compositor.display).arg(subcommand).args(arguments);
     command.output().context("cannot run primeway")
 }
 
@@ -93,6 +97,9 @@ pub fn an_output_is_turned_off_and_on() -> Result<()> {
         let shown = outputs(&mut stage, 1)?.outputs[0].frames;
         let lights = |stats: &Stats| stats.outputs[0].frames > shown + 20;
         stage.compositor.wait_stats("frames", PATIENCE, lights)?;
+        let counters = run(&stage, "counters", &[])?;
+        let none = format!("primeway_lost_flips{{output=\"{name}\"}} 0\n");
+        ensure!(said(&counters).contains(&none), "round {round}: {}", said(&counters));
         let screen = stage.capture()?;
         stage.expect_noise(&screen, still, "XR24", 1, SIZE)?;
     }

@@ -8,6 +8,7 @@ use rustix::io::Errno;
 
 use super::{OUTPUT, Session, start, wait_until};
 use crate::headless_support::client::{Buffer, Event, Window};
+use primeway::ctl::outputs::{self, Wish};
 
 const BLOCKING: Refuse = Refuse {
     with: AtomicCommitFlags::ALLOW_MODESET,
@@ -241,4 +242,25 @@ fn when_a_mode_is_refused_the_overlays_go_first() {
     session.server.ask(primeway::state::State::session_resumed).unwrap();
     session.server.settle().unwrap();
     assert_eq!(session.server.window("full").unwrap().plane, Some(session.primary()));
+}
+
+#[test]
+fn the_first_flip_after_turning_on_counts_whatever_time_it_tells() {
+    let mut session = start("i915");
+    let (window, buffers) = window(&mut session);
+    let name = session.server.stats().unwrap().outputs[0].name.clone();
+    let power = |session: &Session, on: bool| {
+        let wish = Wish { name: name.clone(), mode: None, power: Some(on) };
+        session.server.ask(move |state| outputs::set(state, &wish)).unwrap().unwrap();
+    };
+    for round in 0..3 {
+        power(&session, false);
+        assert_eq!(session.model.value(session.crtc(), "ACTIVE"), Some(0));
+        power(&session, true);
+        let start = Instant::now();
+        assert!(session.client.present(&window.surface, &buffers[round % 2]).unwrap());
+        assert!(start.elapsed() < Duration::from_millis(900), "{:?}", start.elapsed());
+        session.server.settle().unwrap();
+        assert_eq!(lost(&session), 0, "round {round}");
+    }
 }

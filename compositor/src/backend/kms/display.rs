@@ -26,6 +26,7 @@ use crate::backend::buffers::Buffers;
 use crate::backend::{Canvas, Flip, FrameSpec, OutputId, SubmitError};
 use crate::render::Target;
 use crate::render::image::Picture;
+use crate::state::monotonic;
 
 /// Bits of an [`OutputId`] that are the CRTC's object id; those above are the device's slot.
 const CRTC_BITS: u32 = 24;
@@ -367,13 +368,17 @@ impl DisplayDevice {
             let id = self.id_of(event.crtc);
             let Some(index) = self.index(id) else { continue };
             let output = &mut self.outputs[index];
-            // An older event is that of a commit that a session change has already written off, or that was given up.
-            // The first one of a CRTC that is lit may have no time yet (vkms gives 0), and counts.
-            if !event.time.is_zero() && event.time < output.watched.ignore_until {
+            // A commit that was given up, or that a session change has written off, may still have its event. Times do not
+            // tell, see below.
+            if event.number <= output.watched.given_up {
                 continue;
             }
             if output.shown.flipped() {
-                flips.push(Flip { output: id, time: event.time, sequence: event.sequence });
+                // The first event of a CRTC that is lit may carry the time of the last vertical blank before it was turned
+                // off, or none (vkms): that is no time of this frame.
+                let told = event.time >= output.watched.lit;
+                let time = if told { event.time } else { monotonic() };
+                flips.push(Flip { output: id, time, sequence: told.then_some(event.sequence) });
             }
         }
         self.events = events;

@@ -25,6 +25,7 @@ use crate::backend::canvas::DumbCanvas;
 use crate::backend::swapchain::Swapchain;
 use crate::backend::{Canvas, FrameSpec, PlaneUpdate, SubmitError};
 use crate::render::Target;
+use crate::state::monotonic;
 
 /// A connected display that is driven.
 #[derive(Debug)]
@@ -238,6 +239,9 @@ impl KmsOutput {
         let value = fence.value();
         let wanted = pipe.crtc_out_fence.filter(|_| fence.is_wanted() && !at_once);
         let mut out = wanted.map(|property| (property, OutFence::new()));
+        if pipe.needs_modeset {
+            self.watched.lit = monotonic();
+        }
         let sent = self.shown.commit(|staging| {
             let mut flags = pipe.flags(AtomicCommitFlags::NONBLOCK | AtomicCommitFlags::PAGE_FLIP_EVENT);
             pipe.fill(request, staging, frame, Some(before));
@@ -245,6 +249,8 @@ impl KmsOutput {
                 // Nothing changes, but a flip is asked for: name the CRTC by showing its first plane again.
                 pipe.show(request, staging, first);
             }
+            // Of the commits that succeed no two have the same.
+            request.set_number(self.commits + 1);
             pipe.set_vrr(request, vrr);
             damage.iter().for_each(|(plane, blob)| pipe.tell_damage(request, *plane, *blob));
             if at_once {

@@ -45,8 +45,10 @@ pub(super) struct Watched {
     next_pause: u32,
     /// Flips that did not complete.
     pub lost: u64,
-    /// Events up to then are those of commits that were given up.
-    pub ignore_until: Duration,
+    /// The events of the commits up to this one do not count: they were given up.
+    pub given_up: u64,
+    /// When the last commit was made that set the mode.
+    pub lit: Duration,
     /// A thread makes up for the flip.
     recovery: Option<Receiver<Recovered>>,
 }
@@ -188,7 +190,7 @@ impl DisplayDevice {
                 continue;
             }
             match self.recover(index) {
-                Recovered::Shown => flips.push(Flip { output: id, time: monotonic(), sequence: 0 }),
+                Recovered::Shown => flips.push(Flip { output: id, time: monotonic(), sequence: None }),
                 Recovered::Off => off.extend(self.ids()),
                 Recovered::Not | Recovered::Waiting => {}
             }
@@ -250,7 +252,7 @@ impl DisplayDevice {
             match recovered {
                 Recovered::Shown => {
                     self.outputs[index].shown_again(fence);
-                    flips.push(Flip { output: id, time: monotonic(), sequence: 0 });
+                    flips.push(Flip { output: id, time: monotonic(), sequence: None });
                 }
                 Recovered::Off => {
                     self.all_off();
@@ -321,7 +323,7 @@ impl super::KmsOutput {
     /// Notes that no event of the commits so far counts.
     pub(super) fn give_up(&mut self) {
         self.shown.settle();
-        self.watched.ignore_until = monotonic();
+        self.watched.given_up = self.commits;
         self.watched.waiting = None;
     }
 }

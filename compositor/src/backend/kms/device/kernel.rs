@@ -6,14 +6,14 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
-use drm::control::{AtomicCommitFlags, Device as ControlDevice, Event, connector, from_u32, plane};
+use drm::control::{AtomicCommitFlags, Device as ControlDevice, connector, from_u32, plane};
 use drm::{ClientCapability, Device as BasicDevice, DriverCapability};
 use drm_ffi as ffi;
 use rustix::io::Errno;
 
 use super::{
     ConnectorInfo, FlipEvent, KmsDevice, Mode, Object, PlaneInfo, Property, PropertyKind, Request, Resources,
-    check, errno,
+    check,
 };
 
 /// Flags of a property (drm_mode.h).
@@ -213,9 +213,7 @@ impl KmsDevice for Card {
     }
 
     fn commit(&self, flags: AtomicCommitFlags, request: &mut Request) -> Result<(), Errno> {
-        let Request { objects, counts, properties, values } = request;
-        ffi::mode::atomic_commit(self.as_fd(), flags.bits(), objects, counts, properties, values)
-            .map_err(|err| errno(&err))
+        super::atomic::commit(self.as_fd(), flags, request)
     }
 
     fn elsewhere(&self) -> Option<Box<dyn KmsDevice + Send>> {
@@ -225,14 +223,7 @@ impl KmsDevice for Card {
     }
 
     fn read_events(&self, flips: &mut Vec<FlipEvent>) -> io::Result<()> {
-        let flip = |event| match event {
-            Event::PageFlip(flip) => {
-                Some(FlipEvent { crtc: flip.crtc, time: flip.duration, sequence: flip.frame })
-            }
-            _ => None,
-        };
-        flips.extend(self.receive_events()?.filter_map(flip));
-        Ok(())
+        super::atomic::read_events(self.as_fd(), flips)
     }
 }
 

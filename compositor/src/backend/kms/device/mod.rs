@@ -8,6 +8,7 @@
 //! The device is master, or would be. GEM handles never live on its file ([`crate::backend::buffers`] has one of its own),
 //! and no object of it is dropped behind our back: there is no state capture and no restore.
 
+mod atomic;
 pub mod capabilities;
 pub mod kernel;
 pub mod model;
@@ -295,6 +296,8 @@ pub struct FlipEvent {
     pub time: Duration,
     /// The vertical blank's number.
     pub sequence: u32,
+    /// The number of the request that asked for it, see [`Request::set_number`].
+    pub number: u64,
 }
 
 /// Why a node cannot be driven.

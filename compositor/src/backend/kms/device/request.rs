@@ -13,6 +13,8 @@ pub struct Request {
     pub(super) counts: Vec<u32>,
     pub(super) properties: Vec<u32>,
     pub(super) values: Vec<u64>,
+    /// What its events are known by.
+    pub(super) number: u64,
 }
 
 impl Request {
@@ -21,8 +23,14 @@ impl Request {
         Self::default()
     }
 
+    /// The number that the events of the commit carry; 0 without one.
+    pub fn set_number(&mut self, number: u64) {
+        self.number = number;
+    }
+
     /// Forgets everything but its memory.
     pub fn clear(&mut self) {
+        self.number = 0;
         self.objects.clear();
         self.counts.clear();
         self.properties.clear();

@@ -74,6 +74,8 @@ pub(super) fn commit(inner: &mut Inner, flags: AtomicCommitFlags, request: &Requ
         inner.pending.retain(|f| !touched.contains(&f.crtc));
     }
     inner.pending.iter_mut().filter(|f| busy(f)).for_each(|f| f.due = Some(now));
+    let was_on: BTreeSet<u32> =
+        inner.objects.iter().filter(|o| o.kind == Kind::Crtc && o.get("ACTIVE") == 1).map(|o| o.id).collect();
     inner.objects = next;
     if flags.contains(AtomicCommitFlags::PAGE_FLIP_EVENT) {
         let due = match inner.flips {
@@ -81,7 +83,10 @@ pub(super) fn commit(inner: &mut Inner, flags: AtomicCommitFlags, request: &Requ
             Flips::After(delay) => Some(now + delay),
             Flips::ByHand | Flips::Never => None,
         };
-        inner.pending.extend(touched.into_iter().map(|crtc| PendingFlip { crtc, due }));
+        inner.pending.extend(touched.into_iter().map(|crtc| {
+            let lights = !was_on.contains(&crtc);
+            PendingFlip { crtc, due, number: request.number, lights }
+        }));
     }
     Ok(())
 }

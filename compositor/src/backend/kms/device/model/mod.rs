@@ -157,6 +157,9 @@ impl ObjectState {
 struct PendingFlip {
     crtc: u32,
     due: Option<Duration>,
+    number: u64,
+    /// Its CRTC was off before: its time is that of the last one, as with drivers whose counter stands still meanwhile.
+    lights: bool,
 }
 
 struct Inner {
@@ -166,6 +169,8 @@ struct Inner {
     /// They stay for the states that name them.
     destroyed: BTreeSet<u64>,
     next_blob: u64,
+    /// When the last flip of each CRTC was.
+    last_flips: BTreeMap<u32, Duration>,
     asked: Vec<Asked>,
     refuse: Vec<Refuse>,
     pending: Vec<PendingFlip>,
@@ -345,6 +350,7 @@ impl Inner {
             objects.push(ObjectState { id, kind: Kind::Connector, index, properties });
         }
         Self {
+            last_flips: BTreeMap::new(),
             next_blob: u64::from(FIRST[4]) + blobs.len() as u64,
             capabilities,
             objects,
@@ -691,8 +697,17 @@ impl KmsDevice for Model {
         inner.pending = later;
         for flip in due {
             inner.sequence = inner.sequence.wrapping_add(1);
-            let (time, sequence) = (flip.due.unwrap_or(now), inner.sequence);
-            flips.extend(from_u32(flip.crtc).map(|crtc| FlipEvent { crtc, time, sequence }));
+            let (mut time, sequence) = (flip.due.unwrap_or(now), inner.sequence);
+            let last = inner.last_flips.insert(flip.crtc, time);
+            if flip.lights {
+                time = last.unwrap_or_default();
+            }
+            flips.extend(from_u32(flip.crtc).map(|crtc| FlipEvent {
+                crtc,
+                time,
+                sequence,
+                number: flip.number,
+            }));
         }
         let mut count = [0; 8];
         // Level triggered: what has fired is read, what comes next is armed.
