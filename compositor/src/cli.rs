@@ -226,9 +226,9 @@ pub struct ProbeArgs {
 /// `primeway report`.
 #[derive(Clone, Debug, Args)]
 pub struct ReportArgs {
-    /// Where to save it; - for the standard output.
-    #[arg(short, long, value_name = "FILE.html")]
-    pub output: PathBuf,
+    /// Where to save it; - for the standard output, where JSON goes anyway.
+    #[arg(short, long, value_name = "FILE.html", required_unless_present = "json")]
+    pub output: Option<PathBuf>,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub to: To,

@@ -1,5 +1,6 @@
 //! The primeway binary: a thin skin over the library.
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -11,7 +12,11 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let filter = EnvFilter::try_from_env("PRIMEWAY_LOG")
         .unwrap_or_else(|_| EnvFilter::new("warn,primeway=info,drm_prime=info,primeway_protocols=info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
     let result = match &cli.command {
         Some(Command::Ctl(ctl)) => client::run(ctl),
         Some(Command::Explain(args)) => client::explain(args),

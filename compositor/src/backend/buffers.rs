@@ -212,6 +212,13 @@ impl Buffers {
         Some(origin_text(handle.origin()))
     }
 
+    /// Asks for the exporter of every imported buffer that nobody has asked for; the ledger names it from then on.
+    pub fn name_origins(&self) {
+        self.imported.values().flatten().for_each(|handle| {
+            let _ = handle.origin();
+        });
+    }
+
     /// Allocates memory to draw into, with its framebuffer.
     ///
     /// # Errors

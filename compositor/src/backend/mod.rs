@@ -186,6 +186,11 @@ impl Backend {
         }
     }
 
+    /// Another session is shown in place of this one.
+    pub fn is_paused(&self) -> bool {
+        matches!(self, Self::Kms(kms) if !kms.is_active())
+    }
+
     /// What composition draws into, as the planner needs it.
     pub fn canvas(&self) -> scanout::Canvas {
         let whole = scanout::Canvas::default();

@@ -51,6 +51,8 @@ pub fn buffers(state: &State) -> BuffersReport {
         let entry = owners.entry(name.to_owned());
         f(entry.or_insert_with(|| OwnerBuffers { owner: name.to_owned(), ..OwnerBuffers::default() }));
     };
+    // Nobody asks when a buffer is imported: it costs four system calls.
+    state.backend.buffers().name_origins();
     let ledger = state.backend.buffers().ledger();
     for handle in &ledger.handles {
         for holder in &handle.holders {

@@ -226,15 +226,30 @@ pub fn write_report(args: &ReportArgs) -> anyhow::Result<u8> {
         planes: serde_json::from_value(get(&Request::Planes)?)?,
         buffers: serde_json::from_value(get(&Request::Buffers)?)?,
         timeline: serde_json::from_value(get(&Request::Timeline)?)?,
+        kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned(),
+        outputs: serde_json::from_value(get(&Request::Outputs)?)?,
     };
     let text = if args.to.json { serde_json::to_string_pretty(&parts)? + "\n" } else { report::page(&parts) };
-    if args.output.as_os_str() == "-" {
+    let Some(output) = args.output.as_deref().filter(|output| output.as_os_str() != "-") else {
         print(&text)?;
         return Ok(0);
-    }
-    std::fs::write(&args.output, text).with_context(|| format!("cannot write {}", args.output.display()))?;
-    print(&format!("{}\n", args.output.display()))?;
+    };
+    write_whole(output, &text).with_context(|| format!("cannot write {}", output.display()))?;
+    print(&format!("{}\n", output.display()))?;
     Ok(0)
+}
+
+/// Writes a file, whole or not at all; what is no regular file is written to as it is.
+fn write_whole(file: &Path, text: &str) -> std::io::Result<()> {
+    if std::fs::symlink_metadata(file).is_ok_and(|known| !known.is_file()) {
+        return std::fs::write(file, text);
+    }
+    let mut partial = file.as_os_str().to_owned();
+    partial.push(format!(".{}.partial", std::process::id()));
+    std::fs::write(&partial, text).and_then(|()| std::fs::rename(&partial, file)).inspect_err(|_| {
+        // It may not be there.
+        let _ = std::fs::remove_file(&partial);
+    })
 }
 
 /// Asks, and returns the answer as text for people or for programs, and as itself.

@@ -127,6 +127,7 @@ mod tests {
             output: "A\"1".to_owned(),
             crtc: 1,
             size: (1, 1),
+            off: false,
             flips: FlipReport { lost: 3, vrr: Some(true), tearing: Some("no".to_owned()) },
             planes: Vec::new(),
         };

@@ -298,6 +298,10 @@ fn on_output(
     let (standing, layer) = (&output.trace().standing()[index], scene.layers.get(index)?);
     let names = names(state, output);
     let case = Case { scene: &scene, plan, layer: index, names: &names, driver: state.backend.driver() };
+    if let Some(dark) = dark(state, [output].into_iter()) {
+        let at = ((layer.dst.x, layer.dst.y), (layer.dst.w, layer.dst.h));
+        return Some(unseen(state, surface, Some(output.output.name()), at, dark));
+    }
     let buffer = buffer(state, surface);
     let stats = SurfaceStats::of(surface);
     let verdict = verdict(&case, standing, layer, &stats, buffer.as_ref(), moment);
@@ -379,21 +383,55 @@ fn bytes_per_frame(layer: &Layer, buffer: Option<&BufferReport>) -> f64 {
     (read + layer.dst.area() * 4) as f64
 }
 
+/// Why nothing is shown on any of these outputs, and what would change that.
+fn dark<'a>(
+    state: &State,
+    outputs: impl Iterator<Item = &'a OutputState> + Clone,
+) -> Option<(Culprit, Vec<String>)> {
+    let culprit = |text: String| Culprit { kind: "settings".to_owned(), text, plane: None, window: None };
+    if state.backend.is_paused() {
+        let text = "the session is not active: another virtual terminal is shown";
+        let remedy = "switch back to primeway's virtual terminal (Ctrl+Alt+F1 …)";
+        return Some((culprit(text.to_owned()), vec![remedy.to_owned()]));
+    }
+    let names: Vec<String> = outputs.clone().filter(|o| o.is_off()).map(|o| o.output.name()).collect();
+    if names.is_empty() || names.len() < outputs.count() {
+        return None;
+    }
+    let verb = if names.len() == 1 { "is" } else { "are" };
+    let text = format!("{} {verb} off", names.join(", "));
+    Some((culprit(text), names.iter().map(|name| format!("primeway output {name} --on")).collect()))
+}
+
 /// A surface that no output shows.
 fn nowhere(state: &State, surface: &WlSurface) -> Explanation {
-    let who = Identity::of(surface, &state.shell);
+    let place = ((0, 0), (0, 0));
+    if let Some(dark) = dark(state, state.outputs.iter().map(|entry| &entry.state)) {
+        return unseen(state, surface, None, place, dark);
+    }
     let text = if state.outputs.is_empty() {
         "there is no output"
     } else {
         "it is behind a full-screen window, or outside of every output"
     };
     let culprit = Culprit { kind: "window".to_owned(), text: text.to_owned(), plane: None, window: None };
+    unseen(state, surface, None, place, (culprit, Vec::new()))
+}
+
+/// A surface that is not to be seen, and why.
+fn unseen(
+    state: &State,
+    surface: &WlSurface,
+    output: Option<String>,
+    (position, size): ((i32, i32), (u32, u32)),
+    (culprit, remedies): (Culprit, Vec<String>),
+) -> Explanation {
     Explanation {
-        who,
-        output: None,
+        who: Identity::of(surface, &state.shell),
+        output,
         buffer: buffer(state, surface),
-        position: (0, 0),
-        size: (0, 0),
+        position,
+        size,
         verdict: Verdict {
             way: Way::Hidden,
             plane: None,
@@ -403,7 +441,7 @@ fn nowhere(state: &State, surface: &WlSurface) -> Explanation {
         },
         planes: Vec::new(),
         culprit: Some(culprit),
-        remedies: Vec::new(),
+        remedies,
         feedback: None,
         waits_for: None,
         undrawn: None,

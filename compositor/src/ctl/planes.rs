@@ -33,6 +33,9 @@ pub struct OutputPlanes {
     pub crtc: u32,
     /// Pixels.
     pub size: (i32, i32),
+    /// It is off, on purpose.
+    #[serde(default)]
+    pub off: bool,
     /// How it flips from picture to picture.
     pub flips: FlipReport,
     /// The topmost first.
@@ -193,6 +196,7 @@ fn of_output(state: &State, output: &OutputState, moment: Moment) -> OutputPlane
         output: output.output.name(),
         crtc: crate::backend::kms::crtc_of(output.id),
         size: (output.size.w, output.size.h),
+        off: output.is_off(),
         flips: FlipReport::of(&state.backend, output.id),
         planes: rows,
     }

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::buffers::BuffersReport;
 use super::explain::{ExplainReport, Explanation, Way};
+use super::outputs::{self, OutputsReport};
 use super::planes::{CapsReport, PlanesReport};
 use super::show;
 use super::table::{age, mebibytes, plain};
@@ -30,6 +31,10 @@ pub struct Parts {
     pub buffers: BuffersReport,
     /// What happened lately.
     pub timeline: TimelineReport,
+    /// The kernel's release.
+    pub kernel: String,
+    /// The outputs with their modes.
+    pub outputs: OutputsReport,
 }
 
 /// Takes the titles of windows out of an answer.
@@ -62,18 +67,19 @@ fn escape(text: &str) -> String {
 }
 
 const STYLE: &str = "\
-:root{color-scheme:light dark;--line:#8884;--soft:#8882}
+:root{color-scheme:light dark;--line:#8884;--soft:#8882;--good:#1a7f37;--fair:#b93c09;--dim:#666}
+@media(prefers-color-scheme:dark){:root{--good:#56d364;--fair:#fb923c;--dim:#aaa}}
 body{font:14px/1.45 system-ui,sans-serif;max-width:76rem;margin:1.5rem auto;padding:0 1rem}
 h1{font-size:1.5rem;margin:0}h2{font-size:1.15rem;margin:2rem 0 .5rem}h3{font-size:1rem;margin:1rem 0 .3rem}
 table{border-collapse:collapse;width:100%;margin:.3rem 0 .8rem}
 th,td{text-align:left;vertical-align:top;padding:.25rem .6rem;border-bottom:1px solid var(--line)}
 th{font-weight:600;background:var(--soft)}td.n{text-align:right;font-variant-numeric:tabular-nums}
 code,td.m{font-family:ui-monospace,monospace;font-size:.92em;overflow-wrap:anywhere}
-.scanned{color:#1a7f37;font-weight:600}.composited{color:#c2410c;font-weight:600}.hidden{color:#777}
+.scanned{color:var(--good);font-weight:600}.composited{color:var(--fair);font-weight:600}.hidden,p.soft{color:var(--dim)}
 svg{width:100%;height:auto;display:block;margin:.4rem 0}svg text{font:11px system-ui,sans-serif;fill:currentColor}
 details{margin:.3rem 0}summary{cursor:pointer}.key{display:inline-block;margin-right:1.2rem;white-space:nowrap}
 .key i{display:inline-block;width:.8em;height:.8em;border-radius:2px;margin-right:.4em;vertical-align:-.05em}
-.wide{overflow-x:auto}p.soft{color:#777}";
+.wide{overflow-x:auto}.wide svg{min-width:50rem}";
 
 /// Makes the page.
 pub fn page(parts: &Parts) -> String {
@@ -82,6 +88,8 @@ pub fn page(parts: &Parts) -> String {
     html.push_str("<meta name=\"viewport\" content=\"width=device-width\"><title>primeway report</title>");
     let _ = write!(html, "<style>{STYLE}</style></head><body>\n<h1>primeway report</h1>\n");
     about(parts, &mut html);
+    let modes = escape(&outputs::show(&parts.outputs));
+    let _ = write!(html, "<h2>Outputs</h2>\n<div class=\"wide\"><pre>{modes}</pre></div>\n");
     timelines(parts, &mut html);
     surfaces(parts, &mut html);
     planes(parts, &mut html);
@@ -102,10 +110,11 @@ fn about(parts: &Parts, html: &mut String) {
     let at = jiff::Timestamp::from_millisecond(millis).unwrap_or_default();
     let _ = write!(
         html,
-        "<p>primeway {} · {} · driver <b>{}</b> · device <code>{}</code> · PRIME file <b>{}</b> · composited by <b>{}</b></p>\n\
+        "<p>primeway {} · {} · Linux {} · driver <b>{}</b> · device <code>{}</code> · PRIME file <b>{}</b> · composited by <b>{}</b></p>\n\
          <p class=\"soft\">Titles of windows are left out.</p>\n",
         env!("CARGO_PKG_VERSION"),
         at.strftime("%Y-%m-%d %H:%M:%S UTC"),
+        escape(&parts.kernel),
         text("/device/driver"),
         text("/device/node"),
         text("/device/acquisition"),
@@ -113,21 +122,30 @@ fn about(parts: &Parts, html: &mut String) {
     );
 }
 
-/// A colour for a name, the same wherever it is named.
-fn colour(who: &str) -> String {
-    match who {
-        "composited" => "hsl(25 75% 55%)".to_owned(),
-        "pointer" => "hsl(0 0% 60%)".to_owned(),
-        who => {
-            let sum = who.bytes().fold(7u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
-            // Blue to green and violet, so that nobody looks like composition.
-            format!("hsl({} 60% {}%)", 90 + sum % 230, 42 + sum / 230 % 16)
+/// Everybody who was on a plane, in the order of their coming: whoever comes after somebody has quite another colour.
+#[derive(Default)]
+struct Colours(Vec<String>);
+
+impl Colours {
+    fn of(&mut self, who: &str) -> String {
+        match who {
+            "composited" => return "hsl(25 75% 55%)".to_owned(),
+            "pointer" => return "hsl(0 0% 60%)".to_owned(),
+            _ => {}
         }
+        let index = self.0.iter().position(|known| known == who).unwrap_or_else(|| {
+            self.0.push(who.to_owned());
+            self.0.len() - 1
+        });
+        // Golden sections of the circle without orange, so that nobody looks like composition.
+        let turn = (0.5 + index as f64 * 0.618_034).fract();
+        format!("hsl({:.0} 60% {}%)", 60.0 + turn * 280.0, 42 + index % 3 * 7)
     }
 }
 
 fn timelines(parts: &Parts, html: &mut String) {
     html.push_str("<h2>Planes over time</h2>\n");
+    let mut colours = Colours::default();
     for output in &parts.timeline.outputs {
         let _ = writeln!(html, "<h3>{}</h3>", escape(&output.output));
         if let Some(latency) = &output.latency {
@@ -148,7 +166,7 @@ fn timelines(parts: &Parts, html: &mut String) {
         if !flips.is_empty() {
             let _ = writeln!(html, "<p>{}</p>", escape(&flips.join("; ")));
         }
-        timeline(output, parts.timeline.now_unix_ms, html);
+        timeline(output, parts.timeline.now_unix_ms, &mut colours, html);
     }
 }
 
@@ -156,7 +174,7 @@ const WIDTH: f64 = 1000.0;
 const LEFT: f64 = 90.0;
 const ROW: f64 = 24.0;
 
-fn timeline(output: &OutputTimeline, now: u64, html: &mut String) {
+fn timeline(output: &OutputTimeline, now: u64, colours: &mut Colours, html: &mut String) {
     let Some(first) = output.changes.first() else {
         html.push_str("<p>No plane has shown anything yet.</p>\n");
         return;
@@ -166,8 +184,10 @@ fn timeline(output: &OutputTimeline, now: u64, html: &mut String) {
     let span = now.saturating_sub(first.at_unix_ms).max(1) as f64;
     let x = |at: u64| LEFT + (at.saturating_sub(first.at_unix_ms)) as f64 / span * (WIDTH - LEFT);
     let height = ROW * planes.len() as f64 + 22.0;
-    let _ =
-        writeln!(html, "<svg viewBox=\"0 0 {WIDTH} {height}\" role=\"img\" aria-label=\"planes over time\">");
+    let _ = writeln!(
+        html,
+        "<div class=\"wide\"><svg viewBox=\"0 0 {WIDTH} {height}\" role=\"img\" aria-label=\"planes over time\">"
+    );
     let mut keys = BTreeSet::new();
     for (row, plane) in planes.iter().rev().enumerate() {
         let y = ROW * row as f64;
@@ -180,7 +200,7 @@ fn timeline(output: &OutputTimeline, now: u64, html: &mut String) {
                 y + 3.0,
                 (to - from).max(0.6),
                 ROW - 6.0,
-                colour(&who),
+                colours.of(&who),
                 escape(&who)
             );
             keys.insert(who);
@@ -191,13 +211,13 @@ fn timeline(output: &OutputTimeline, now: u64, html: &mut String) {
     let y = height - 6.0;
     let _ = write!(
         html,
-        "<text x=\"{LEFT}\" y=\"{y}\">{start}</text><text x=\"{WIDTH}\" y=\"{y}\" text-anchor=\"end\">{end}</text></svg>\n<p>"
+        "<text x=\"{LEFT}\" y=\"{y}\">{start}</text><text x=\"{WIDTH}\" y=\"{y}\" text-anchor=\"end\">{end}</text></svg></div>\n<p>"
     );
     for who in keys {
         let _ = write!(
             html,
             "<span class=\"key\"><i style=\"background:{}\"></i>{}</span>",
-            colour(&who),
+            colours.of(&who),
             escape(&who)
         );
     }
@@ -286,10 +306,11 @@ fn planes(parts: &Parts, html: &mut String) {
     for output in &parts.planes.outputs {
         let _ = write!(
             html,
-            "<h3>{} · {}x{} · crtc {}</h3>\n<table><tr><th>z</th><th>plane</th><th>who</th><th>format</th><th>place</th><th>fb</th><th>held</th></tr>\n",
+            "<h3>{} · {}x{}{} · crtc {}</h3>\n<div class=\"wide\"><table><tr><th>z</th><th>plane</th><th>who</th><th>format</th><th>place</th><th>fb</th><th>held</th></tr>\n",
             escape(&output.output),
             output.size.0,
             output.size.1,
+            if output.off { " · off" } else { "" },
             output.crtc
         );
         for row in &output.planes {
@@ -312,7 +333,7 @@ fn planes(parts: &Parts, html: &mut String) {
                 escape(&format)
             );
         }
-        html.push_str("</table>\n");
+        html.push_str("</table></div>\n");
     }
 }
 
@@ -400,7 +421,7 @@ fn formats<'a>(planes: impl Iterator<Item = (NonZeroU32, &'a CapsReport)>, html:
 }
 
 fn buffers(parts: &Parts, html: &mut String) {
-    html.push_str("<h2>Buffers</h2>\n<table><tr><th>owner</th><th>app</th><th>dma-bufs</th><th>wl_shm</th><th>MiB</th><th>framebuffers</th><th>GEM handles</th><th>files</th><th>memory of</th></tr>\n");
+    html.push_str("<h2>Buffers</h2>\n<div class=\"wide\"><table><tr><th>owner</th><th>app</th><th>dma-bufs</th><th>wl_shm</th><th>MiB</th><th>framebuffers</th><th>GEM handles</th><th>files</th><th>memory of</th></tr>\n");
     for owner in &parts.buffers.owners {
         let origins: Vec<String> = owner.origins.iter().map(|(o, count)| format!("{count} {o}")).collect();
         let apps: Vec<String> = owner.app_ids.iter().map(|id| plain(id)).collect();
@@ -418,7 +439,7 @@ fn buffers(parts: &Parts, html: &mut String) {
             escape(&origins.join(", "))
         );
     }
-    html.push_str("</table>\n");
+    html.push_str("</table></div>\n");
 }
 
 fn counters(parts: &Parts, html: &mut String) {
@@ -471,6 +492,8 @@ mod tests {
             planes: PlanesReport { outputs: Vec::new() },
             buffers: BuffersReport { owners: Vec::new() },
             timeline: TimelineReport { now_unix_ms: 100, outputs: vec![output] },
+            kernel: "7.2.13".to_owned(),
+            outputs: OutputsReport { outputs: Vec::new(), unlit: Vec::new() },
         }
     }
 
@@ -488,6 +511,19 @@ mod tests {
         assert!(!html.contains("<script") && !html.contains("<i>\"") && !html.contains("A<b>"), "{html}");
         assert!(html.contains("&lt;script&gt;alert(1)&lt;/script&gt;&#39;&quot;"), "{html}");
         assert!(html.contains("<h3>A&lt;b&gt;</h3>"), "{html}");
+    }
+
+    #[test]
+    fn neighbours_have_other_colours() {
+        let mut colours = Colours::default();
+        let mut hues: Vec<f64> = Vec::new();
+        for pid in 4000..4012 {
+            let colour = colours.of(&format!("app (pid {pid})"));
+            assert_eq!(colour, colours.of(&format!("app (pid {pid})")));
+            hues.push(colour[4..].split(' ').next().unwrap().parse().unwrap());
+        }
+        assert!(hues.windows(2).all(|pair| (pair[0] - pair[1]).abs() > 60.0), "{hues:?}");
+        assert!(hues.iter().all(|hue| *hue >= 60.0), "{hues:?}");
     }
 
     #[test]

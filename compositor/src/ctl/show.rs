@@ -119,6 +119,9 @@ pub fn planes(report: &PlanesReport) -> String {
     let mut text = String::new();
     for output in &report.outputs {
         let _ = write!(text, "{}  {}x{}  crtc {}", output.output, output.size.0, output.size.1, output.crtc);
+        if output.off {
+            text += "  off";
+        }
         flips(&output.flips).iter().for_each(|words| text += &format!("  {words}"));
         text.push('\n');
         let mut rows = vec![cells(["z", "plane", "who", "format", "modifier", "size", "fence", "held"])];

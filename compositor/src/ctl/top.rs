@@ -5,6 +5,8 @@
 
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
@@ -15,7 +17,10 @@ use ratatui::layout::{Constraint, Layout};
 use ratatui::style::{Color, Modifier, Style, Stylize as _};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Borders, Cell, Paragraph, Row, Table};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
 use serde::Serialize;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::client::{EventStream, ask, everything, print};
 use super::explain::{ExplainReport, Explanation, Way};
@@ -152,13 +157,20 @@ fn watch(
     changes: &Receiver<()>,
     to: &To,
 ) -> anyhow::Result<()> {
+    let ended = Arc::new(AtomicBool::new(false));
+    for signal in [SIGTERM, SIGHUP, SIGINT] {
+        signal_hook::flag::register(signal, ended.clone())?;
+    }
     let mut view = View { now: first, before: None };
     let mut looked = Instant::now();
     loop {
         terminal.draw(|frame| draw(frame, &view))?;
         let mut changed = false;
         loop {
-            if event::poll(KEYS)? && is_end(&event::read()?) {
+            if ended.load(Ordering::Relaxed) || is_gone()? {
+                return Ok(());
+            }
+            if event::poll(Duration::ZERO)? && is_end(&event::read()?) {
                 return Ok(());
             }
             match changes.recv_timeout(Duration::ZERO) {
@@ -184,6 +196,18 @@ fn watch(
     }
 }
 
+/// Waits for a key a little. Tells whether the terminal has gone, which the reader of keys does not.
+fn is_gone() -> anyhow::Result<bool> {
+    let stdin = std::io::stdin();
+    let mut polled = [PollFd::new(&stdin, PollFlags::IN)];
+    let wait = Timespec { tv_sec: 0, tv_nsec: KEYS.subsec_nanos().into() };
+    match rustix::event::poll(&mut polled, Some(&wait)) {
+        Ok(_) => Ok(polled[0].revents().intersects(PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL)),
+        Err(Errno::INTR) => Ok(false),
+        Err(err) => Err(err.into()),
+    }
+}
+
 /// q, Esc and Ctrl+C end it; every other event, such as another size, draws it anew.
 fn is_end(event: &TerminalEvent) -> bool {
     let TerminalEvent::Key(key) = event else { return false };
@@ -206,19 +230,25 @@ fn draw(frame: &mut Frame<'_>, view: &View) {
         way(Way::Composited),
         way(Way::Hidden)
     );
-    frame.render_widget(Paragraph::new(Line::from(title).bold()), areas[0]);
-    frame.render_widget(Paragraph::new(Line::from("q quits").right_aligned()), areas[0]);
+    let title = Line::from(title).bold();
+    let width = u16::try_from(title.width()).unwrap_or(u16::MAX);
+    frame.render_widget(Paragraph::new(title), areas[0]);
+    if areas[0].width >= width + 9 {
+        frame.render_widget(Paragraph::new(Line::from("q quits").right_aligned()), areas[0]);
+    }
     for (output, area) in outputs.iter().zip(areas.iter().skip(1)) {
         frame.render_widget(strip(view, output), *area);
     }
     if let Some(area) = areas.last() {
-        frame.render_widget(surfaces(view), *area);
+        frame.render_widget(surfaces(view, usize::from(area.height)), *area);
     }
 }
 
 fn strip<'a>(view: &View, output: &OutputPlanes) -> Table<'a> {
     let mut title = format!(" {} {}x{} ", output.output, output.size.0, output.size.1);
-    if let Some(rate) = view.output_rate(&output.output) {
+    if output.off {
+        title += "· off ";
+    } else if let Some(rate) = view.output_rate(&output.output) {
         title += &format!("· {rate:.1} fps ");
     }
     if let Some(frames) = view.now.timeline.outputs.iter().find(|o| o.output == output.output) {
@@ -252,8 +282,12 @@ fn strip<'a>(view: &View, output: &OutputPlanes) -> Table<'a> {
     Table::new(rows, widths).block(Block::new().borders(Borders::TOP | Borders::BOTTOM).title(title))
 }
 
-fn surfaces<'a>(view: &View) -> Table<'a> {
-    let rows = view.now.explain.surfaces.iter().map(|surface| {
+/// The surfaces, as many as there is room for in so many lines, and how many more there are.
+fn surfaces<'a>(view: &View, lines: usize) -> Table<'a> {
+    let all = &view.now.explain.surfaces;
+    let room = lines.saturating_sub(1);
+    let shown = if all.len() > room { room.saturating_sub(1) } else { all.len() };
+    let rows = all.iter().take(shown).map(|surface| {
         let (way, style) = match (surface.verdict.way, surface.verdict.plane) {
             (Way::ScannedOut, Some(plane)) => (format!("plane {plane}"), Style::new().fg(Color::Green)),
             (Way::ScannedOut, None) => ("scanned out".to_owned(), Style::new().fg(Color::Green)),
@@ -264,16 +298,27 @@ fn surfaces<'a>(view: &View) -> Table<'a> {
         let why = surface.culprit.as_ref().filter(|_| surface.verdict.way != Way::ScannedOut);
         let why = why.map(|culprit| culprit.text.clone()).unwrap_or_default();
         Row::new([
+            Cell::from(surface.who.pid.to_string()),
             Cell::from(surface.who.name()),
             Cell::from(Span::styled(way, style)),
             Cell::from(rate),
             Cell::from(why),
         ])
     });
-    let heading = Row::new(["surface", "shown by", "fps", "why not by a plane"]);
+    let heading = Row::new(["pid", "surface", "shown by", "fps", "why not by a plane"]);
     let heading = heading.style(Style::new().add_modifier(Modifier::BOLD));
-    let widths = [Constraint::Fill(2), Constraint::Length(11), Constraint::Length(6), Constraint::Fill(3)];
-    Table::new(rows, widths).header(heading)
+    let widths = [
+        Constraint::Length(7),
+        Constraint::Fill(2),
+        Constraint::Length(11),
+        Constraint::Length(6),
+        Constraint::Fill(3),
+    ];
+    let more = (all.len() > shown).then(|| {
+        let text = format!("{} more", all.len() - shown);
+        Row::new([Cell::from("…"), Cell::from(text)])
+    });
+    Table::new(rows.chain(more), widths).header(heading)
 }
 
 #[cfg(test)]
@@ -350,6 +395,7 @@ mod tests {
             output: "Virtual-1".to_owned(),
             crtc: 1,
             size: (1024, 768),
+            off: false,
             flips: FlipReport { lost: 1, ..FlipReport::default() },
             planes: vec![row(38, "overlay", "mpv (pid 41)", true), row(31, "primary", "-", false)],
         };
@@ -402,11 +448,24 @@ mod tests {
         );
         assert_eq!(
             screen[5].split_whitespace().collect::<Vec<_>>().join(" "),
-            "surface shown by fps why not by a plane"
+            "pid surface shown by fps why not by a plane"
         );
         let [mpv, foot] = [6, 7].map(|y: usize| screen[y].split_whitespace().collect::<Vec<_>>().join(" "));
-        assert_eq!(mpv, "mpv (pid 41) plane 38 60.0");
-        assert_eq!(foot, "foot (pid 41) composited 0.0 the buffer is not a dma-buf");
+        assert_eq!(mpv, "41 mpv (pid 41) plane 38 60.0");
+        assert_eq!(foot, "41 foot (pid 41) composited 0.0 the buffer is not a dma-buf");
+    }
+
+    #[test]
+    fn what_does_not_fit_is_counted_and_off_is_said() {
+        let mut view = view();
+        view.now.explain.surfaces = (0..20).map(|_| surface("foot", None, 0)).collect();
+        view.now.planes.outputs[0].off = true;
+        let all = screen(&view, 80, 24);
+        assert!(all[1].contains("Virtual-1 1024x768 · off"), "{all:#?}");
+        let rows = all.iter().filter(|line| line.starts_with("41 ")).count();
+        assert!(all[23].contains(&format!("{} more", 20 - rows)), "{all:#?}");
+        let narrow = screen(&view, 40, 24);
+        assert!(narrow[0].starts_with("primeway top") && !narrow[0].contains("quits"), "{narrow:#?}");
     }
 
     #[test]

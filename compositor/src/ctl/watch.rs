@@ -167,6 +167,12 @@ impl State {
         let watchers = &mut self.runtime.watchers;
         let Some(index) = watchers.readers.iter().position(|reader| reader.id == id) else { return };
         let reader = watchers.readers.swap_remove(index);
+        if !reader.waits && running != Some(1) {
+            // A source that is disabled is not among the descriptors that are polled, and cannot be removed from them.
+            if let Err(err) = self.runtime.handle.enable(&reader.sources[1]) {
+                tracing::debug!(%err, "event reader");
+            }
+        }
         for (_, source) in reader.sources.iter().enumerate().filter(|(index, _)| Some(*index) != running) {
             self.runtime.handle.remove(*source);
         }

@@ -361,6 +361,7 @@ impl OutputState {
         self.off = off;
         if off {
             self.entered.iter().for_each(&mut told);
+            self.trace.off(crate::state::monotonic());
             self.let_go(told);
         }
     }

@@ -98,6 +98,8 @@ impl Trace {
         let late = at.saturating_sub(self.begun).saturating_sub(refresh / 4);
         let intervals = late.as_nanos().checked_div(refresh.as_nanos()).unwrap_or(0);
         self.missed += u64::try_from(intervals).unwrap_or(u64::MAX);
+        // An event may carry no time, or an old one.
+        let at = at.max(self.begun);
         self.held.retain(|(plane, ..)| spec.planes.iter().any(|update| update.plane == *plane));
         for update in &spec.planes {
             let fb = update.buffer.name().number();
@@ -107,6 +109,21 @@ impl Trace {
                 None => self.held.push((update.plane, fb, at)),
             }
         }
+    }
+
+    /// The planes show nothing any more.
+    pub(super) fn off(&mut self, now: Duration) {
+        self.held.clear();
+        let Some(last) = self.changes.back() else { return };
+        let planes = last.planes.iter().map(|(plane, _)| (*plane, Holder::Off)).collect();
+        self.changed(Change { at: now, planes, composited: 0 });
+    }
+
+    fn changed(&mut self, change: Change) {
+        if self.changes.len() >= CHANGES {
+            self.changes.pop_front();
+        }
+        self.changes.push_back(change);
     }
 
     fn took(&mut self, time: Duration) {
@@ -164,10 +181,7 @@ impl Trace {
         if self.changes.back().is_some_and(same) {
             return;
         }
-        if self.changes.len() >= CHANGES {
-            self.changes.pop_front();
-        }
-        self.changes.push_back(Change { at: now, planes, composited });
+        self.changed(Change { at: now, planes, composited });
     }
 
     /// Where the surfaces of the last plan stand, topmost first.

@@ -376,7 +376,7 @@ fn a_report_has_no_titles_and_no_markup_of_clients() {
     let (server, mut client) = start();
     let (folder, path) = with_socket(&server);
     let output = folder.path().join("report.html");
-    let args = ReportArgs { to: to(&path), output: output.clone() };
+    let args = ReportArgs { to: to(&path), output: Some(output.clone()) };
     assert_eq!(ctl::write_report(&args).unwrap(), 0);
     assert!(std::fs::read_to_string(&output).unwrap().contains("No surface is shown."));
     let buffer = client.dmabuf("XB24", (64, 64), NOISE).unwrap();

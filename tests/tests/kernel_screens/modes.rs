@@ -92,6 +92,11 @@ pub fn an_output_is_turned_off_and_on() -> Result<()> {
         ensure!((1..=5).contains(&frames), "round {round}: {frames} frames in three seconds of darkness");
         let failed = stage.capture().map(|_| "a picture").map_err(|err| format!("{err:#}"));
         ensure!(failed.as_ref().is_err_and(|err| err.contains("off")), "{failed:?}");
+        let why = said(&run(&stage, "explain", &["--all"])?);
+        let on = format!("primeway output {name} --on");
+        ensure!(why.contains(&format!("{name} is off")) && why.contains(&on), "{why}");
+        let held = said(&run(&stage, "planes", &[])?);
+        ensure!(!held.contains(" ms") && !held.contains(" h\n"), "{held}");
         done(&stage, &[&name, "--off"])?;
         done(&stage, &[&name, "--on"])?;
         let shown = outputs(&mut stage, 1)?.outputs[0].frames;
