@@ -89,7 +89,10 @@ pub fn page(parts: &Parts) -> String {
     let _ = write!(html, "<style>{STYLE}</style></head><body>\n<h1>primeway report</h1>\n");
     about(parts, &mut html);
     let modes = escape(&outputs::show(&parts.outputs));
-    let _ = write!(html, "<h2>Outputs</h2>\n<div class=\"wide\"><pre>{modes}</pre></div>\n");
+    let _ = write!(
+        html,
+        "<details><summary>Outputs and their modes</summary><div class=\"wide\"><pre>{modes}</pre></div></details>\n"
+    );
     timelines(parts, &mut html);
     surfaces(parts, &mut html);
     planes(parts, &mut html);
