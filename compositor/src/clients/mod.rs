@@ -86,6 +86,8 @@ struct Connection {
     uncounted: usize,
     /// Messages of its next slice.
     slice: usize,
+    /// It was one of several whose slices together took long: its next one is looked at by itself.
+    suspected: bool,
 }
 
 impl Connection {
@@ -211,20 +213,28 @@ impl Clients {
         self.spent > TURN
     }
 
-    /// None of a client's last slices was too long.
+    /// None of a client's last slices was too long, for all that is known.
     fn is_trusted(&self, key: Key) -> bool {
-        self.connections.get(&key).is_some_and(|connection| connection.slice == SLICE)
+        self.connections
+            .get(&key)
+            .is_some_and(|connection| connection.slice == SLICE && !connection.suspected)
     }
 
-    /// The slices since the last charge took so long: the next ones are shorter, or longer again.
+    /// The slices since the last charge took so long: a client's next one is shorter, or longer again. Which of several took
+    /// long shows when they are looked at one by one.
     fn charge(&mut self, took: Duration) {
         self.spent += took;
-        let (keys, all) = &mut self.uncharged;
-        *all = 0;
+        let (keys, messages) = &mut self.uncharged;
+        *messages = 0;
+        let (long, several) = (took > LONG_SLICE, keys.len() > 1);
         for key in keys.drain(..) {
             if let Some(connection) = self.connections.get_mut(&key) {
-                let slice = if took > LONG_SLICE { connection.slice / 4 } else { connection.slice * 2 };
-                connection.slice = slice.clamp(1, SLICE);
+                connection.suspected = long && several;
+                match (long, several) {
+                    (true, true) => {}
+                    (true, false) => connection.slice = (connection.slice / 4).max(1),
+                    (false, _) => connection.slice = (connection.slice * 2).min(SLICE),
+                }
             }
         }
     }
@@ -327,6 +337,7 @@ impl State {
             answers: false,
             uncounted: 0,
             slice: SLICE,
+            suspected: false,
         };
         let (socket, library) = (connection.relay.client(), connection.relay.library());
         let watched = clients.watch.add(socket, Source::Client(key), connection.interest());

@@ -89,9 +89,9 @@ pub fn page(parts: &Parts) -> String {
     let _ = write!(html, "<style>{STYLE}</style></head><body>\n<h1>primeway report</h1>\n");
     about(parts, &mut html);
     let modes = escape(&outputs::show(&parts.outputs));
-    let _ = write!(
+    let _ = writeln!(
         html,
-        "<details><summary>Outputs and their modes</summary><div class=\"wide\"><pre>{modes}</pre></div></details>\n"
+        "<details><summary>Outputs and their modes</summary><div class=\"wide\"><pre>{modes}</pre></div></details>"
     );
     timelines(parts, &mut html);
     surfaces(parts, &mut html);
