@@ -35,9 +35,9 @@ use crate::render::Target;
 /// Pixels of the buffer with which sharing is tried.
 const SHARE_EXAMPLE: (u32, u32) = (64, 64);
 
-/// Edges of composited pictures that are smaller than the output lie on a grid of so many pixels: 256 bytes, of which the rows
-/// of every driver's dumb buffers are a multiple, so that none of them has bytes that nobody sees.
-const GRID: Option<NonZeroU32> = NonZeroU32::new(64);
+/// Edges of composited pictures that are smaller than the output lie on a grid of so many pixels: 64 bytes, so that rows begin
+/// on cache lines. How often a picture gets another size does not depend on it: see [`drm_prime::scanout::SHRINK_AFTER`].
+const GRID: Option<NonZeroU32> = NonZeroU32::new(16);
 
 /// Names an output for its whole life: the CRTC's object id with the number of its device above it ([`kms::crtc_of`]), or a
 /// number of the backend's own.

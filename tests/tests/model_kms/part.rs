@@ -136,11 +136,11 @@ fn a_recording_of_parts_is_planned_again_as_it_was() {
     session.client.present(&window.surface, &buffer).unwrap();
     session.server.settle().unwrap();
     let text = std::fs::read_to_string(&path).unwrap();
-    assert!(text.contains("\"part\":{") && text.contains("\"grid\":64"), "{text}");
+    assert!(text.contains("\"part\":{") && text.contains("\"grid\":16"), "{text}");
     let summary = replay(&path, None, |_, _| ()).unwrap();
     assert_eq!(summary, Summary { plans: summary.plans, ..Summary::default() });
     // Planned without the part, it is another plan.
-    std::fs::write(&path, text.replace("\"grid\":64", "\"grid\":null")).unwrap();
+    std::fs::write(&path, text.replace("\"grid\":16", "\"grid\":null")).unwrap();
     assert!(replay(&path, None, |_, _| ()).unwrap().different > 0);
     std::fs::remove_file(path).unwrap();
 }
