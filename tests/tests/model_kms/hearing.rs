@@ -49,8 +49,8 @@ fn sleeps_on(session: &Session) -> bool {
     asked.unwrap()
 }
 
-#[test]
-fn clients_that_are_called_hear_then_what_was_shown() {
+/// A session that sleeps on while a frame is pending, with the tokens of its client's call and feedback.
+fn slept_on() -> (Session, [u32; 2]) {
     let mut session = start();
     let (window, buffer) = settled(&mut session);
     stop(&session);
@@ -58,6 +58,12 @@ fn clients_that_are_called_hear_then_what_was_shown() {
     let shown = shown.unwrap();
     session.client.show(&window.surface, &buffer).unwrap();
     assert!(sleeps_on(&session));
+    (session, [call, shown])
+}
+
+#[test]
+fn clients_that_are_called_hear_then_what_was_shown() {
+    let (mut session, [call, shown]) = slept_on();
     session.model.flip();
     session.client.wait("a call", |seen| seen.frame_done(call)).unwrap();
     let seen = &session.client.seen;
@@ -67,13 +73,7 @@ fn clients_that_are_called_hear_then_what_was_shown() {
 
 #[test]
 fn a_frame_that_is_late_is_heard_of_when_it_comes() {
-    let mut session = start();
-    let (window, buffer) = settled(&mut session);
-    stop(&session);
-    let (call, shown) = (session.client.frame(&window.surface), session.client.feedback(&window.surface));
-    let shown = shown.unwrap();
-    session.client.show(&window.surface, &buffer).unwrap();
-    assert!(sleeps_on(&session));
+    let (mut session, [call, shown]) = slept_on();
     // Long after it was looked for.
     session.client.wait("a call", |seen| seen.frame_done(call)).unwrap();
     std::thread::sleep(Duration::from_millis(150));
