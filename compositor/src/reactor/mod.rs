@@ -67,10 +67,6 @@ pub enum Source {
 }
 
 impl Source {
-    fn is_card(self) -> bool {
-        matches!(self, Self::Card(_))
-    }
-
     fn pack(self) -> EventData {
         let (kind, key) = match self {
             Self::Calloop => (0, 0),
@@ -108,6 +104,14 @@ struct Sets {
     but_cards: OwnedFd,
 }
 
+impl Sets {
+    /// Those that a source is in.
+    fn of(&self, source: Source) -> impl Iterator<Item = &OwnedFd> {
+        let quiet = !matches!(source, Source::Card(_));
+        std::iter::once(&self.all).chain(quiet.then_some(&self.but_cards))
+    }
+}
+
 impl Watch {
     fn new() -> io::Result<Self> {
         let create = || epoll::create(epoll::CreateFlags::CLOEXEC);
@@ -120,9 +124,8 @@ impl Watch {
     /// When the kernel has no room, or the descriptor is watched already.
     pub fn add(&self, fd: impl AsFd, source: Source, interest: EventFlags) -> io::Result<()> {
         epoll::add(&self.0.all, &fd, source.pack(), interest)?;
-        if !source.is_card() {
-            epoll::add(&self.0.but_cards, &fd, source.pack(), interest)
-                .inspect_err(|_| Self::delete(&self.0.all, &fd))?;
+        for set in self.0.of(source).skip(1) {
+            epoll::add(set, &fd, source.pack(), interest).inspect_err(|_| Self::delete(&self.0.all, &fd))?;
         }
         Ok(())
     }
@@ -132,19 +135,12 @@ impl Watch {
     /// # Errors
     /// When the descriptor is not watched.
     pub fn change(&self, fd: impl AsFd, source: Source, interest: EventFlags) -> io::Result<()> {
-        epoll::modify(&self.0.all, &fd, source.pack(), interest)?;
-        if !source.is_card() {
-            epoll::modify(&self.0.but_cards, &fd, source.pack(), interest)?;
-        }
-        Ok(())
+        self.0.of(source).try_for_each(|set| Ok(epoll::modify(set, &fd, source.pack(), interest)?))
     }
 
     /// Watches a descriptor no longer.
     pub fn remove(&self, fd: impl AsFd, source: Source) {
-        Self::delete(&self.0.all, &fd);
-        if !source.is_card() {
-            Self::delete(&self.0.but_cards, &fd);
-        }
+        self.0.of(source).for_each(|set| Self::delete(set, &fd));
     }
 
     fn delete(set: &OwnedFd, fd: impl AsFd) {
