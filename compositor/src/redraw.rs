@@ -55,6 +55,7 @@ impl State {
         self.apply_cleared();
         self.redraw_due(now);
         self.forget_dead_buffers();
+        self.clear_parking();
         self.tell_clients(urgent);
         self.tell_watchers();
     }
@@ -170,6 +171,23 @@ impl State {
         if hides {
             self.throttle(id);
         }
+    }
+
+    /// Has planes let go of buffers that are gone, if no other frame comes before that.
+    fn clear_parking(&mut self) {
+        if self.runtime.clears_parking {
+            return;
+        }
+        let now = self.runtime.clock.last();
+        let Some(wait) = self.outputs.iter().filter_map(|entry| entry.state.parking_ends(now)).min() else {
+            return;
+        };
+        self.runtime.clears_parking = true;
+        self.runtime.timers.after(wait, |state| {
+            state.runtime.clears_parking = false;
+            let now = state.runtime.clock.last();
+            state.outputs.iter_mut().for_each(|entry| entry.state.end_parking(now));
+        });
     }
 
     /// Surfaces behind an opaque one draw a frame a second, so that they are not quite stopped.

@@ -205,6 +205,7 @@ fn start(
             watchers: Watchers::default(),
             exit: None,
             opening: false,
+            clears_parking: false,
             copy_on_purpose: std::env::var_os("PRIMEWAY_TEST_COPY").is_some(),
             direct_scanout: !cli.no_direct_scanout,
             recorder,

@@ -110,6 +110,8 @@ pub struct Runtime {
     pub exit: Option<u8>,
     /// Nothing is drawn yet: those who waited for the start are answered first.
     pub(crate) opening: bool,
+    /// A timer runs for buffers that planes hold out of sight and that are gone.
+    pub(crate) clears_parking: bool,
     /// Copy on purpose while claiming zero-copy (PRIMEWAY_TEST_COPY).
     pub copy_on_purpose: bool,
     /// Planes may show clients' buffers.

@@ -14,11 +14,21 @@
 //!
 //! It issues no commit and reads no event: the caller does both, and says so.
 
-use std::{fmt, io, marker::PhantomData, num::NonZeroU32, sync::Arc};
+use std::{
+    fmt, io,
+    marker::PhantomData,
+    num::NonZeroU32,
+    sync::{Arc, Weak},
+};
 
 use drm_fourcc::{DrmFourcc, DrmModifier};
 
-use crate::{framebuffer::Framebuffer, handles::GemHandle, ledger::FramebufferName, origin::Origin};
+use crate::{
+    framebuffer::{Framebuffer, FramebufferError},
+    handles::GemHandle,
+    ledger::FramebufferName,
+    origin::Origin,
+};
 
 /// A counted reference on a framebuffer. The last one to be dropped closes it.
 ///
@@ -106,6 +116,38 @@ impl SharedFramebuffer {
     #[must_use]
     pub fn is_open(&self) -> bool {
         self.0.is_open()
+    }
+
+    /// Another framebuffer of the same memory: references on it are not references on this one.
+    ///
+    /// # Errors
+    /// See [`Framebuffer::twin`].
+    pub fn twin(&self) -> Result<Self, FramebufferError> {
+        self.0.twin().map(Self::new)
+    }
+
+    /// Something that tells whether there are still references, and is none.
+    #[must_use]
+    pub fn watch(&self) -> FramebufferWatch {
+        FramebufferWatch(Arc::downgrade(&self.0))
+    }
+}
+
+/// Tells whether anybody still has a [`SharedFramebuffer`].
+#[derive(Clone, Debug)]
+pub struct FramebufferWatch(Weak<Framebuffer>);
+
+impl FramebufferWatch {
+    /// There is a reference.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.0.strong_count() > 0
+    }
+
+    /// It is this one that is watched.
+    #[must_use]
+    pub fn is_of(&self, framebuffer: &SharedFramebuffer) -> bool {
+        std::ptr::eq(self.0.as_ptr(), Arc::as_ptr(&framebuffer.0))
     }
 }
 

@@ -147,10 +147,9 @@ pub struct Framebuffer {
     table: HandleTable,
     /// One per buffer plane; planes of one dma-buf share an entry of the table.
     handles: Vec<GemHandle>,
-    format: DrmFourcc,
+    /// What was asked of the device, by the numbers of those handles.
+    request: FramebufferRequest,
     modifier: DrmModifier,
-    width: u32,
-    height: u32,
 }
 
 impl Framebuffer {
@@ -274,7 +273,7 @@ impl Framebuffer {
             unclosed: false,
         });
         let (table, open) = (table.clone(), AtomicBool::new(true));
-        Ok(Self { id, serial, open, table, handles, format, modifier, width, height })
+        Ok(Self { id, serial, open, table, handles, request: *request, modifier })
     }
 
     /// The id to commit, for the one owner of an unshared framebuffer: keep it until the display shows something else.
@@ -293,7 +292,7 @@ impl Framebuffer {
     /// The framebuffer's format: the buffer's, or its opaque substitute.
     #[must_use]
     pub fn format(&self) -> DrmFourcc {
-        self.format
+        self.request.format
     }
 
     /// The buffer's modifier.
@@ -305,13 +304,13 @@ impl Framebuffer {
     /// Width in pixels.
     #[must_use]
     pub fn width(&self) -> u32 {
-        self.width
+        self.request.width
     }
 
     /// Height in pixels.
     #[must_use]
     pub fn height(&self) -> u32 {
-        self.height
+        self.request.height
     }
 
     /// Where the memory of the first buffer plane came from.
@@ -324,6 +323,14 @@ impl Framebuffer {
     #[must_use]
     pub fn handles(&self) -> &[GemHandle] {
         &self.handles
+    }
+
+    /// Another framebuffer of the same memory, with a number of its own.
+    ///
+    /// # Errors
+    /// [`FramebufferError`]: as the device took the first one, mostly that the system has no room for another.
+    pub fn twin(&self) -> Result<Self, FramebufferError> {
+        Self::request(&self.table, self.handles.clone(), &self.request, self.modifier)
     }
 
     /// Gives the framebuffer up *and turns off every plane that shows it* (`RMFB`), so that the next master cannot read

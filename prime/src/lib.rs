@@ -122,7 +122,7 @@ pub use dmabuf::{
 pub use dumb::{DumbBuffer, DumbError};
 pub use errno::errno_name;
 pub use exporter::{ExporterInfo, LinearExporters, Linearity, exporter_is_linear, exporter_name};
-pub use flip::{CommitId, PlaneFramebuffers, SharedFramebuffer, Staging};
+pub use flip::{CommitId, FramebufferWatch, PlaneFramebuffers, SharedFramebuffer, Staging};
 pub use format::FormatInfo;
 pub use framebuffer::{Framebuffer, FramebufferError};
 pub use handles::{ExportError, GemHandle, HandleTable, ImportError, TableStats};

@@ -88,6 +88,17 @@ pub fn primary_covers_part(driver: &str) -> bool {
     ["mediatek", "rockchip", "vc4", "vkms"].contains(&driver)
 }
 
+/// Whether a driver maps a picture for the CPU in the commit that shows it, and takes the mapping away when no plane of its has
+/// that memory any more. A plane that cannot be seen keeps the mapping then, which costs more than all the rest of a commit.
+///
+/// | driver | by (read in Linux 7.2) |
+/// |---|---|
+/// | vkms | `vkms_prepare_fb`, `vkms_cleanup_fb`: `drm_gem_fb_vmap` counts, in the object or in the dma-buf |
+#[must_use]
+pub fn maps_in_commit(driver: &str) -> bool {
+    driver == "vkms"
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -117,6 +128,7 @@ mod tests {
         assert_eq!(stacking("vkms", 2), Zpos::Fixed(2));
         assert_eq!(stacking("i915", 2), Zpos::Unknown);
         assert_eq!((scaling("vkms"), scaling("i915")), (Scaling::Never, Scaling::Unknown));
+        assert!(maps_in_commit("vkms") && !maps_in_commit("i915"));
         assert!(["vkms", "rockchip"].into_iter().all(primary_covers_part));
         assert!(!["i915", "amdgpu", "virtio_gpu", ""].into_iter().any(primary_covers_part));
     }

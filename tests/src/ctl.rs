@@ -243,6 +243,51 @@ impl Stats {
     }
 }
 
+/// What is open on the PRIME file.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Ledger {
+    handles: Vec<LedgerHandle>,
+    framebuffers: Vec<LedgerFramebuffer>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct LedgerHandle {
+    holders: Vec<LedgerOwner>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct LedgerFramebuffer {
+    fb: u32,
+    #[serde(flatten)]
+    owner: LedgerOwner,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct LedgerOwner {
+    owner: String,
+}
+
+impl LedgerOwner {
+    fn is_composition(&self) -> bool {
+        self.owner == "composition"
+    }
+}
+
+impl Ledger {
+    /// A framebuffer is composition's own: it has as many as its pictures need.
+    #[must_use]
+    pub fn composes_into(&self, framebuffer: u32) -> bool {
+        self.framebuffers.iter().any(|known| known.fb == framebuffer && known.owner.is_composition())
+    }
+
+    /// Handles that are not composition's own.
+    #[must_use]
+    pub fn others_handles(&self) -> usize {
+        let own = |handle: &&LedgerHandle| handle.holders.iter().all(LedgerOwner::is_composition);
+        self.handles.len() - self.handles.iter().filter(own).count()
+    }
+}
+
 impl Ctl {
     /// The socket of the compositor on `display` in `$XDG_RUNTIME_DIR`.
     ///
@@ -275,6 +320,15 @@ impl Ctl {
     /// When the socket does not answer.
     pub fn stats(&self) -> Result<Stats> {
         serde_json::from_value(self.request(&json!({"request": "stats"}))?).context("stats of another form")
+    }
+
+    /// What is open on the PRIME file, and for whom.
+    ///
+    /// # Errors
+    ///
+    /// When the socket does not answer.
+    pub fn ledger(&self) -> Result<Ledger> {
+        serde_json::from_value(self.request(&json!({"request": "ledger"}))?).context("ledger of another form")
     }
 
     /// Saves what the display shows, by the writeback connector.

@@ -42,6 +42,18 @@ pub struct PlaneState {
     pub rotation: u32,
 }
 
+impl PlaneState {
+    /// It is on, and lies beside a picture of `size` pixels.
+    #[must_use]
+    pub fn is_out_of_sight(&self, size: (u32, u32)) -> bool {
+        let [w, h, x, y] = self.position;
+        let beyond = |from: i32, len: i32, size: u32| {
+            i64::from(from) >= i64::from(size) || i64::from(from) + i64::from(len) <= 0
+        };
+        self.framebuffer.is_some() && (beyond(x, w, size.0) || beyond(y, h, size.1))
+    }
+}
+
 /// A framebuffer as the kernel lists it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FramebufferState {

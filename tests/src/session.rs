@@ -17,6 +17,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::client::Report;
 use crate::ctl::{Ctl, Stats};
+use crate::debugfs::DebugDevice;
 
 /// The file next to this executable, or one folder up (test executables are in `deps`).
 ///
@@ -206,6 +207,17 @@ impl Compositor {
             None => Ok(()),
             Some(status) => bail!("primeway ended with {status}:\n{}", self.log_end()),
         }
+    }
+
+    /// The kernel's framebuffers on vkms but those that composition draws into.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel or the compositor does not say.
+    pub fn framebuffers_of_others(&self) -> Result<usize> {
+        let ledger = self.ctl.ledger()?;
+        let all = DebugDevice::of_driver("vkms")?.framebuffers()?;
+        Ok(all.iter().filter(|framebuffer| !ledger.composes_into(framebuffer.id)).count())
     }
 
     /// Asks for statistics until `done` accepts them, and returns these.

@@ -5,13 +5,14 @@
 //! starts its own primeway.
 
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use primeway_tests::bench::scenario::DISPLAY;
 use primeway_tests::check::{Subject, Verdict, check};
 use primeway_tests::client::Report;
 use primeway_tests::client::bad::{self, BadCase};
-use primeway_tests::ctl::Resources;
+use primeway_tests::ctl::{Resources, Stats};
 use primeway_tests::debugfs::{DebugDevice, dmabufs};
 use primeway_tests::kernel_cases::{self, Case};
 use primeway_tests::process::Process;
@@ -20,6 +21,7 @@ use primeway_tests::session::{Compositor, RunningClient, sibling_program};
 const CASES: &[Case] = &[
     ("full_screen_is_zero_copy", full_screen_is_zero_copy),
     ("new_buffer_each_frame_is_zero_copy", new_buffer_each_frame_is_zero_copy),
+    ("buffers_that_take_turns_stay_mapped", buffers_that_take_turns_stay_mapped),
     ("version_3_with_invalid_modifier_is_zero_copy", version_3_with_invalid_modifier_is_zero_copy),
     ("weston_simple_dmabuf_egl_is_zero_copy", weston_simple_dmabuf_egl_is_zero_copy),
     ("checker_agrees_for_planes_and_copies", checker_agrees_for_planes_and_copies),
@@ -72,6 +74,60 @@ fn new_buffer_each_frame_is_zero_copy() -> Result<()> {
         run_client(&mut compositor, "new", &["--fullscreen", "--new-buffer-each-frame", "--frames", "90"])?;
     ensure_zero_copy("new buffers", &report, 80)?;
     ensure!(report.buffers_created >= 90, "{report:?}");
+    Ok(())
+}
+
+/// Buffers that composition has at most: on screen, pending, being drawn, one to spare.
+const COMPOSED: usize = 4;
+
+/// Planes that hold a buffer beside the picture.
+fn out_of_sight() -> Result<usize> {
+    let planes = DebugDevice::of_driver("vkms")?.planes()?;
+    Ok(planes.iter().filter(|plane| plane.is_out_of_sight(DISPLAY)).count())
+}
+
+/// The kernel's mappings of pictures for the CPU.
+fn mappings() -> Result<Vec<String>> {
+    let all = std::fs::read_to_string("/proc/vmallocinfo").context("/proc/vmallocinfo")?;
+    let pictures = |line: &&str| {
+        line.ends_with(" vmap") && (line.contains("heap_vmap+") || line.contains("gem_shmem_vmap"))
+    };
+    let mut lines: Vec<String> = all.lines().filter(pictures).map(str::to_owned).collect();
+    lines.sort();
+    Ok(lines)
+}
+
+/// vkms finds the mapping of a buffer that was shown before: planes that show nothing hold them, out of sight, as long as they
+/// come again.
+fn buffers_that_take_turns_stay_mapped() -> Result<()> {
+    let mut compositor = Compositor::start("mapped", &[])?;
+    for (name, arguments) in [
+        ("heap", &["--fullscreen", "--alloc", "heap"][..]),
+        ("new", &["--fullscreen", "--alloc", "heap", "--new-buffer-each-frame"]),
+        ("shm", &["--alloc", "shm", "--size", "300x200"]),
+    ] {
+        let client = RunningClient::start_test_client(&compositor.display, name, arguments)?;
+        let pid = client.pid();
+        let presented = |stats: &Stats| stats.surface(pid).map_or(0, |surface| surface.frames_presented);
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let (mut mapped, mut since) = (Vec::new(), 0);
+        loop {
+            compositor.check_alive()?;
+            // Mapped anew, a picture is at another address, or not at all for a while.
+            let (now, shown) = (mappings()?, presented(&compositor.ctl.stats()?));
+            if now != mapped {
+                (mapped, since) = (now, shown);
+            } else if shown >= since + 60 {
+                break;
+            }
+            ensure!(Instant::now() < deadline, "{name}: mapped again and again: {mapped:#?}");
+        }
+        ensure!(mapped.len() >= 2 && out_of_sight()? >= 2, "{name}: {mapped:#?}");
+        drop(client);
+        held(&compositor)?;
+        let after = mappings()?;
+        ensure!(after.len() <= COMPOSED, "{name}: no more than pictures of the desktop: {after:#?}");
+    }
     Ok(())
 }
 
@@ -202,11 +258,15 @@ struct Held {
 
 /// Counts once the compositor has let go of what clients left.
 fn held(compositor: &Compositor) -> Result<Held> {
-    std::thread::sleep(Duration::from_millis(500));
+    // What planes hold out of sight they hold no longer.
+    std::thread::sleep(Duration::from_secs(1));
     let fds = Process::open(compositor.pid())?.open_files()?;
-    let framebuffers = DebugDevice::of_driver("vkms")?.framebuffers()?.len();
-    let dmabufs = dmabufs()?;
-    Ok(Held { fds, framebuffers, dmabufs, claimed: compositor.ctl.stats()?.resources })
+    // First of all: it counts what is open, also for those who have asked.
+    let claimed = compositor.ctl.stats()?.resources;
+    let (framebuffers, dmabufs) = (compositor.framebuffers_of_others()?, dmabufs()?);
+    let gem_handles = compositor.ctl.ledger()?.others_handles() as u64;
+    let claimed = Resources { gem_handles, ..claimed };
+    Ok(Held { fds, framebuffers, dmabufs, claimed })
 }
 
 fn buffer_churn_leaves_nothing_behind() -> Result<()> {

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use primeway_tests::buffer::Allocator;
 use primeway_tests::client::crowd::{Crowd, Size};
 use primeway_tests::client::raw::Raw;
-use primeway_tests::debugfs::{DebugDevice, dmabufs};
+use primeway_tests::debugfs::dmabufs;
 use primeway_tests::kernel_cases::{self, Case};
 use primeway_tests::process::Process;
 use primeway_tests::session::{Compositor, RunningClient};
@@ -36,34 +36,21 @@ fn is_long() -> bool {
     std::env::var_os("PRIMEWAY_LONG").is_some()
 }
 
-/// Buffers that composition has at most: on screen, pending, being drawn, one to spare.
-const COMPOSED: usize = 4;
-
-/// What the compositor holds, by the kernel's counts and by its own.
+/// What the compositor holds for others than composition, by the kernel's counts and by its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Held {
     fds: usize,
     framebuffers: usize,
     dmabufs: usize,
-    handles: u64,
-}
-
-impl Held {
-    /// Nothing is left but what was there before, and buffers of composition: as many as its pictures needed lately, each of
-    /// which is a framebuffer and a handle.
-    fn is_as(&self, before: &Held) -> bool {
-        let clients =
-            |held: &Held| (held.fds, held.dmabufs, held.handles.checked_sub(held.framebuffers as u64));
-        clients(self) == clients(before) && self.framebuffers <= COMPOSED
-    }
+    handles: usize,
 }
 
 fn held(compositor: &Compositor) -> Result<Held> {
     Ok(Held {
         fds: Process::open(compositor.pid())?.open_files()?,
-        framebuffers: DebugDevice::of_driver("vkms")?.framebuffers()?.len(),
+        framebuffers: compositor.framebuffers_of_others()?,
         dmabufs: dmabufs()?,
-        handles: compositor.ctl.stats()?.resources.gem_handles,
+        handles: compositor.ctl.ledger()?.others_handles(),
     })
 }
 
@@ -84,7 +71,7 @@ fn settled(compositor: &Compositor, before: Held) -> Result<Held> {
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
         let now = held(compositor)?;
-        if now.is_as(&before) || Instant::now() > deadline {
+        if now == before || Instant::now() > deadline {
             return Ok(now);
         }
         std::thread::sleep(Duration::from_millis(100));
@@ -144,7 +131,7 @@ fn a_crowd_leaves_nothing_behind() -> Result<()> {
     let full = held(&compositor)?;
     let wanted = size.clients * size.buffers;
     ensure!(full.dmabufs >= before.dmabufs + wanted, "the crowd has no buffers: {before:?} then {full:?}");
-    ensure!(full.handles >= wanted as u64, "not imported: {before:?} then {full:?}");
+    ensure!(full.handles >= wanted, "not imported: {before:?} then {full:?}");
     // On top of them all, so that it is the only one to be shown.
     let neighbour = neighbour(&compositor)?;
     let a_while = time.min(Duration::from_secs(10));
@@ -192,7 +179,7 @@ fn a_crowd_leaves_nothing_behind() -> Result<()> {
     );
     println!("resident meanwhile {residents:?}; before {before:?}, with the crowd {full:?}, after {after:?}");
     ensure!(tally.commits - done.commits >= size.clients as u64 * 3, "the crowd did little: {tally:?}");
-    ensure!(after.is_as(&before), "the crowd left something: before {before:?}, after {after:?}");
+    ensure!(after == before, "the crowd left something: before {before:?}, after {after:?}");
     ensure!(resident < warm + GROWTH, "{warm} KiB after the warm-up, {resident} at the end");
     ensure!(beside.count > 0, "the neighbour stood still");
     // The same CPUs in the same minute: only the compositor can make a difference. Short runs differ by chance.
@@ -248,7 +235,7 @@ fn buffers_without_end_leave_nothing_behind() -> Result<()> {
         beside.per_second(),
     );
     println!("before {before:?}, after {after:?}");
-    ensure!(after.is_as(&before), "the buffers left something: before {before:?}, after {after:?}");
+    ensure!(after == before, "the buffers left something: before {before:?}, after {after:?}");
     ensure!(resident < warm + GROWTH, "{warm} KiB at a tenth, {resident} at the end");
     ensure!(beside.count > 0, "the neighbour stood still");
     Ok(())

@@ -115,6 +115,8 @@ impl PlaneUpdate {
 pub struct FrameSpec {
     /// One entry per plane that is on.
     pub planes: Vec<PlaneUpdate>,
+    /// What other planes hold beside the picture, where nobody sees it; see [`Backend::maps_in_commit`].
+    pub parked: Vec<PlaneUpdate>,
     /// One full-screen window is all that is seen, but for the pointer.
     pub alone: bool,
     /// Its client would rather have it shown at once than whole.
@@ -122,6 +124,19 @@ pub struct FrameSpec {
     /// What is seen where no plane is: red, green and blue of 16 bits, as the planes' pixels are. Black where
     /// [`Backend::shows_backdrop`] says that nothing else can be.
     pub backdrop: [u16; 3],
+}
+
+impl FrameSpec {
+    /// What every plane has that has anything, seen or not.
+    pub fn updates(&self) -> impl Iterator<Item = &PlaneUpdate> {
+        self.planes.iter().chain(&self.parked)
+    }
+
+    /// Lets go of all buffers, but not of the memory of the lists.
+    pub fn clear(&mut self) {
+        self.planes.clear();
+        self.parked.clear();
+    }
 }
 
 /// Why a frame was not submitted.
@@ -343,6 +358,14 @@ impl Backend {
     pub fn takes_damage(&self, output: OutputId, plane: NonZeroU32) -> bool {
         match self {
             Self::Kms(kms) => kms.takes_damage(output, plane),
+            Self::Headless(_) => false,
+        }
+    }
+
+    /// Tells whether a buffer that some plane of an output has is shown for less than another, seen or not.
+    pub fn maps_in_commit(&self, output: OutputId) -> bool {
+        match self {
+            Self::Kms(kms) => kms.maps_in_commit(output),
             Self::Headless(_) => false,
         }
     }

@@ -172,7 +172,7 @@ pub struct PlaneStats {
     pub r#type: String,
     /// The framebuffer it shows.
     pub fb: Option<u32>,
-    /// client, composited, cursor or none.
+    /// client, composited, cursor, parked or none.
     pub content: String,
     /// The wl_surface whose buffer it shows.
     pub surface: Option<u32>,

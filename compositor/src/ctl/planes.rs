@@ -78,7 +78,8 @@ pub struct PlaneRow {
     pub r#type: String,
     /// Its place in the stack; none where it is not known.
     pub z: Option<i64>,
-    /// What it shows: a client's name, `composited`, `pointer` or `-`.
+    /// What it shows: a client's name, `composited`, `pointer` or `-`; `parked` if it holds a buffer out of sight that was shown
+    /// and is likely to be shown again, so that the kernel keeps it mapped.
     pub who: String,
     /// The surface, if it shows one.
     pub surface: Option<Identity>,
@@ -205,11 +206,13 @@ fn of_output(state: &State, output: &OutputState, moment: Moment) -> OutputPlane
 fn row(state: &State, output: &OutputState, caps: &PlaneCaps, moment: Moment) -> PlaneRow {
     let plan = output.last_plan().map(|(_, plan)| plan);
     let update = output.planes().find(|update| update.plane == caps.id);
+    let parked = output.parked().find(|update| update.plane == caps.id);
     let standing = output.trace().standing().iter().find(|s| s.plane == Some(caps.id));
     let standing = standing.filter(|s| s.surface.is_alive() && update.is_some());
     let surface = standing.map(|s| Identity::of(&s.surface, &state.shell));
     let pointer = plan.is_some_and(|plan| plan.pointer == Some(caps.id));
     let who = match (&surface, update) {
+        (_, None) if parked.is_some() => "parked".to_owned(),
         (_, None) => "-".to_owned(),
         (Some(who), _) => who.name(),
         (None, _) if pointer => "pointer".to_owned(),
@@ -218,7 +221,7 @@ fn row(state: &State, output: &OutputState, caps: &PlaneCaps, moment: Moment) ->
     };
     let fence = standing.and_then(|s| state.runtime.fences.of(&s.surface)).map(|w| w.to_string());
     let held = output.trace().held(caps.id).map(|at| moment.since(at).as_millis());
-    let shows = update.map(|update| PlaneContent {
+    let shows = update.or(parked).map(|update| PlaneContent {
         fb: update.buffer.name().number(),
         format: format::name(update.buffer.format() as u32),
         modifier: modifier_name(update.buffer.modifier().into()),

@@ -501,7 +501,9 @@ fn output_stats(state: &mut State, index: usize, layers: &[SurfaceLayer]) -> Out
         let shown = output.planes().find(|p| p.plane == caps.id);
         let on_plane = |l: &&SurfaceLayer| SurfaceStats::of(&l.surface).plane == Some(caps.id.get());
         let surface = shown.and_then(|_| layers.iter().find(on_plane)).map(|l| l.surface.id().protocol_id());
+        let parked = output.parked().find(|p| p.plane == caps.id);
         let content = match (shown, caps.kind, surface) {
+            (None, ..) if parked.is_some() => "parked",
             (None, ..) => "none",
             (_, PlaneType::Cursor, _) => "cursor",
             (_, _, Some(_)) => "client",
@@ -510,7 +512,7 @@ fn output_stats(state: &mut State, index: usize, layers: &[SurfaceLayer]) -> Out
         PlaneStats {
             id: caps.id.get(),
             r#type: format!("{:?}", caps.kind),
-            fb: shown.map(|p| p.buffer.name().number()),
+            fb: shown.or(parked).map(|p| p.buffer.name().number()),
             content: content.to_owned(),
             surface,
         }

@@ -268,7 +268,7 @@ impl OutputState {
         let made = frame.shown.iter().filter_map(|shown| shown.fresh?.made).min();
         self.trace.shown(&frame.spec, made, time, self.refresh);
         let mut before = std::mem::replace(&mut self.current, frame);
-        before.spec.planes.clear();
+        before.spec.clear();
         before._releases.clear();
         std::mem::swap(&mut before.shown, &mut self.current.shown);
         self.frames += 1;

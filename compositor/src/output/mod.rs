@@ -11,6 +11,7 @@ pub mod color;
 mod cycle;
 pub mod layers;
 mod pace;
+mod parked;
 mod pointer;
 mod present;
 mod rhythm;
@@ -35,6 +36,7 @@ use smithay::utils::{Logical, Physical, Point, Rectangle, Size, Transform};
 use smithay::wayland::dmabuf::get_dmabuf;
 use smithay::wayland::presentation::PresentationFeedbackCallback;
 
+use self::parked::Parked;
 use crate::backend::{Backend, Canvas, FrameSpec, OutputId, PlaneUpdate, SubmitError};
 use crate::cursor::CursorLayer;
 use crate::fences::{Release, pending_planes};
@@ -85,7 +87,7 @@ struct Frame {
 impl Frame {
     /// Lets go of everything but its memory.
     fn emptied(mut self) -> Self {
-        self.spec.planes.clear();
+        self.spec.clear();
         self.shown.clear();
         self.buffers.clear();
         self._releases.clear();
@@ -119,6 +121,7 @@ pub struct OutputState {
     pub throttling: bool,
     /// Damage of the composited picture, and of the one with holes.
     trackers: [whole::Tracker; 2],
+    parked: Parked,
     pointer: PointerCanvas,
     entered: Vec<WlSurface>,
     planner: Planner,
@@ -209,6 +212,7 @@ impl OutputState {
             off: false,
             throttling: false,
             trackers: Default::default(),
+            parked: Parked::default(),
             pointer: PointerCanvas::default(),
             entered: Vec::new(),
             planner: Planner::new(),
@@ -352,6 +356,7 @@ impl OutputState {
         self.reset();
         self.current = Frame::default();
         self.composed = None;
+        self.parked.clear();
         self.forget_told();
         self.end_cycle(told);
     }
@@ -389,6 +394,7 @@ impl OutputState {
         parts: &mut RedrawParts<'_>,
     ) -> Drawn {
         self.trace.begun(now);
+        self.parked.begin(now);
         self.backdrop = parts.backdrop;
         let mut buffers = std::mem::take(&mut self.framebuffers);
         let direct = parts.direct_scanout.then_some(self.id);
@@ -523,6 +529,9 @@ impl OutputState {
         let wants_event = layers.iter().take(plan.visible).any(|l| present::has_feedback(&l.surface));
         // A display that somebody else has had meanwhile is set anew, whatever is to be shown.
         let stands = self.frames > 0 && !parts.backend.sets_mode(self.id);
+        if stands {
+            self.park(spec, parts.backend);
+        }
         if *spec == self.current.spec && !wants_event && stands {
             // The same pictures, but their clients may have committed them anew, with other release points.
             self.current._releases.clear();
@@ -530,7 +539,16 @@ impl OutputState {
             return Ok(Drawn::Unchanged);
         }
         self.tell_damage(spec, layers, plan, parts);
-        match parts.backend.submit(self.id, spec, &self.current.spec) {
+        let mut sent = parts.backend.submit(self.id, spec, &self.current.spec);
+        if let Err(SubmitError::Failed(errno)) = sent
+            && !spec.parked.is_empty()
+        {
+            tracing::debug!(%errno, output = self.output.name(), "no buffers are parked any more");
+            spec.parked.clear();
+            self.parked.give_up();
+            sent = parts.backend.submit(self.id, spec, &self.current.spec);
+        }
+        match sent {
             Ok(()) => {}
             Err(SubmitError::Inactive | SubmitError::Busy) => {
                 self.forget_told();

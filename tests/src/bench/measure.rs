@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::client::{Frame, Plan, Record, now};
 use super::peers::{Guest, Peer, Place, RunningPeer};
 use super::pointer::Mouse;
-use super::scenario::Scenario;
+use super::scenario::{DISPLAY, Scenario};
 use super::trace::{self, Calls};
 use super::{Outcome, churn, client};
 use crate::debugfs::DebugDevice;
@@ -245,7 +245,8 @@ fn on_planes(device: &DebugDevice, plan: &Plan) -> Result<f64> {
         framebuffer.imported && framebuffer.size == [plan.size.0, plan.size.1]
     };
     let planes = device.planes()?;
-    Ok(planes.iter().filter(|plane| plane.framebuffer.as_ref().is_some_and(shows)).count() as f64)
+    let seen = planes.iter().filter(|plane| !plane.is_out_of_sight(DISPLAY));
+    Ok(seen.filter(|plane| plane.framebuffer.as_ref().is_some_and(shows)).count() as f64)
 }
 
 fn count(record: &Record, plan: &Plan, from: u64, to: u64, vblanks: u32) -> Result<Frames> {

@@ -11,6 +11,7 @@ mod flips;
 mod headless_support;
 mod hearing;
 mod outputs;
+mod parked;
 mod part;
 mod planes;
 mod rates;

@@ -24,7 +24,7 @@ fn place(session: &Session, asked: &Asked) -> Option<[i32; 4]> {
 const WHOLE: [i32; 4] = [0, 0, OUTPUT.0 as i32, OUTPUT.1 as i32];
 
 /// A primary plane that may cover a part, on a CRTC that has a background.
-fn vkms() -> Capabilities {
+pub fn vkms() -> Capabilities {
     let mut all = capabilities("vkms");
     for connector in all.connectors.iter_mut().filter(|connector| !connector.modes.is_empty()) {
         connector.modes = vec![format!("{}x{}@60", OUTPUT.0, OUTPUT.1)];

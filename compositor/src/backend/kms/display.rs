@@ -10,8 +10,8 @@ use std::rc::Rc;
 
 use drm::control::{connector, crtc};
 use drm_fourcc::{DrmFourcc, DrmModifier};
-use drm_prime::SharedFramebuffer;
 use drm_prime::scanout::{Claim, PlaneCaps, share};
+use drm_prime::{SharedFramebuffer, quirks};
 use rustix::io::Errno;
 use smallvec::SmallVec;
 
@@ -126,6 +126,12 @@ impl DisplayDevice {
     /// Lets go of everything, and returns the card for the session. Framebuffers that frames still hold go with these.
     pub(super) fn into_card(self) -> Option<Rc<Card>> {
         self.card
+    }
+
+    /// See [`crate::backend::Backend::maps_in_commit`]. Not so where the planes would wait for what clients draw into the
+    /// buffers that they hold.
+    pub(super) fn maps_in_commit(&self) -> bool {
+        matches!(self.fence, InFence::Signalled(_)) && quirks::maps_in_commit(&self.driver)
     }
 
     /// The kernel driver's name.

@@ -17,6 +17,7 @@ use super::Kms;
 use super::device::model::{FramebufferFacts, Model};
 use super::device::{CardError, Device, KmsDevice as _, check, enable_writeback};
 use super::display::{Changes, DisplayDevice};
+use super::in_fence::InFence;
 use crate::backend::buffers::Buffers;
 
 /// Widest and highest framebuffer in pixels, as in Pixman's images.
@@ -92,6 +93,7 @@ impl Kms {
         check(&*device)?;
         let Some(slot) = self.free_slot() else { return Err(CardError::NoOutputs) };
         let mut added = DisplayDevice::new(slot, device, Path::new("model"), slot.into(), buffers);
+        added.fence = InFence::of_model();
         if let Err(err) = enable_writeback(&*added.device) {
             tracing::debug!(err = &err as &dyn std::error::Error, "no writeback");
         }

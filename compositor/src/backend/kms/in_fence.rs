@@ -58,6 +58,12 @@ impl InFence {
         }
     }
 
+    /// That of a display that waits for nothing: something that has a number.
+    pub fn of_model() -> Self {
+        let fence = rustix::event::eventfd(1, rustix::event::EventfdFlags::CLOEXEC);
+        fence.map_or(Self::Off, Self::Signalled)
+    }
+
     /// The value for IN_FENCE_FD, once there is one. The kernel takes a reference of its own during the commit.
     pub fn value(&mut self) -> Option<u64> {
         *self = match std::mem::replace(self, Self::Off) {

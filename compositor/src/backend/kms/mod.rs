@@ -499,6 +499,11 @@ impl Kms {
         self.output(output).is_some_and(KmsOutput::shows_backdrop)
     }
 
+    /// See [`crate::backend::Backend::maps_in_commit`].
+    pub fn maps_in_commit(&self, output: OutputId) -> bool {
+        self.device(output).is_some_and(DisplayDevice::maps_in_commit)
+    }
+
     /// Tells whether a plane gains from being told what has changed.
     pub fn takes_damage(&self, output: OutputId, plane: NonZeroU32) -> bool {
         self.output(output).is_some_and(|o| o.takes_damage(plane))

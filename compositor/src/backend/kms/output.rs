@@ -44,7 +44,7 @@ pub struct KmsOutput {
     tried: Option<((u32, u32), DumbCanvas)>,
     /// What the planes show and are about to show.
     pub(super) shown: PlaneFramebuffers,
-    /// The planes that the last commit left on.
+    /// The planes that the last commit left on, seen or not.
     lit: Vec<NonZeroU32>,
     /// Commits since the start, test commits not counted.
     pub(super) commits: u64,
@@ -257,7 +257,7 @@ impl KmsOutput {
                 flags |= AtomicCommitFlags::PAGE_FLIP_ASYNC;
                 pipe.wait_for(request, value, primary);
             } else {
-                pipe.wait_for(request, value, frame.planes.iter().map(|update| update.plane));
+                pipe.wait_for(request, value, frame.updates().map(|update| update.plane));
             }
             if let Some((property, out)) = &mut out {
                 request.set(pipe.crtc.into(), *property, out.pointer());
@@ -280,10 +280,11 @@ impl KmsOutput {
         self.pipe.vrr = vrr;
         self.pipe.needs_modeset = false;
         self.pending.planes.clone_from(&frame.planes);
+        self.pending.parked.clone_from(&frame.parked);
         (self.pending.alone, self.pending.tearing) = (frame.alone, frame.tearing);
         self.pending.backdrop = frame.backdrop;
         self.lit.clear();
-        self.lit.extend(frame.planes.iter().map(|update| update.plane));
+        self.lit.extend(frame.updates().map(|update| update.plane));
         self.commits += 1;
         Ok(())
     }
@@ -300,7 +301,7 @@ impl KmsOutput {
         let sent = self.shown.commit_now(|staging| {
             pipe.fill(request, staging, frame, None);
             pipe.set_vrr(request, pipe.vrr);
-            pipe.wait_for(request, fence, frame.planes.iter().map(|update| update.plane));
+            pipe.wait_for(request, fence, frame.updates().map(|update| update.plane));
             commit(request)
         });
         self.pipe.needs_modeset = sent.is_err() || needed;
@@ -375,7 +376,7 @@ impl KmsOutput {
             Ok::<_, std::convert::Infallible>(())
         });
         self.lit.clear();
-        self.pending.planes.clear();
+        self.pending.clear();
         self.pipe.needs_modeset = true;
         self.pipe.vrr = false;
     }
@@ -590,16 +591,16 @@ impl Pipe {
         if before.is_none_or(|before| before.backdrop != frame.backdrop) {
             self.set_background(req, frame.backdrop);
         }
-        for update in &frame.planes {
-            let unchanged = before.is_some_and(|b| b.planes.contains(update));
+        for update in frame.updates() {
+            let unchanged = before.is_some_and(|b| b.updates().any(|old| old == update));
             if !unchanged {
                 self.show(req, staging, update);
             }
         }
         for plane in &self.planes {
             let id = NonZeroU32::from(plane.handle);
-            let was_on = before.is_none_or(|b| b.planes.iter().any(|p| p.plane == id));
-            if was_on && !frame.planes.iter().any(|p| p.plane == id) {
+            let was_on = before.is_none_or(|b| b.updates().any(|p| p.plane == id));
+            if was_on && !frame.updates().any(|p| p.plane == id) {
                 plane.turn_off(req);
                 staging.turn_off(id);
             }

@@ -129,7 +129,9 @@ fn flip_of<'a>(primary: NonZeroU32, frame: &'a FrameSpec, before: &FrameSpec) ->
         })
     };
     let flip = frame.planes.iter().find(|update| update.plane == primary)?;
-    let all = frame.planes.len() == before.planes.len() && frame.planes.iter().all(same);
+    let all = frame.planes.len() == before.planes.len()
+        && frame.planes.iter().all(same)
+        && frame.parked == before.parked;
     (all && frame != before).then_some(flip)
 }
 
