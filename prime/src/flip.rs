@@ -23,12 +23,7 @@ use std::{
 
 use drm_fourcc::{DrmFourcc, DrmModifier};
 
-use crate::{
-    framebuffer::{Framebuffer, FramebufferError},
-    handles::GemHandle,
-    ledger::FramebufferName,
-    origin::Origin,
-};
+use crate::{framebuffer::Framebuffer, handles::GemHandle, ledger::FramebufferName, origin::Origin};
 
 /// A counted reference on a framebuffer. The last one to be dropped closes it.
 ///
@@ -116,14 +111,6 @@ impl SharedFramebuffer {
     #[must_use]
     pub fn is_open(&self) -> bool {
         self.0.is_open()
-    }
-
-    /// Another framebuffer of the same memory: references on it are not references on this one.
-    ///
-    /// # Errors
-    /// See [`Framebuffer::twin`].
-    pub fn twin(&self) -> Result<Self, FramebufferError> {
-        self.0.twin().map(Self::new)
     }
 
     /// Something that tells whether there are still references, and is none.

@@ -147,9 +147,10 @@ pub struct Framebuffer {
     table: HandleTable,
     /// One per buffer plane; planes of one dma-buf share an entry of the table.
     handles: Vec<GemHandle>,
-    /// What was asked of the device, by the numbers of those handles.
-    request: FramebufferRequest,
+    format: DrmFourcc,
     modifier: DrmModifier,
+    width: u32,
+    height: u32,
 }
 
 impl Framebuffer {
@@ -243,16 +244,57 @@ impl Framebuffer {
         Self::request(table, vec![buffer.handle().clone()], &request, modifier)
     }
 
+    /// Makes a framebuffer of the first `side` x `side` pixels of some memory, for a plane that nobody sees: one buffer plane
+    /// of a handle each, and the last handle's for those that are left. Quirks of what is seen do not matter.
+    ///
+    /// # Errors
+    /// [`FramebufferError`]: `Layout` if there are no handles or more than buffer planes.
+    pub fn unseen(
+        table: &HandleTable,
+        handles: Vec<GemHandle>,
+        format: DrmFourcc,
+        side: u32,
+    ) -> Result<Self, FramebufferError> {
+        let device = table.device().dev_id();
+        if handles.iter().any(|handle| !handle.shares_table_with(table)) {
+            return Err(FramebufferError::OtherDevice { device });
+        }
+        let info = format::info(format).ok_or(FramebufferError::UnknownFormat { format })?;
+        let (expected, got, modifier) = (info.plane_count(), handles.len(), DrmModifier::Linear);
+        let last = handles.last().filter(|_| got <= expected);
+        let Some(last) = last else {
+            return Err(LayoutError::PlaneCount { format, modifier: modifier.into(), expected, got }.into());
+        };
+        let mut planes = [None; MAX_BUFFER_PLANES];
+        for (plane, slot) in planes.iter_mut().enumerate().take(expected) {
+            let stride = u32::try_from(info.min_stride(plane, side)).unwrap_or(u32::MAX);
+            *slot = Some((handles.get(plane).unwrap_or(last).raw(), Layout { offset: 0, stride }));
+        }
+        let request_modifier = request_modifier(table.device().as_ref(), modifier)?;
+        let request =
+            FramebufferRequest { width: side, height: side, format, modifier: request_modifier, planes };
+        Self::add(table, handles, &request, modifier)
+    }
+
     fn request(
         table: &HandleTable,
         handles: Vec<GemHandle>,
         request: &FramebufferRequest,
         modifier: DrmModifier,
     ) -> Result<Self, FramebufferError> {
-        let FramebufferRequest { width, height, format, .. } = *request;
         if let Some(source) = quirks::met_by(table.device().driver(), request) {
             return Err(FramebufferError::Quirk { driver: table.device().driver().to_owned(), source });
         }
+        Self::add(table, handles, request, modifier)
+    }
+
+    fn add(
+        table: &HandleTable,
+        handles: Vec<GemHandle>,
+        request: &FramebufferRequest,
+        modifier: DrmModifier,
+    ) -> Result<Self, FramebufferError> {
+        let FramebufferRequest { width, height, format, .. } = *request;
         let id = table.device().add_framebuffer(request).map_err(|source| {
             let device = table.device().dev_id();
             if is_system_errno(&source) {
@@ -273,7 +315,7 @@ impl Framebuffer {
             unclosed: false,
         });
         let (table, open) = (table.clone(), AtomicBool::new(true));
-        Ok(Self { id, serial, open, table, handles, request: *request, modifier })
+        Ok(Self { id, serial, open, table, handles, format, modifier, width, height })
     }
 
     /// The id to commit, for the one owner of an unshared framebuffer: keep it until the display shows something else.
@@ -292,7 +334,7 @@ impl Framebuffer {
     /// The framebuffer's format: the buffer's, or its opaque substitute.
     #[must_use]
     pub fn format(&self) -> DrmFourcc {
-        self.request.format
+        self.format
     }
 
     /// The buffer's modifier.
@@ -304,13 +346,13 @@ impl Framebuffer {
     /// Width in pixels.
     #[must_use]
     pub fn width(&self) -> u32 {
-        self.request.width
+        self.width
     }
 
     /// Height in pixels.
     #[must_use]
     pub fn height(&self) -> u32 {
-        self.request.height
+        self.height
     }
 
     /// Where the memory of the first buffer plane came from.
@@ -323,14 +365,6 @@ impl Framebuffer {
     #[must_use]
     pub fn handles(&self) -> &[GemHandle] {
         &self.handles
-    }
-
-    /// Another framebuffer of the same memory, with a number of its own.
-    ///
-    /// # Errors
-    /// [`FramebufferError`]: as the device took the first one, mostly that the system has no room for another.
-    pub fn twin(&self) -> Result<Self, FramebufferError> {
-        Self::request(&self.table, self.handles.clone(), &self.request, self.modifier)
     }
 
     /// Gives the framebuffer up *and turns off every plane that shows it* (`RMFB`), so that the next master cannot read

@@ -269,7 +269,7 @@ struct LedgerOwner {
 
 impl LedgerOwner {
     fn is_composition(&self) -> bool {
-        self.owner == "composition"
+        self.owner == "composition" || self.owner == "parked"
     }
 }
 

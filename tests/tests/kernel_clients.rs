@@ -122,7 +122,7 @@ fn buffers_that_take_turns_stay_mapped() -> Result<()> {
             }
             ensure!(Instant::now() < deadline, "{name}: mapped again and again: {mapped:#?}");
         }
-        ensure!(mapped.len() >= 2 && out_of_sight()? >= 2, "{name}: {mapped:#?}");
+        ensure!(mapped.len() >= 2 && out_of_sight()? >= 1, "{name}: {mapped:#?}");
         drop(client);
         held(&compositor)?;
         let after = mappings()?;

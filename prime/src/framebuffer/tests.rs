@@ -238,3 +238,33 @@ fn the_ledger_lists_framebuffers_with_owner_and_age() {
     assert_eq!((table.ledger().framebuffers.len(), table.stats().framebuffers), (0, 0));
     assert!(device.is_clean());
 }
+
+#[test]
+fn what_nobody_sees_holds_several_buffers() {
+    let (device, table) = table();
+    let handles: Vec<GemHandle> = [4096, 8192].map(|size| table.import(memory(size).as_fd()).unwrap()).into();
+    let numbers: Vec<_> = handles.iter().map(GemHandle::raw).collect();
+    let unseen =
+        Framebuffer::unseen(&table.owned_by("somebody"), handles.clone(), DrmFourcc::Yuv444, 16).unwrap();
+    assert_eq!((unseen.width(), unseen.height(), unseen.format()), (16, 16, DrmFourcc::Yuv444));
+    assert_eq!(unseen.handles().iter().map(GemHandle::raw).collect::<Vec<_>>(), numbers);
+    assert_eq!(table.ledger().framebuffers[0].owner.to_string(), "somebody");
+    drop(handles);
+    assert_eq!(table.stats().handles, 2, "it keeps them");
+    drop(unseen);
+    assert_eq!((table.stats().handles, device.framebuffers()), (0, 0));
+}
+
+#[test]
+fn what_nobody_sees_has_at_most_a_handle_for_each_buffer_plane() {
+    let (_device, table) = table();
+    let handle = table.import(memory(4096).as_fd()).unwrap();
+    for (count, format) in [(0, DrmFourcc::Yuv444), (4, DrmFourcc::Yuv444), (2, DrmFourcc::Xrgb8888)] {
+        let made = Framebuffer::unseen(&table, vec![handle.clone(); count], format, 16);
+        let refused = matches!(made, Err(FramebufferError::Layout(LayoutError::PlaneCount { got, .. })) if got == count);
+        assert!(refused, "{count} handles for {format}");
+    }
+    let (_other_device, other) = crate::testbed::table();
+    let made = Framebuffer::unseen(&other, vec![handle], DrmFourcc::Xrgb8888, 16);
+    assert!(matches!(made, Err(FramebufferError::OtherDevice { .. })));
+}

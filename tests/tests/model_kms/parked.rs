@@ -12,20 +12,29 @@ use super::{OUTPUT, Session, start, start_with, wait_until};
 use crate::Vrr;
 use crate::headless_support::client::{Buffer, Window};
 
-/// Framebuffer and place of what the overlays have; none of one that is off.
+/// Framebuffer and place of what the overlays and the cursor plane have; none of one that is off.
 fn overlays(session: &Session) -> Vec<Option<(u64, (i32, i32))>> {
     let now = |plane: u32| {
         let value = |name| session.model.value(plane, name).unwrap();
         let at = (value("CRTC_X") as i64 as i32, value("CRTC_Y") as i64 as i32);
         Some(value("FB_ID")).filter(|fb| *fb != 0).map(|fb| (fb, at))
     };
-    session.model.planes(PlaneKind::Overlay).into_iter().map(now).collect()
+    let kinds = [PlaneKind::Overlay, PlaneKind::Cursor];
+    kinds.into_iter().flat_map(|kind| session.model.planes(kind)).map(now).collect()
 }
 
 /// Overlays that hold something beside the picture.
 fn parked(session: &Session) -> usize {
     let beside = (OUTPUT.0 as i32, OUTPUT.1 as i32);
     overlays(session).into_iter().flatten().filter(|(_, at)| *at == beside).count()
+}
+
+/// Buffers that they hold.
+fn held(session: &Session) -> usize {
+    let count = |state: &mut primeway::state::State| {
+        state.outputs[0].state.parked().map(|update| update.buffer.handles().len()).sum()
+    };
+    session.server.ask(count).unwrap()
 }
 
 /// A full-screen window that shows its buffers in turn.
@@ -45,8 +54,8 @@ fn show(session: &mut Session, window: &Window, buffers: &[Buffer], frames: usiz
 
 /// Planes whose framebuffer a request sets, but for the primary plane.
 fn changed(session: &Session, asked: &Asked) -> usize {
-    let others = session.model.planes(PlaneKind::Overlay);
-    others.into_iter().filter(|plane| asked.value(*plane, "FB_ID").is_some()).count()
+    let others = [PlaneKind::Overlay, PlaneKind::Cursor].map(|kind| session.model.planes(kind));
+    others.into_iter().flatten().filter(|plane| asked.value(*plane, "FB_ID").is_some()).count()
 }
 
 #[test]
@@ -55,8 +64,8 @@ fn buffers_that_come_again_are_parked() {
     let (window, buffers) = turning(&mut session, 2, 2);
     assert_eq!(parked(&session), 0, "nothing has come again");
     show(&mut session, &window, &buffers, 4);
-    assert_eq!(parked(&session), 2);
-    let held: Vec<u64> = overlays(&session).into_iter().flatten().map(|(fb, _)| fb).collect();
+    assert_eq!((parked(&session), held(&session)), (1, 2));
+    let parked: Vec<u64> = overlays(&session).into_iter().flatten().map(|(fb, _)| fb).collect();
     session.commits();
     show(&mut session, &window, &buffers, 6);
     let commits = session.commits();
@@ -64,17 +73,34 @@ fn buffers_that_come_again_are_parked() {
     // From now on a commit is about the primary plane alone, but that no plane waits for what is drawn into what it holds.
     assert!(commits.iter().all(|asked| changed(&session, asked) == 0), "{commits:?}");
     let planes = session.model.planes(PlaneKind::Overlay);
-    let waits = |asked: &Asked| planes.iter().all(|plane| asked.value(*plane, "IN_FENCE_FD").is_some());
+    let waits = |asked: &Asked| planes.iter().any(|plane| asked.value(*plane, "IN_FENCE_FD").is_some());
     assert!(commits.iter().all(waits), "{commits:?}");
     let shown: Vec<u64> = commits.iter().filter_map(|c| c.value(session.primary(), "FB_ID")).collect();
-    assert!(shown.iter().all(|fb| !held.contains(fb)), "{shown:?}, and parked {held:?}");
+    assert!(shown.iter().all(|fb| !parked.contains(fb)), "{shown:?}, and {parked:?}");
+}
+
+/// As many as there are planes for, three on each; and the cursor plane is one of them.
+#[test]
+fn every_plane_takes_three() {
+    let mut session = start_with(vkms(), Vrr::Never);
+    let (window, buffers) = turning(&mut session, 11, 22);
+    assert_eq!((parked(&session), held(&session)), (3, 9), "two overlays and the cursor plane");
+    // Those that are not shown any more make room.
+    let buffers: Vec<Buffer> = buffers.into_iter().skip(9).collect();
+    std::thread::sleep(Duration::from_millis(1100));
+    session.commits();
+    show(&mut session, &window, &buffers, 4);
+    let commits = session.commits();
+    let renewed: usize = commits.iter().map(|asked| changed(&session, asked)).sum();
+    assert!((1..=2).contains(&renewed), "{renewed} times: {commits:?}");
+    assert_eq!((parked(&session), held(&session)), (3, 9));
 }
 
 #[test]
 fn a_picture_takes_the_plane() {
     let mut session = start_with(vkms(), Vrr::Never);
     let (_window, _buffers) = turning(&mut session, 2, 6);
-    assert_eq!(parked(&session), 2);
+    assert_eq!(parked(&session), 1);
     let small = session.small();
     let first = session.client.open_window("first").unwrap();
     assert!(session.client.present(&first.surface, &small).unwrap(), "on a plane");
@@ -95,20 +121,20 @@ fn what_is_gone_is_let_go() {
     let mut session = start_with(vkms(), Vrr::Never);
     let before = session.server.ask(|state| state.backend.buffers().ledger().framebuffers.len()).unwrap();
     let (window, buffers) = turning(&mut session, 2, 6);
-    assert_eq!(parked(&session), 2);
+    assert_eq!(held(&session), 2);
     session.commits();
     std::thread::sleep(Duration::from_millis(700));
-    assert_eq!((session.commits().len(), parked(&session)), (0, 2), "it stands still");
+    assert_eq!((session.commits().len(), held(&session)), (0, 2), "it stands still");
     // The one on the screen stays, also with its wl_buffer destroyed.
     buffers.iter().for_each(|buffer| buffer.wl.destroy());
     session.client.roundtrip().unwrap();
-    wait_until("the other one is let go", || parked(&session) == 1);
+    wait_until("the other one is let go", || held(&session) == 1);
     let other = session.full();
     session.client.present(&window.surface, &other).unwrap();
     wait_until("both are let go", || parked(&session) == 0);
     let buffers = [other, session.full()];
     show(&mut session, &window, &buffers, 6);
-    assert_eq!(parked(&session), 2);
+    assert_eq!(held(&session), 2);
     session.client = session.server.connect().unwrap();
     let left = |session: &Session| {
         session.server.ask(|state| state.backend.buffers().ledger().framebuffers.len()).unwrap()
@@ -160,7 +186,7 @@ fn a_session_that_comes_back_has_them_again() {
     session.commits();
     show(&mut session, &window, &buffers, 6);
     assert!(session.commits().iter().all(|asked| asked.answer.is_ok()));
-    assert_eq!(parked(&session), 2);
+    assert_eq!((parked(&session), held(&session)), (1, 2));
 }
 
 #[test]
