@@ -543,10 +543,12 @@ impl OutputState {
         if let Err(SubmitError::Failed(errno)) = sent
             && !spec.parked.is_empty()
         {
-            tracing::debug!(%errno, output = self.output.name(), "no buffers are parked any more");
             spec.parked.clear();
-            self.parked.give_up();
             sent = parts.backend.submit(self.id, spec, &self.current.spec);
+            if sent.is_ok() {
+                tracing::debug!(%errno, output = self.output.name(), "no buffers are parked any more");
+                self.parked.give_up();
+            }
         }
         match sent {
             Ok(()) => {}

@@ -178,6 +178,27 @@ fn a_driver_that_refuses_it_is_not_asked_again() {
 }
 
 #[test]
+fn a_commit_that_fails_for_another_reason_ends_nothing() {
+    let mut session = start_with(vkms(), Vrr::Never);
+    let (window, buffers) = turning(&mut session, 2, 6);
+    session.model.refuse(Refuse {
+        with: AtomicCommitFlags::NONBLOCK,
+        without: AtomicCommitFlags::TEST_ONLY,
+        planes: None,
+        errno: Errno::NOMEM,
+    });
+    session.client.show(&window.surface, &buffers[0]).unwrap();
+    wait_until("it is refused", || session.commits().iter().any(|asked| asked.answer == Err(Errno::NOMEM)));
+    session.model.refuse_nothing();
+    for frame in 0..8 {
+        session.client.present(&window.surface, &buffers[frame % 2]).unwrap();
+    }
+    session.server.settle().unwrap();
+    // And what was composited meanwhile.
+    assert!(held(&session) >= 2, "{}", held(&session));
+}
+
+#[test]
 fn a_session_that_comes_back_has_them_again() {
     let mut session = start_with(vkms(), Vrr::Never);
     let (window, buffers) = turning(&mut session, 2, 6);
